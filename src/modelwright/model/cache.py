@@ -27,15 +27,11 @@ class Cache:
     own text a token stands.
     """
 
-    def __init__(
-        self, cfg: _Shape, batch: int, length: int, dtype: torch.dtype, device: torch.device | None = None
-    ):
+    def __init__(self, cfg: _Shape, batch: int, length: int, dtype: torch.dtype, device: torch.device | None = None):
         shape = (batch, cfg.kv_heads, length, cfg.head)
         self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(cfg.layers)]  # (B, K, S, D)
         self.v = [torch.empty(shape, dtype=dtype, device=device) for _ in range(cfg.layers)]
-        self.cross: list[tuple[Tensor, Tensor] | None] = [
-            None
-        ] * cfg.layers  # an encoder's, each (B, K, source, D)
+        self.cross: list[tuple[Tensor, Tensor] | None] = [None] * cfg.layers  # an encoder's, each (B, K, source, D)
         self.capacity = length
         self.start = self.length = 0  # the slots of the forward under way: [start, length)
         self.pos = torch.zeros(batch, length, dtype=torch.long, device=device)  # (B, S)

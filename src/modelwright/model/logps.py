@@ -35,7 +35,8 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Te
 
 
 def _logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.nn.functional.linear(x, weight, bias).float()  # (n, V)
+    logits: Tensor = torch.nn.functional.linear(x, weight, bias)  # (n, V)
+    return logits.float()
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -57,7 +58,7 @@ class _TokenLogps(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, weight, bias, targets, sums = ctx.saved_tensors
         kept, ctx.probs = ctx.probs, None  # used up here: a second way back computes them again
         n = max(1, x.size(0) if kept is not None else CHUNK // weight.size(0))

@@ -134,17 +134,18 @@ def relative_bucket(gap: Tensor, cfg: Relative, causal: bool) -> Tensor:
     return offset + torch.where(gap < exact, gap, (exact + far.long()).clamp(max=buckets - 1))
 
 
-class RelativeBias(nn.Embedding):
+class RelativeBias(nn.Module):
     """One learned number per bucket of distance and head, added to the attention scores of every layer."""
 
     def __init__(self, cfg: Relative, heads: int, causal: bool):
-        super().__init__(cfg.buckets, heads)
+        super().__init__()
         self.cfg, self.causal = cfg, causal
+        self.weight = nn.Parameter(torch.zeros(cfg.buckets, heads))
 
     def forward(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """q_pos (B, T), k_pos (B, S) -> (B, H, T, S)."""
         gap = k_pos[:, None, :] - q_pos[:, :, None]  # (B, T, S)
-        return super().forward(relative_bucket(gap, self.cfg, self.causal)).permute(0, 3, 1, 2)
+        return F.embedding(relative_bucket(gap, self.cfg, self.causal), self.weight).permute(0, 3, 1, 2)
 
 
 # -- layers ---------------------------------------------------------------------------------------------
@@ -184,9 +185,7 @@ class Attention(nn.Module):
         self.o = nn.Linear(cfg.heads * cfg.head, cfg.width, bias=cfg.attn_bias)
 
     def forward(self, x: Tensor, mask: Mask, turn: Turn | None, cache: Cache | None) -> Tensor:
-        q, k, v = (
-            f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v)
-        )  # (B, T, H or K, D)
+        q, k, v = (f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v))  # (B, T, H or K, D)
         if turn is not None:
             q, k = rotate(q, turn.cos, turn.sin), rotate(k, turn.cos, turn.sin)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
@@ -199,12 +198,11 @@ class Attention(nn.Module):
         q = self.q(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H, D)
         kept = None if cache is None else cache.cross[self.layer]
         if kept is None:
-            kept = tuple(  # type: ignore[assignment]
-                f(memory.x).unflatten(-1, (-1, self.cfg.head)).transpose(1, 2) for f in (self.k, self.v)
-            )  # each (B, K, S, D)
-            if cache is not None:
-                cache.cross[self.layer] = kept
-        return self.mix(q, *kept, mask)  # type: ignore[misc]
+            k, v = (f(memory.x).unflatten(-1, (-1, self.cfg.head)).transpose(1, 2) for f in (self.k, self.v))
+            kept = k, v  # each (B, K, S, D)
+        if cache is not None:
+            cache.cross[self.layer] = kept
+        return self.mix(q, *kept, mask)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         scale = self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale
