@@ -157,7 +157,7 @@ SLIPS = (
 AMENDS = (
     "Sorry, I said {wrong} before, but I meant {right}.",
     "I made a mistake: not {wrong} but {right}.",
-    "Oh, one correction: it is {right} and not {wrong}.",
+    "Oh, one correction: not {wrong}, it is {right}.",
     "Wait, what I told you was wrong, it is {right}.",
     "Please change {wrong} to {right}, I mixed it up.",
 )

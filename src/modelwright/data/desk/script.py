@@ -76,8 +76,8 @@ def _agent(rng: Random, *acts: Act) -> Line:
 
 
 def _customer(rng: Random, said: list[str], mood: str) -> Line:
-    remark = [pick(rng, customer.REMARKS[mood])] if chance(rng, 0.2) else []
-    return Line("Customer", said + remark, [])
+    remark = pick(rng, customer.REMARKS[mood])
+    return Line("Customer", [*said, remark] if chance(rng, 0.2) and remark not in said else said, [])
 
 
 def _opening(rng: Random, plan: Plan, mood: str) -> list[Line]:
