@@ -148,7 +148,7 @@ def test_more_than_a_billion_dialogues() -> None:
 
 @pytest.mark.slow
 def test_no_duplicates_among_twenty_thousand() -> None:
-    """n^2 / 2N pairs of n should meet: N is over 1e18, or 1e6 for the one in 1000 that tells least; so none."""
+    """n^2 / 2N pairs of n should meet; N is over 1e18, or 1e6 for the one in 1000 that tells least."""
     texts = [case.text for case in cases(3, "train", count=20_000)]
     assert len(set(texts)) == len(texts)
     assert not set(texts) & {case.text for case in cases(4, "train", count=1_000)}
