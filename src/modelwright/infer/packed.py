@@ -1,16 +1,18 @@
 """A model made ready for decoding on a CPU, where a token costs one reading of every weight.
 
-A product with one row, or eight, does little arithmetic on each weight it reads, so what counts is how fast memory can be
-read. oneDNN reads a weight that was first laid out in blocks up to twice as fast as a plain one, and many rows (a prompt) as
-fast as before, so one layout serves both. Products of the same input are joined into one: on small models the fixed
-cost of a call is as large as its arithmetic.
+A product with one row, or eight, does little arithmetic on each weight it reads, so what counts is how fast memory can
+be read. oneDNN reads a weight that was first laid out in blocks up to twice as fast as a plain one, and is as fast as
+before on many rows (a prompt), so one layout serves both. Products of the same input are joined into one: on small
+models the fixed cost of a call is as large as its arithmetic.
 
-B batch, T query length, S key length, C width, H heads, K key/value heads, G = H / K, D head width, F feed-forward width.
+B batch, T query length, S key length, C width, H heads, K key/value heads, G = H / K queries to a key, D head width,
+F feed-forward width.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 
 from modelwright.model.attend import Mask, attend
 from modelwright.model.cache import Cache
-from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn, rotate
+from modelwright.model.kernels import rotate
+from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn
 
 # The blocks are chosen for so many rows; measured, this choice serves 1 to 512 of them.
 ROWS = 8
@@ -99,7 +102,7 @@ def newest(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
     The G queries of a key stand side by side as if they were G tokens, so no key is copied; and the product is in the
     precision of the cache. Both are several times faster here than attention's usual kernel.
     """
-    grouped = q.unflatten(2, (k.size(1), -1))[:, 0].to(k.dtype)  # (B, K, G, D)
+    grouped = q.view(q.size(0), k.size(1), -1, q.size(3)).to(k.dtype)  # (B, K, G, D)
     bias = mask.dense  # (B or 1, H or 1, 1, S)
     if bias is not None:
         bias = bias.to(k.dtype)
@@ -134,7 +137,7 @@ class PackedFeedForward(nn.Module):
 def can_pack(model: Transformer) -> bool:
     """Whether packing is to be had and pays: float32 or bfloat16 weights on a CPU that oneDNN knows."""
     weight = model.embed.tokens.weight
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return weight.dtype == torch.float32 or (
         weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -154,19 +157,23 @@ def prepare(model: Transformer) -> Transformer:
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     ready = copy.deepcopy(model, shared)
     for block in ready.stack.blocks:
-        if plain(block.attn):
-            block.attn = PackedAttention(block.attn)
-        if hasattr(block, "cross") and plain(block.cross):
-            block.cross = PackedCross(block.cross)
-        if plain(block.ffn):
-            block.ffn = PackedFeedForward(block.ffn)
+        for name, layer in list(block.named_children()):
+            if as_built(layer):
+                setattr(block, name, PACKED[name](layer))
     if type(ready.head.proj) is nn.Linear:
-        ready.head.proj = PackedLinear(ready.head.proj)
+        setattr(ready.head, "proj", PackedLinear(ready.head.proj))  # noqa: B010
     return ready.eval()
 
 
-def plain(layer: nn.Module) -> bool:
-    """Whether a layer is as the model was built: no adapter, no quantised weight."""
+PACKED: dict[str, Callable[[Any], nn.Module]] = {
+    "attn": PackedAttention,
+    "cross": PackedCross,
+    "ffn": PackedFeedForward,
+}
+
+
+def as_built(layer: nn.Module) -> bool:
+    """Whether a layer is attention or feed-forward with nothing but plain products: no adapter, no quantised weight."""
     return type(layer) in (Attention, FeedForward) and all(type(part) is nn.Linear for part in layer.children())
 
 
