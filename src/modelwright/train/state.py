@@ -109,8 +109,8 @@ def latest(directory: Path) -> Checkpoint | None:
     left.
     """
     passed_over, paths = [], _order(directory)
-    if (directory / POINTER).exists() and _pointed(directory) is None:
-        passed_over.append(f"{directory / POINTER} is damaged, or the checkpoint that it names is")
+    if paths and _pointed(directory) is None:
+        passed_over.append(f"{directory / POINTER} is missing or damaged, or the checkpoint that it names is")
     for path in paths:
         try:
             return replace(_open(path), passed_over=tuple(passed_over))
@@ -216,7 +216,7 @@ def _once(model: nn.Module) -> dict[str, Tensor]:
 
 def _misshapen(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[str]:
     return [
-        f"{name} is {tuple(saved[name].shape)} instead of {tuple(tensor.shape)}"
+        f"{name} is {tuple(saved[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in own.items()
         if name in saved and saved[name].shape != tensor.shape
     ]
@@ -250,11 +250,11 @@ def _pointed(directory: Path) -> int | None:
     """The step that `latest` names, if the manifest there is the one that it was written for."""
     if not (directory / POINTER).is_file():
         return None
-    name, _, digest = (directory / POINTER).read_text(errors="replace").rstrip("\n").partition(" ")
+    name, _, digest = (directory / POINTER).read_text(errors="replace").partition(" ")
     manifest = directory / name / MANIFEST
     if not re.fullmatch(r"step-\d+", name) or not manifest.is_file():
         return None
-    return _step(manifest.parent) if _digest(manifest.read_bytes()) == digest else None
+    return _step(manifest.parent) if f"{_digest(manifest.read_bytes())}\n" == digest else None
 
 
 # ---- writing
@@ -265,7 +265,9 @@ def _write(path: Path, step: int, tensors: Groups, meta: Mapping[str, Any]) -> N
     files = {f"{name}.safetensors": _safetensors(group) for name, group in tensors.items()}
     files[STATE] = iter([json.dumps({"step": step, "meta": meta}).encode()])
     written = {name: _write_file(path / name, chunks) for name, chunks in files.items()}
-    _write_file(path / MANIFEST, iter([_manifest({"format": FORMAT, "step": step, "files": written})]))
+    manifest = _manifest({"format": FORMAT, "step": step, "files": written})
+    _write_file(path / MANIFEST, iter([manifest]))
+    _write_file(path / POINTER, iter([f"step-{step} {_digest(manifest)}\n".encode()]))  # moved out by `_place`
     _sync(path)
 
 
@@ -317,9 +319,7 @@ def _place(temporary: Path, path: Path) -> None:
         path.rename(aside)
     temporary.rename(path)
     _sync(path.parent)
-    pointer = temporary.with_name(f"{temporary.name}-{POINTER}")
-    _write_file(pointer, iter([f"{path.name} {_digest((path / MANIFEST).read_bytes())}\n".encode()]))
-    os.replace(pointer, path.parent / POINTER)
+    os.replace(path / POINTER, path.parent / POINTER)
     _sync(path.parent)
     if aside.exists():
         _delete(aside)
