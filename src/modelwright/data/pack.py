@@ -218,10 +218,11 @@ def corrupt(tokens: Ints, mask: NDArray[np.bool_], ids: Sentinels) -> tuple[Ints
 
 def rebuild(source: Ints, target: Ints, ids: Sentinels) -> Ints:
     """The tokens that `corrupt` made source and target from: each sentinel's span back in its place."""
-    found = np.isin(target[:-1], ids.spans)
-    at = np.flatnonzero(found)
-    spans = {int(target[i]): target[i + 1 : j] for i, j in zip(at, [*at[1:], len(target) - 1], strict=True)}
-    return np.concatenate([spans.get(int(token), np.array([token])) for token in source[:-1]] or [source[:0]])
+    words, answer = source[:-1], target[:-1]  # without end-of-text
+    hidden = np.split(answer, np.flatnonzero(np.isin(answer, ids.spans)))[1:]
+    spans = {int(part[0]): part[1:] for part in hidden}
+    pieces = [spans.get(int(word), words[at : at + 1]) for at, word in enumerate(words)]
+    return np.concatenate([words[:0], *pieces])
 
 
 def span(tokens: Ints, first: NDArray[np.bool_], ids: Sentinels, rng: np.random.Generator) -> Row:
