@@ -19,10 +19,6 @@ ALPHABET = 1000  # BERT's trainers keep so many characters; a word with a rarer 
 LONGEST = 100  # characters; WordPiece makes a longer word [UNK]
 RUN = 1 << 16  # copies of a word handed to the trainer at a time
 
-# GPT-2's division into words (Radford et al. 2019), but for digits, which stand alone: numbers of equal
-# length then have equally many tokens, each with one meaning.
-WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
 
 def _too_small(vocab: int, least: int, what: str) -> ValueError:
     return ValueError(
@@ -34,8 +30,9 @@ def bpe(texts: Iterator[str], specials: Mapping[str, str], room: int, vocab: int
     if room < BYTES + len(specials):
         raise _too_small(vocab, vocab - room + BYTES + len(specials), "the 256 bytes")
     inner = tokenizers.Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
-    inner.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    # GPT-2's words, but each digit alone: numbers of equal length then have equally many tokens.
+    words, digits = pre_tokenizers.ByteLevel(False), pre_tokenizers.Split(Regex("Ġ?[0-9]"), "isolated")
+    inner.pre_tokenizer = pre_tokenizers.Sequence([words, digits])
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(

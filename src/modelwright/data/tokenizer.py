@@ -83,8 +83,8 @@ class Tokenizer:
         self.sep: int | None = ids.get("sep")
         self.sentinels: tuple[int, ...] = _sentinels(inner)
         self.special = frozenset(i for i, token in inner.get_added_tokens_decoder().items() if token.special)
-        self._bytes = _byte_pieces(inner)
-        self._saved = inner.pre_tokenizer
+        self._pieces = _byte_pieces(inner)
+        self._bytes = {piece: byte for byte, piece in enumerate(self._pieces)}
         _keep_special_out(inner, self.special)
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
@@ -115,8 +115,7 @@ class Tokenizer:
             if i in self._bytes:
                 row.append(self._bytes[i])
                 continue
-            pieces = {byte: piece for piece, byte in self._bytes.items()} if row else {}
-            mended += [pieces[byte] for byte in row.decode("utf-8", "replace").encode()]
+            mended += [self._pieces[byte] for byte in row.decode("utf-8", "replace").encode()]
             mended.append(i)
             row.clear()
         return mended[:-1]
@@ -125,16 +124,13 @@ class Tokenizer:
         """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        guarded, self.inner.pre_tokenizer = self.inner.pre_tokenizer, self._saved
-        content = self.inner.to_str(pretty=True)
-        self.inner.pre_tokenizer = guarded
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             **self.kept,
         }
         config |= {f"{role}_token": token for role, token in self.roles.items()}
-        _write(directory / "tokenizer.json", content)
+        _write(directory / "tokenizer.json", self.inner.to_str(pretty=True))
         _write(directory / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
@@ -214,11 +210,11 @@ def _sentinels(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _byte_pieces(inner: tokenizers.Tokenizer) -> dict[int, int]:
-    """Id -> byte, for a vocabulary that falls back on <0x00> to <0xFF>; else nothing."""
+def _byte_pieces(inner: tokenizers.Tokenizer) -> list[int]:
+    """The ids of <0x00> to <0xFF> in a vocabulary that falls back on them; else nothing."""
     ids = [inner.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-    found = {i: byte for byte, i in enumerate(ids) if i is not None}
-    return found if len(found) == 256 and inner.decode(list(found)[65:66]) == "A" else {}
+    found = [i for i in ids if i is not None]
+    return found if len(found) == 256 and inner.decode(found[65:66]) == "A" else []
 
 
 def _keep_special_out(inner: tokenizers.Tokenizer, special: Iterable[int]) -> None:
