@@ -23,7 +23,7 @@ NAMES = {
     "stream": "modelwright.infer.engine",
 }
 
-__all__ = ["__version__", *NAMES]  # noqa: PLE0604
+__all__ = ["__version__", *NAMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -72,21 +72,27 @@ def run(name: str, args: list[str]) -> int:
         return 141
     except SystemExit as exit:  # argument parsers leave so
         return exit.code if isinstance(exit.code, int) else int(bool(exit.code))
-    except (ValueError, OSError) as error:
+    except Exception as error:
         if os.environ.get("MODELWRIGHT_DEBUG") == "1" or not is_mistake(error):
             raise
         return complain(sentence(error), as_json)
 
 
 def is_mistake(error: Exception) -> bool:
-    return isinstance(error, MISTAKES) or (isinstance(error, OSError) and error.errno in DISK_FULL)
+    return isinstance(error, MISTAKES) or disk_full(error)
+
+
+def disk_full(error: Exception) -> bool:
+    """Libraries written in Rust report the system's errors in their own exceptions, with the number in the text."""
+    return getattr(error, "errno", None) in DISK_FULL or f"(os error {errno.ENOSPC})" in str(error)
 
 
 def sentence(error: Exception) -> str:
     """What went wrong, in one line. An OSError raised by the system is put into words; ours are words already."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return " ".join(str(error).split()) or type(error).__name__
-    what = "the disk is full" if error.errno in DISK_FULL else os.strerror(error.errno).lower()
+    if not isinstance(error, OSError) or error.errno is None or error.strerror != os.strerror(error.errno):
+        said = error.strerror if isinstance(error, OSError) else None
+        return " ".join((said or str(error)).split()) or type(error).__name__
+    what = "the disk is full" if disk_full(error) else error.strerror.lower()
     where = [os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
     return f"{what}: {' -> '.join(where)}" if where else what
 

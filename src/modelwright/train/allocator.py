@@ -30,5 +30,5 @@ def keep_large_blocks() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):  # musl has mallopt, which does nothing
         return False
-    settings = {M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: LARGEST, M_TOP_PAD: TOP_PAD}
-    return all([libc.mallopt(name, value) == 1 for name, value in settings.items()])
+    agreed = libc.mallopt(M_MMAP_THRESHOLD, LARGEST) & libc.mallopt(M_TRIM_THRESHOLD, LARGEST)
+    return bool(agreed & libc.mallopt(M_TOP_PAD, TOP_PAD))

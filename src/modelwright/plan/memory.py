@@ -1,0 +1,121 @@
+"""How many bytes a model needs, by part; from its Config alone.
+
+The rule of thumb for full fine-tuning in float32 is 24 bytes a parameter (weights 4, Adam 8, gradients 4,
+activations and the rest 8). It knows nothing of the batch; here the activations are counted.
+
+Letters: B batch, T query length, S source length, C width, H heads, K key/value heads, D head width, F feed-forward
+width, L layers, N parameters, V vocabulary.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from modelwright.model.logps import CHUNK, KEEP
+from modelwright.model.transformer import Config
+from modelwright.plan.cost import matrices, parameters
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "muon"]
+
+RULE_OF_THUMB = 24  # bytes a parameter
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of a training step at its worst moment, the start of the way back."""
+
+    weights: int  # float32, and in mixed precision a 16-bit copy of the matrices
+    gradients: int
+    optimizer: int
+    activations: int  # what the blocks keep for the way back
+    logits: int  # probabilities over the vocabulary, and one chunk of them in the making
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class InferenceMemory:
+    """Bytes of a model that generates."""
+
+    weights: int
+    cache: int  # keys and values of every token, those of the source included
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache
+
+
+def training(
+    cfg: Config,
+    rows: int,
+    length: int,
+    source: int = 0,
+    *,
+    precision: Precision = "fp32",
+    optimizer: Optimizer = "muon",
+    predicted: float = 1.0,
+) -> TrainingMemory:
+    """Memory of one step over `rows` rows held at once, each of `length` tokens (and `source` tokens to read).
+
+    Not counted: the interpreter and its libraries, the data's buffers, and what the allocator keeps unused.
+    """
+    number = 4 if precision == "fp32" else 2
+    n, trained_by_muon = parameters(cfg), matrices(cfg) if optimizer == "muon" else 0
+    copies = 0 if precision == "fp32" else 2 * (matrices(cfg) + cfg.vocab * cfg.width)
+    kept = activations(cfg, length, source, number)
+    if cfg.encoder:
+        kept += activations(cfg.encoder, source, 0, number)
+    return TrainingMemory(
+        weights=4 * n + copies,
+        gradients=4 * n,
+        optimizer=8 * n - 4 * trained_by_muon,  # Adam keeps two moments, Muon one
+        activations=rows * kept,
+        logits=logits(cfg, round(rows * length * predicted), number),
+    )
+
+
+def activations(cfg: Config, length: int, source: int, number: int) -> int:
+    """Bytes that one tower keeps of one row for the way back, with numbers of `number` bytes inside the products.
+
+    In the manner of Korthikanti et al. 2022, section 4.1, for the blocks of model/transformer.py: the residual stream
+    and norms are float32; every product keeps its own 16-bit copy of what it read; attention keeps its inputs and
+    output, and its probabilities only where a learned bias is added to the scores.
+    """
+    mixed = number < 4
+    norm = 4 * cfg.width * (2 if cfg.norm == "rms" else 1)  # its input; RMSNorm also the normalised
+    read = number * cfg.width
+    heads, kv = cfg.heads * cfg.head, cfg.kv_heads * cfg.head
+    inside = 4 if cfg.relative else number  # scores with a learned bias are made in float32
+
+    self_attention = norm + read * (3 if mixed else 1) + inside * (heads + 2 * kv) + number * heads
+    self_attention += 4 * cfg.heads * (length if cfg.relative else 1)
+    hidden = number * cfg.ffn * (4 if cfg.gated else 2)
+    feed_forward = norm + read * (2 if mixed and cfg.gated else 1) + hidden
+    of_source, cross = 0, 0
+    if cfg.encoder:
+        cross = norm + read + 2 * number * heads + 4 * cfg.heads
+        of_source = 2 * number * kv + (2 * read if mixed else 0)
+    mask = number * length * (length + source) if mixed else 0  # a copy in each layer
+    block = length * (self_attention + feed_forward + cross) + source * of_source + mask
+    ends = length * (norm + read) + 4 * length * (length + source)
+    return cfg.layers * block + ends
+
+
+def logits(cfg: Config, predictions: int, number: int) -> int:
+    """Bytes of the head for this many predictions: probabilities are kept while they are few, else made again."""
+    kept = number * predictions * cfg.vocab if predictions * cfg.vocab <= KEEP else 0
+    return kept + 2 * 4 * min(CHUNK, predictions * cfg.vocab)
+
+
+def inference(cfg: Config, rows: int, length: int, source: int = 0, *, number: int = 4) -> InferenceMemory:
+    """Memory of generating with a cache of `length` tokens in each of `rows` rows, at `number` bytes a number."""
+    slots = length + (source if cfg.encoder else 0)
+    cache = 2 * cfg.layers * cfg.kv_heads * cfg.head * slots * rows * number
+    return InferenceMemory(weights=number * parameters(cfg), cache=cache)
+
+
+def rule_of_thumb(n: int) -> int:
+    """24 bytes a parameter: what full fine-tuning with Adam in float32 takes, before the batch is known."""
+    return RULE_OF_THUMB * n
