@@ -88,13 +88,13 @@ def disk_full(error: Exception) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, in one line. An OSError raised by the system is put into words; ours are words already."""
-    if not isinstance(error, OSError) or error.errno is None or error.strerror != os.strerror(error.errno):
-        said = error.strerror if isinstance(error, OSError) else None
-        return " ".join((said or str(error)).split()) or type(error).__name__
-    what = "the disk is full" if disk_full(error) else error.strerror.lower()
-    where = [os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
-    return f"{what}: {' -> '.join(where)}" if where else what
+    """What went wrong, in one line; what the system said, put into words."""
+    if isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno):
+        what = "the disk is full" if disk_full(error) else error.strerror.lower()
+        names = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+        return f"{what}: {' -> '.join(map(os.fspath, names))}" if names else what
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()) or type(error).__name__
 
 
 def complain(message: str, as_json: bool) -> int:

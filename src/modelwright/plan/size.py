@@ -270,9 +270,10 @@ def shape(objective: Objective, vocab: int, parameters: int, hand: ByHand | None
     cfg = nearest(objective, vocab, parameters, hand or ByHand())
     found = cost.parameters(cfg)
     if abs(found / parameters - 1) > 0.05:
+        said = "" if hand in (None, ByHand()) else " and what was said by hand"
         raise ValueError(
-            f"no {objective} model with a vocabulary of {vocab:,} and what was said by hand has {parameters:,} "
-            f"parameters: the nearest has {found:,}; choose another size or a smaller vocabulary"
+            f"no {objective} model with a vocabulary of {vocab:,}{said} has {parameters:,} parameters: "
+            f"the nearest has {found:,}; choose another size or a smaller vocabulary"
         )
     return cfg
 
