@@ -14,13 +14,13 @@ def drawn(text: str) -> dict[str, str]:
     """The picture's files, and what is said of each: a fenced block that starts with `src/modelwright/`."""
     block = re.search(r"```\nsrc/modelwright/\n(.*?)```", text, re.DOTALL)
     assert block, "docs/architecture.md has no picture that starts with src/modelwright/"
-    files, room = {}, ""
+    files: dict[str, str] = {}
+    folders: list[str] = []
     for line in block[1].splitlines():
         indent, name, said = re.fullmatch(r"( *)(\S+)\s*(.*)", line).groups()  # type: ignore[union-attr]
-        if name.endswith("/"):
-            room = name
-        else:
-            files[name if len(indent) == 2 else room + name] = said
+        folders[len(indent) // 2 - 1 :] = [name]  # two spaces a level
+        if not name.endswith("/"):
+            files["".join(folders)] = said
     return files
 
 
@@ -43,13 +43,13 @@ def test_each_file_has_a_line() -> None:
 
 def test_files_named_in_the_text_stand() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:model|data|losses|adapt|infer|plan|hub|train|recipes)/\w+\.py)`", text))
+    named = set(re.findall(r"`((?:model|data|losses|adapt|infer|plan|hub|train|recipes)/[\w/]+\.py)`", text))
     assert sorted(name for name in named if not (PACKAGE / name).is_file()) == []
 
 
 def test_the_reader_reads(tmp_path: Path) -> None:
-    text = "x\n```\nsrc/modelwright/\n  model/     GROUND  numbers\n    a.py     one\n  cli.py     the end\n```\n"
-    assert drawn(text) == {"model/a.py": "one", "cli.py": "the end"}
+    text = "x\n```\nsrc/modelwright/\n  model/     GROUND\n    deep/\n      a.py     one\n    b.py\n  cli.py  the end\n```\n"
+    assert drawn(text) == {"model/deep/a.py": "one", "model/b.py": "", "cli.py": "the end"}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("")
     (tmp_path / "model" / "a.py").write_text("1")

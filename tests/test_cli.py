@@ -1,6 +1,7 @@
 """The command line: what it prints, what it imports, and how it puts a user's mistake."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -188,15 +189,18 @@ def test_flags_become_options() -> None:
     ],
 )
 @pytest.mark.parametrize("columns", ["40", "200"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_wrong_flag_is_one_sentence(
-    args: list[str], told: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    args: list[str], told: str, columns: str, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    monkeypatch.setattr(sys, "stderr", said := io.StringIO())
     with pytest.raises(ValueError, match="see modelwright try --help$") as caught:
         parse(Options, args, "modelwright try")
     assert str(caught.value).startswith(told)
     assert "\n" not in str(caught.value)
-    assert capsys.readouterr().err == ""
+    assert said.getvalue() == ""
 
 
 def test_help_of_a_command_leaves_with_0(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ Objective = Literal["causal", "masked", "span"]
 CHINCHILLA = 20.0  # tokens a parameter (Hoffmann et al. 2022, table 3)
 MASKED = 0.15  # share of tokens that BERT predicts, and that T5 cuts out (Devlin et al. 2019; Raffel et al. 2020)
 SPAN = 3  # mean length of T5's cuts (Raffel et al. 2020, table 7)
-MUON_RATE = 0.02  # Jordan et al. 2024: one rate for all sizes, since the update's size is fixed
+MUON_RATE = 0.02  # for updates scaled by max(1, rows / columns)^0.5 (Jordan et al. 2024): one rate for all sizes
 HELD = 1 << 14  # tokens worked on at once where no memory limit is given
 
 # -- words to numbers ------------------------------------------------------------------------------------

@@ -28,16 +28,16 @@ def parse(options: Callable[..., Options], args: list[str], prog: str) -> Option
 
 
 def one_sentence(box: str, prog: str) -> str:
-    """tyro's box without its frame, its repeated help and its line breaks.
+    r"""What tyro's box says first, and the flags it suggests, without frame, help and line breaks.
 
-    >>> one_sentence("│ Unrecognized options: --szie │\\n│ ─── │\\n│ Perhaps you meant: │\\n│  --size INT │", "prog")
-    'Unrecognized options: --szie; perhaps you meant --size; see prog --help'
+    >>> one_sentence("╭─ Oh ─╮\n│ No such option: --szie │\n│ ─── │\n│ Perhaps you meant: │\n│ --size │\n╰──╯", "x")
+    'No such option: --szie; perhaps you meant --size; see x --help'
     """
-    parts = [" ".join(part.split()) for part in re.split("─{3,}", re.sub("[│╭╮╰╯]", " ", box))]
-    parts = [part for part in parts if part]
-    if len(parts) > 1 and not re.search(r"[:.']", parts[0]):
-        del parts[0]  # the title in the frame, which the first line says again
-    said = parts[0].rstrip(".") if parts else "the flags could not be read"
-    flags = [flag for part in parts if "erhaps you meant" in part for flag in re.findall(r"(?<!\S)--[\w-]+", part)]
-    near = f"; perhaps you meant {' or '.join(dict.fromkeys(flags))}" if flags else ""
-    return f"{said}{near}; see {prog} --help"
+    framed = [line for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    text = "\n".join(line.strip("│ ") for line in framed)
+    parts = [" ".join(part.split()) for part in re.split(r"^[─-]{3,}$", text, flags=re.MULTILINE)]
+    if "╭" not in box and len(parts) > 1:
+        del parts[0]  # where the output is not UTF-8 there is no frame, and a rule under the title
+    near = [flag for part in parts if "erhaps you meant" in part for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", part)]
+    guess = f"; perhaps you meant {' or '.join(dict.fromkeys(near))}" if near else ""
+    return f"{parts[0].rstrip('.') or 'the flags could not be read'}{guess}; see {prog} --help"
