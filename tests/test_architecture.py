@@ -32,8 +32,8 @@ def standing(package: Path) -> set[str]:
 
 def test_the_picture_is_the_tree() -> None:
     told, real = set(drawn(DOCUMENT.read_text(encoding="utf-8"))), standing(PACKAGE)
-    assert sorted(real - told) == [], "files that docs/architecture.md does not draw"
-    assert sorted(told - real) == [], "files that docs/architecture.md draws and that do not stand"
+    assert real <= told, f"docs/architecture.md does not draw {', '.join(sorted(real - told))}"
+    assert told <= real, f"docs/architecture.md draws what does not stand: {', '.join(sorted(told - real))}"
 
 
 def test_each_file_has_a_line() -> None:
@@ -48,7 +48,8 @@ def test_files_named_in_the_text_stand() -> None:
 
 
 def test_the_reader_reads(tmp_path: Path) -> None:
-    text = "x\n```\nsrc/modelwright/\n  model/     GROUND\n    deep/\n      a.py     one\n    b.py\n  cli.py  the end\n```\n"
+    picture = "src/modelwright/\n  model/     GROUND\n    deep/\n      a.py     one\n    b.py\n  cli.py  the end\n"
+    text = f"x\n```\n{picture}```\n"
     assert drawn(text) == {"model/deep/a.py": "one", "model/b.py": "", "cli.py": "the end"}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("")

@@ -14,6 +14,7 @@ from typing import Literal
 
 import pytest
 import tyro
+
 from modelwright import __version__, cli
 from modelwright.recipes.flags import parse
 from modelwright.train import allocator
@@ -182,7 +183,10 @@ def test_flags_become_options() -> None:
     ("args", "told"),
     [
         (["d", "--szie", "3M"], "Unrecognized options: --szie, 3M; perhaps you meant --size; "),
-        (["d", "--objective", "cuasal"], "invalid choice 'cuasal' for argument '--objective'. Expected one of ('causal', "),
+        (
+            ["d", "--objective", "cuasal"],
+            "invalid choice 'cuasal' for argument '--objective'. Expected one of ('causal', ",
+        ),
         (["d", "--rate", "high"], "Error parsing --rate: could not convert string to float: 'high'; "),
         (["d", "--size"], "Missing value for argument '--size'"),
         ([], "Missing from modelwright try: "),
@@ -196,7 +200,7 @@ def test_a_wrong_flag_is_one_sentence(
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     monkeypatch.setattr(sys, "stderr", said := io.StringIO())
-    with pytest.raises(ValueError, match="see modelwright try --help$") as caught:
+    with pytest.raises(ValueError, match=r"see modelwright try --help$") as caught:
         parse(Options, args, "modelwright try")
     assert str(caught.value).startswith(told)
     assert "\n" not in str(caught.value)
@@ -222,7 +226,8 @@ def test_large_blocks_are_kept() -> None:
         "def make():\n"
         "    libc.memset(p := libc.malloc(64 << 20), 1, 64 << 20); libc.free(p)\n"
         "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p\n"
-        "libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]; libc.free.argtypes = [ctypes.c_void_p]\n"
+        "libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]; "
+        "libc.free.argtypes = [ctypes.c_void_p]\n"
         "make(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt; make()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
     )

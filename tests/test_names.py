@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import modelwright
 import pytest
+
+import modelwright
 
 ROOT = Path(__file__).parents[1]
 

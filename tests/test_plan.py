@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from modelwright.model.cache import Cache
 from modelwright.model.transformer import Config, Relative, Rope, Transformer
 from modelwright.plan import cost, memory, size
 from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time, row_lengths, shape
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 OBJECTIVES: list[size.Objective] = ["causal", "masked", "span"]
 
@@ -25,7 +26,16 @@ BERT = replace(
     head_transform=True, head_bias=True,
 )  # fmt: skip
 LLAMA2_7B = Config(
-    vocab=32000, width=4096, layers=32, heads=32, kv_heads=32, head=128, ffn=11008, context=4096, rope=Rope(), tied=False
+    vocab=32000,
+    width=4096,
+    layers=32,
+    heads=32,
+    kv_heads=32,
+    head=128,
+    ffn=11008,
+    context=4096,
+    rope=Rope(),
+    tied=False,
 )
 T5_TOWER = Config(
     vocab=32128, width=512, layers=8, heads=6, kv_heads=6, head=64, ffn=1024, context=512, act="gelu_tanh",
@@ -72,7 +82,9 @@ def test_parameters_of_published_models(cfg: Config, published: int) -> None:
     flip=st.sampled_from(["gated", "attn_bias", "ffn_bias", "final_norm", "head_transform", "head_bias", "learned"]),
 )
 @settings(max_examples=25, deadline=None)
-def test_parameters_equal_the_built_model(objective: size.Objective, width: int, layers: int, tied: bool, flip: str) -> None:
+def test_parameters_equal_the_built_model(
+    objective: size.Objective, width: int, layers: int, tied: bool, flip: str
+) -> None:
     cfg = size.build(objective, 50, width, layers, ByHand(kv_heads=1), 16)
     cfg = replace(cfg, tied=tied, **{flip: not getattr(cfg, flip)})
     with torch.device("meta"):
@@ -125,11 +137,16 @@ def test_flops_per_token_by_hand() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_activations_are_what_autograd_keeps(objective: size.Objective, precision: memory.Precision) -> None:
-    cfg = shape(objective, 2000, 1_000_000, ByHand(context=64))
-    length, source = row_lengths(objective, 64)
-    tokens, read = rows(cfg, 4, length, source)
+@pytest.mark.parametrize(
+    ("objective", "context"), [("causal", 64), ("causal", 300), ("causal", 1100), ("masked", 200), ("span", 300)]
+)
+def test_activations_are_what_autograd_keeps(
+    objective: size.Objective, context: int, precision: memory.Precision
+) -> None:
+    b = 3 if context < 1000 else 1
+    cfg = shape(objective, 2000, 1_000_000, ByHand(context=context))
+    length, source = row_lengths(objective, context)
+    tokens, read = rows(cfg, b, length, source)
     model = Transformer(cfg)
     kept = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}
     held = []
@@ -142,9 +159,9 @@ def test_activations_are_what_autograd_keeps(objective: size.Objective, precisio
     mixed = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), mixed:
         model(tokens, tokens, segment=torch.ones_like(tokens), source=read)
-    told = memory.training(cfg, 4, length, source, precision=precision)
+    told = memory.training(cfg, b, length, source, precision=precision)
     copies = told.weights - 4 * cost.parameters(cfg)
-    assert told.activations + copies == pytest.approx(sum(kept.values()), rel=0.1)
+    assert told.activations + copies == pytest.approx(sum(kept.values()), rel=0.04)
 
 
 def test_memory_by_part() -> None:
@@ -160,8 +177,8 @@ def test_memory_by_part() -> None:
 
 def test_kept_logits_are_bounded() -> None:
     few, many = memory.logits(GPT2, 1000, 2), memory.logits(GPT2, 10_000, 2)
-    assert few == 2 * 1000 * 50257 + 2 * 4 * 2**22
-    assert many == 2 * 4 * 2**22  # made again on the way back
+    assert few - many == 2 * 1000 * 50257  # the many are made again on the way back, a chunk at a time
+    assert many < 2**26
 
 
 def test_inference_memory_is_that_of_the_cache() -> None:
@@ -195,7 +212,7 @@ def test_times_are_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "ten", "10MB", "-3M", "0", "1.2.3M", "M", "1e999"])
 def test_unreadable_sizes(text: str) -> None:
-    with pytest.raises(ValueError, match="write 260k, 10M or 1.5B"):
+    with pytest.raises(ValueError, match=r"write 260k, 10M or 1\.5B"):
         parse_count(text)
 
 
@@ -226,7 +243,13 @@ def test_the_families_the_objectives_are_known_from() -> None:
     causal, masked, span = (shape(objective, 4096, 10_000_000) for objective in OBJECTIVES)
     assert (causal.shape, masked.shape, span.shape) == ("decoder", "encoder", "encoder-decoder")
     assert (causal.norm, causal.act, causal.gated, causal.rope, causal.tied) == ("rms", "silu", True, Rope(), True)
-    assert (masked.norm, masked.pre_norm, masked.types, masked.learned, masked.gated) == ("layer", False, 2, True, False)
+    assert (masked.norm, masked.pre_norm, masked.types, masked.learned, masked.gated) == (
+        "layer",
+        False,
+        2,
+        True,
+        False,
+    )
     assert (span.act, span.attn_scale, span.tied, span.relative) == ("gelu_tanh", 1.0, False, Relative())
     assert span.encoder == replace(span, causal=False, encoder=None)
 
@@ -238,7 +261,9 @@ def test_ten_million_is_the_shape_one_would_choose() -> None:
 
 
 def test_a_size_that_cannot_hold_the_vocabulary() -> None:
-    with pytest.raises(ValueError, match=r"vocabulary of 50,257 has 1,000,000 parameters: the nearest has 1,6\d\d,\d{3}"):
+    with pytest.raises(
+        ValueError, match=r"vocabulary of 50,257 has 1,000,000 parameters: the nearest has 1,6\d\d,\d{3}"
+    ):
         shape("causal", 50257, 1_000_000)
 
 

@@ -91,8 +91,8 @@ def sentence(error: Exception) -> str:
     """What went wrong, in one line; what the system said, put into words."""
     if isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno):
         what = "the disk is full" if disk_full(error) else error.strerror.lower()
-        names = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
-        return f"{what}: {' -> '.join(map(os.fspath, names))}" if names else what
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{what}: {' -> '.join(names)}" if names else what
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(said.split()) or type(error).__name__
 

@@ -10,6 +10,7 @@ width, L layers, N parameters, V vocabulary.
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from modelwright.model.attend import BLOCK, LONG
 from modelwright.model.logps import CHUNK, KEEP
 from modelwright.model.transformer import Config
 from modelwright.plan.cost import matrices, parameters
@@ -79,28 +80,36 @@ def training(
 def activations(cfg: Config, length: int, source: int, number: int) -> int:
     """Bytes that one tower keeps of one row for the way back, with numbers of `number` bytes inside the products.
 
-    In the manner of Korthikanti et al. 2022, section 4.1, for the blocks of model/transformer.py: the residual stream
-    and norms are float32; every product keeps its own 16-bit copy of what it read; attention keeps its inputs and
-    output, and its probabilities only where a learned bias is added to the scores.
+    In the manner of Korthikanti et al. 2022, section 4.1, for model/transformer.py with no dropout: the residual stream
+    is float32, and each norm keeps what it read; each product keeps what it read, in 16 bits where precision is mixed.
     """
-    mixed = number < 4
-    norm = 4 * cfg.width * (2 if cfg.norm == "rms" else 1)  # its input; RMSNorm also the normalised
-    read = number * cfg.width
-    heads, kv = cfg.heads * cfg.head, cfg.kv_heads * cfg.head
-    inside = 4 if cfg.relative else number  # scores with a learned bias are made in float32
-
-    self_attention = norm + read * (3 if mixed else 1) + inside * (heads + 2 * kv) + number * heads
-    self_attention += 4 * cfg.heads * (length if cfg.relative else 1)
-    hidden = number * cfg.ffn * (4 if cfg.gated else 2)
-    feed_forward = norm + read * (2 if mixed and cfg.gated else 1) + hidden
-    of_source, cross = 0, 0
+    norms = (3 if cfg.encoder else 2) * 4 * cfg.width
+    # A pre-norm model narrows a norm's output once for all products that read it; else each makes its own copy.
+    copies = (4 + cfg.gated if number < 4 and not cfg.pre_norm else 2) + (1 if cfg.encoder else 0)
+    hidden = (
+        4 if cfg.gated else 2
+    ) * cfg.ffn  # gate, up, gate's activation and their product; or up and its activation
+    block = length * (norms + number * (copies * cfg.width + hidden)) + attention(cfg, length, length, number)
     if cfg.encoder:
-        cross = norm + read + 2 * number * heads + 4 * cfg.heads
-        of_source = 2 * number * kv + (2 * read if mixed else 0)
-    mask = number * length * (length + source) if mixed else 0  # a copy in each layer
-    block = length * (self_attention + feed_forward + cross) + source * of_source + mask
-    ends = length * (norm + read) + 4 * length * (length + source)
-    return cfg.layers * block + ends
+        memory = 2 * number * cfg.width if number < 4 else 0  # the encoder's output, narrowed for keys and for values
+        block += attention(cfg, length, source, number) + source * memory
+    narrowed = number < 4 and length > LONG  # then each layer's attention keeps a mask of its own
+    mask = 4 * length * ((0 if narrowed else length) + source)
+    if cfg.relative:
+        mask += (8 + 4 * (cfg.heads - 1)) * length * length  # the buckets, and one mask a head
+    last_norm = length * (4 + number) * cfg.width
+    return cfg.layers * block + mask + last_norm
+
+
+def attention(cfg: Config, length: int, keys: int, number: int) -> int:
+    """What model/attend.py keeps: queries, keys, values, output, and while rows are short the probabilities."""
+    heads = cfg.heads * cfg.head
+    if keys > LONG:  # PyTorch's kernel: in place of probabilities, a number for each query and head, and a narrow mask
+        mask = number * length * keys if number < 4 else 0
+        return number * (2 * length * heads + 2 * keys * cfg.kv_heads * cfg.head) + 4 * length * cfg.heads + mask
+    causal = cfg.causal and keys == length
+    seen = sum(min(BLOCK, length - i) * (min(i + BLOCK, length) if causal else keys) for i in range(0, length, BLOCK))
+    return number * (2 * length * heads + 2 * keys * heads + cfg.heads * seen)
 
 
 def logits(cfg: Config, predictions: int, number: int) -> int:
