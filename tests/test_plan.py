@@ -81,7 +81,7 @@ def test_parameters_of_published_models(cfg: Config, published: int) -> None:
     tied=st.booleans(),
     flip=st.sampled_from(["gated", "attn_bias", "ffn_bias", "final_norm", "head_transform", "head_bias", "learned"]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_parameters_equal_the_built_model(
     objective: size.Objective, width: int, layers: int, tied: bool, flip: str
 ) -> None:
