@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,8 +54,11 @@ def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> Transform
         model = Transformer(cfg)
     places = {ours: family.place(ours, cfg) for ours, _ in model.named_parameters()}
     _compare(directory, model, places, family, stored)
-    for ours, name in places.items():
-        _put(model, ours, _fetch(name, stored).to(dtype, memory_format=torch.contiguous_format))
+    with ThreadPoolExecutor(4) as pool:  # most of the time is the system's, handing out pages
+        for ours, tensor in zip(
+            places, pool.map(lambda name: _fetch(name, stored, dtype), places.values()), strict=True
+        ):
+            _put(model, ours, tensor)
     if cfg.tied:
         model.head.proj.weight = model.embed.tokens.weight
     return model.eval()
@@ -237,11 +241,15 @@ def _several(names: list[str], fault: str) -> str:
     return f"{len(names)} {fault} ({shown})" if names else ""
 
 
-def _fetch(name: Name, stored: Mapping[str, _Stored]) -> Tensor:
-    """Our tensor as a view of the file's: the right way round, and only our part."""
+def _fetch(name: Name, stored: Mapping[str, _Stored], dtype: torch.dtype) -> Tensor:
+    """Our tensor: only our part, as `dtype`, the right way round; the file's own memory where nothing had to change.
+
+    Contiguous, since a fused optimiser would step through a strided view as if it were, and write into its neighbours.
+    """
     tensor = next(stored[their] for their in name.theirs if their in stored).read()
-    tensor = tensor.t() if name.turned else tensor
-    return tensor.chunk(name.parts)[name.part]
+    turned = name.turned and tensor.dim() == 2
+    part = tensor.chunk(name.parts, dim=-1 if turned else 0)[name.part].to(dtype)
+    return (part.t() if turned else part).contiguous()
 
 
 def _put(model: nn.Module, ours: str, tensor: Tensor) -> None:
