@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22  # logits computed at once: 16 MiB in float32, near the size of a cache
+from modelwright.model.kernels import compute_dtype
+
+CHUNK = 1 << 20  # logits computed at once: 4 MiB in float32, within the processor's cache
 KEEP = 1 << 28  # probabilities kept for the way back; beyond that they are computed again
 
 
@@ -20,10 +22,9 @@ def token_logps(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor)
     The same as `plain`, in chunks of rows and with the gradient p - 1[target] written out (Bengio et al. 2003,
     section 3), since the logits of a large vocabulary are the largest tensor of a small model.
     """
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    dtype = compute_dtype(x)
     bias = None if bias is None else bias.to(dtype)
-    with torch.autocast(kind, enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         out: Tensor = _TokenLogps.apply(x.to(dtype), weight.to(dtype), bias, targets)  # type: ignore[no-untyped-call]
     return out
 
@@ -31,12 +32,13 @@ def token_logps(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor)
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """The same in one line, with all N x V logits in float32 at once."""
     logits = torch.nn.functional.linear(x, weight, bias).float()  # (N, V)
-    return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    found: Tensor = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    return found
 
 
-def _logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _log_softmax(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     logits: Tensor = torch.nn.functional.linear(x, weight, bias)  # (n, V)
-    return logits.float()
+    return logits.float().log_softmax(-1)
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -45,21 +47,21 @@ class _TokenLogps(torch.autograd.Function):
         n = max(1, CHUNK // weight.size(0))
         keep = any(ctx.needs_input_grad) and x.size(0) * weight.size(0) <= KEEP
         probs = x.new_empty(x.size(0), weight.size(0)) if keep else None  # (N, V)
-        logps, sums = x.new_empty(2, x.size(0), dtype=torch.float32)  # (N) each
+        logps = x.new_empty(x.size(0), dtype=torch.float32)  # (N)
         for i in range(0, x.size(0), n):
             rows = slice(i, i + n)
-            logits = _logits(x[rows], weight, bias)  # (n, V)
-            sums[rows] = logits.logsumexp(-1)
-            logps[rows] = logits.gather(-1, targets[rows, None])[:, 0] - sums[rows]
+            every = _log_softmax(x[rows], weight, bias)  # (n, V)
+            logps[rows] = every.gather(-1, targets[rows, None])[:, 0]
             if probs is not None:
-                probs[rows] = logits.sub_(sums[rows, None]).exp_()
-        ctx.save_for_backward(x, weight, bias, targets, sums)
+                probs[rows] = every.exp_()
+        ctx.save_for_backward(x, weight, bias, targets)
         ctx.probs = probs
-        return logps
+        out: Tensor = logps
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        x, weight, bias, targets, sums = ctx.saved_tensors
+        x, weight, bias, targets = ctx.saved_tensors
         kept, ctx.probs = ctx.probs, None  # used up here: a second way back computes them again
         n = max(1, x.size(0) if kept is not None else CHUNK // weight.size(0))
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
@@ -68,7 +70,7 @@ class _TokenLogps(torch.autograd.Function):
             rows = slice(i, i + n)
             p = kept
             if p is None:
-                p = _logits(x[rows], weight, bias).sub_(sums[rows, None]).exp_().to(x.dtype)  # (n, V)
+                p = _log_softmax(x[rows], weight, bias).exp_().to(x.dtype)  # (n, V)
             g = grad[rows, None].to(x.dtype)  # (n, 1)
             dlogits = p.mul_(-g).scatter_add_(1, targets[rows, None], g)  # of log p: 1[target] - p
             torch.mm(dlogits, weight, out=dx[rows])

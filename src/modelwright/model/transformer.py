@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from modelwright.model.attend import Mask, attend
 from modelwright.model.cache import Cache
+from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
 from modelwright.model.logps import token_logps
 
 # -- config ---------------------------------------------------------------------------------------------
@@ -115,12 +116,6 @@ def rope_frequencies(cfg: Rope, head: int, device: torch.device) -> Tensor:
     return freq * (keep + (1 - keep) / s.factor)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x_i, x_{i + D/2}) of x (B, T, H, D) by the angles whose cos and sin are (B, T, 1, D/2)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
-
-
 def relative_bucket(gap: Tensor, cfg: Relative, causal: bool) -> Tensor:
     """The bucket of key position minus query position: exact when near, logarithmic when far, one for all beyond."""
     buckets, offset = cfg.buckets, torch.zeros_like(gap)
@@ -169,7 +164,7 @@ class Turn:
 
 def make_norm(cfg: Config) -> nn.Module:
     if cfg.norm == "rms":
-        return nn.RMSNorm(cfg.width, eps=cfg.eps)
+        return RMSNorm(cfg.width, cfg.eps)
     return nn.LayerNorm(cfg.width, eps=cfg.eps)
 
 
@@ -265,8 +260,8 @@ class Block(nn.Module):
         return self.add(x, self.ffn_norm, self.ffn)
 
     def add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-        if self.pre_norm:
-            return x + F.dropout(part(norm(x)), self.dropout, self.training)
+        if self.pre_norm:  # narrowed once here, not again by each product that reads it
+            return x + F.dropout(part(norm(x).to(compute_dtype(x))), self.dropout, self.training)
         out: Tensor = norm(x + F.dropout(part(x), self.dropout, self.training))
         return out
 
@@ -294,7 +289,7 @@ class Stack(nn.Module):
         bias = None if self.relative is None else self.relative(pos, k_pos)
         mask = Mask(self.cfg.causal, x.size(1), k_pos.size(1), segment, k_segment, bias)
         memory_mask = memory and Mask(False, x.size(1), memory.x.size(1), segment, memory.segment)
-        turn = self.turn(pos, x.dtype) if self.cfg.rope else None
+        turn = self.turn(pos, compute_dtype(x)) if self.cfg.rope else None
         for block in self.blocks:
             x = block(x, mask, turn, memory, memory_mask, cache)
         return x if self.norm is None else self.norm(x)  # (B, T, C)
@@ -303,8 +298,6 @@ class Stack(nn.Module):
         assert self.cfg.rope is not None
         freq = rope_frequencies(self.cfg.rope, self.cfg.head, pos.device)
         angle = pos[..., None, None].float() * freq  # (B, T, 1, D/2)
-        kind = pos.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
         return Turn(angle.cos().to(dtype), angle.sin().to(dtype))
 
 
