@@ -64,8 +64,8 @@ def room(cfg: Config, prompt: int, max_new: int) -> int:
         return max_new
     if prompt >= cfg.context:
         raise ValueError(
-            f"The prompt has {prompt} tokens, but the model's context is {cfg.context}, prompt and continuation "
-            f"together: shorten the prompt to at most {cfg.context - 1} tokens."
+            f"the prompt has {prompt} tokens, but the model's context is {cfg.context}, prompt and continuation "
+            f"together: shorten the prompt to at most {cfg.context - 1} tokens"
         )
     return min(max_new, cfg.context - prompt)
 
@@ -312,7 +312,7 @@ def stream(lm: LanguageModel, prompt: str, **sampling: Any) -> Iterator[str]:
     """The same for one prompt, in pieces as it is written: whole characters, and never a part of a stop string."""
     asked = settings(lm.generation, **sampling)
     if asked.n != 1:
-        raise ValueError(f"A stream is of one continuation, and n is {asked.n}: use generate.")
+        raise ValueError(f"a stream is of one continuation, and n is {asked.n}: use generate")
     return (piece.text for piece in pieces(lm, [prompt], asked) if piece.text)
 
 
@@ -336,16 +336,16 @@ def fill_mask(lm: LanguageModel, text: str, top: int = 5) -> list[list[Candidate
     """
     model, mask = lm.model, lm.tokenizer.mask
     if model.cfg.shape != "encoder" or mask is None:
-        raise ValueError(f"A {model.cfg.shape} has no mask to fill: let this model generate instead.")
+        raise ValueError(f"a {model.cfg.shape} has no mask to fill: let this model generate instead")
     if top < 1:
-        raise ValueError(f"top must be at least 1, not {top}.")
+        raise ValueError(f"top must be at least 1, not {top}")
     ids = encode(lm.tokenizer, text, (mask,))
     if mask not in ids:
         raise ValueError(
-            f"The text has no {lm.tokenizer.decode([mask], special=True)} to fill: put one where a word is missing."
+            f"the text has no {lm.tokenizer.decode([mask], special=True)} to fill: put one where a word is missing"
         )
     if len(ids) > model.cfg.context:
-        raise ValueError(f"The text has {len(ids)} tokens, but the model's context is {model.cfg.context}: shorten it.")
+        raise ValueError(f"the text has {len(ids)} tokens, but the model's context is {model.cfg.context}: shorten it")
     tokens = torch.tensor([ids], device=model.embed.tokens.weight.device)
     with evaluating(model):
         hidden = model.hidden(tokens)[tokens == mask]  # (masks, C)

@@ -5,6 +5,7 @@ B batch, V vocabulary. Rules run in the order of `apply_rules`: penalties, tempe
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -49,9 +50,9 @@ class Sampling:
         for name in ("frequency_penalty", "presence_penalty"):
             _check_range(name, value := getattr(self, name), -2 <= value <= 2, "from -2 to 2")
         if not all(isinstance(s, str) and s for s in stop):
-            raise ValueError(f"stop must hold texts of at least one character, not {stop!r}.")
+            raise ValueError(f"stop must hold texts of at least one character, not {stop!r}")
         if self.greedy and self.n > 1:
-            raise ValueError(f"n is {self.n}, but temperature 0 is greedy and gives one continuation only.")
+            raise ValueError(f"n is {self.n}, but temperature 0 is greedy and gives one continuation only")
 
     @property
     def greedy(self) -> bool:
@@ -64,12 +65,12 @@ def _check_counts(s: Sampling) -> None:
         if value is None and name in ("top_k", "seed"):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 def _check_range(name: str, value: float, ok: bool, allowed: str) -> None:
     if not ok or value != value or value == float("inf"):
-        raise ValueError(f"{name} must be {allowed}, not {value!r}.")
+        raise ValueError(f"{name} must be {allowed}, not {value!r}")
 
 
 def settings(generation: Mapping[str, Any], **wanted: Any) -> Sampling:
@@ -99,7 +100,9 @@ def settings(generation: Mapping[str, Any], **wanted: Any) -> Sampling:
 def _check_names(wanted: Mapping[str, Any]) -> None:
     known = [field.name for field in fields(Sampling)]
     if unknown := sorted(set(wanted) - set(known)):
-        raise ValueError(f"There is no sampling setting {unknown[0]!r}; there are {', '.join(known)}.")
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        near = f", perhaps {close[0]}" if close else ""
+        raise ValueError(f"there is no sampling setting {unknown[0]!r}{near}; there are {', '.join(known)}")
 
 
 # -- the rules ----------------------------------------------------------------------------------

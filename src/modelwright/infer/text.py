@@ -40,14 +40,14 @@ def encode_prompts(lm: LanguageModel, prompts: Sequence[str]) -> Encoded:
     """Raises ValueError for an encoder, an empty prompt without a BOS to stand for it, a prompt beyond the context."""
     shape = lm.model.cfg.shape
     if shape == "encoder":
-        raise ValueError("This model is an encoder, which cannot write on: give it a text with a mask to fill instead.")
+        raise ValueError("this model is an encoder, which cannot write on: give it a text with a mask to fill instead")
     rows = [encode(lm.tokenizer, prompt, lm.tokenizer.sentinels) for prompt in prompts]
     if shape == "encoder-decoder":
         _check_sources(lm.model.cfg, rows)
         return Encoded([[_start(lm)]] * len(rows), rows)
     bos = lm.tokenizer.eos if lm.tokenizer.bos is None else lm.tokenizer.bos
     if bos is None and not all(rows):
-        raise ValueError("The prompt is empty, and this model has no token that begins a text: say something.")
+        raise ValueError("the prompt is empty, and this model has no token that begins a text: say something")
     return Encoded([row or [bos or 0] for row in rows], None)
 
 
@@ -85,7 +85,7 @@ def _check_sources(cfg: Config, rows: list[list[int]]) -> None:
     longest = max(map(len, rows))
     if encoder.relative is None and longest > encoder.context:
         raise ValueError(
-            f"The prompt has {longest} tokens, but the model's encoder reads {encoder.context}: shorten the prompt."
+            f"the prompt has {longest} tokens, but the model's encoder reads {encoder.context}: shorten the prompt"
         )
 
 
@@ -94,7 +94,7 @@ def _start(lm: LanguageModel) -> int:
     for start in (lm.generation.get("decoder_start_token_id"), lm.tokenizer.pad, lm.tokenizer.bos):
         if isinstance(start, int):
             return start
-    raise ValueError("This model does not say what its decoder begins with: set decoder_start_token_id in its config.")
+    raise ValueError("this model does not say what its decoder begins with: set decoder_start_token_id in its config")
 
 
 def eos_ids(lm: LanguageModel) -> frozenset[int]:
