@@ -12,7 +12,10 @@ F feed-forward width.
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,13 +138,22 @@ class PackedFeedForward(nn.Module):
 
 
 def can_pack(model: Transformer) -> bool:
-    """Whether packing is to be had and pays: float32 or bfloat16 weights on a CPU that oneDNN knows."""
+    """Whether packing is to be had: float32 or bfloat16 weights on a CPU that oneDNN knows, and memory for them."""
     weight = model.embed.tokens.weight
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    return weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+    if weight.dtype == torch.bfloat16:
+        known = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    else:
+        known = weight.dtype == torch.float32
+    return known and sum(p.nbytes for p in model.parameters()) < available_memory() / 2
+
+
+def available_memory() -> float:
+    """Bytes that can be had without swapping, as Linux sees it; elsewhere without limit."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return math.inf if found is None else 1024 * int(found[1])
 
 
 def prepare(model: Transformer) -> Transformer:
