@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelwright.data import tokenizer as tokenizers
-from modelwright.data.tokenizer import Decoder, Tokenizer
+from modelwright.data.tokenizer import Tokenizer
 from modelwright.infer.engine import complete, fill_mask, generate, generate_tokens, pad_left, stream
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling
-from modelwright.infer.text import Writer, encode, overlap
+from modelwright.infer.text import Writer, encode, overlap, writer
 from modelwright.model import checkpoint
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
 
@@ -320,13 +320,13 @@ def up_to_first_stop(text: str, stop: tuple[str, ...]) -> str:
     st.text("ab", max_size=2),
 )
 def test_stop_strings_never_leak_however_the_text_is_cut(parts, stop, rest):
-    writer = Writer(Spelled(rest), tuple(stop))
+    write = Writer(Spelled(rest), tuple(stop))
     shown = ""
     for part in parts:
-        if not writer.stopped:
-            shown += writer.push(part)
+        if not write.stopped:
+            shown += write.push(part)
             assert up_to_first_stop("".join(parts) + rest, tuple(stop)).startswith(shown)
-    shown += writer.finish()
+    shown += write.finish()
     assert shown == up_to_first_stop("".join(parts) + rest, tuple(stop))
 
 
@@ -334,10 +334,13 @@ def test_overlap_by_hand():
     assert [overlap(text, "</s>") for text in ("a", "a<", "a</", "a</s", "a</s>", "<a", "")] == [0, 1, 2, 3, 0, 0, 0]
 
 
-def test_a_writer_goes_on_from_the_prompt(bpe):
-    decoder = Decoder(bpe)
-    ids = bpe.encode("the cat sat")
-    assert "".join(map(decoder.push, ids)) + decoder.finish() == "the cat sat"
+def test_a_writer_goes_on_from_the_prompt():
+    """In a text's first token the space before it is dropped; a continuation's first token is not the text's."""
+    words = tokenizers.train(TEXTS, "unigram", 330)
+    prompt, ids = words.encode("the cat"), words.encode("the dog")
+    for before, expected in ((prompt, " the dog"), ([], "the dog")):
+        write = writer(words, before, ())
+        assert "".join(map(write.push, ids)) + write.finish() == expected
 
 
 # -- masks ---------------------------------------------------------------------------------------

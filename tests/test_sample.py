@@ -114,6 +114,13 @@ def test_a_draw_never_leaves_what_is_allowed(seed):
     assert pick(x, torch.Generator().manual_seed(seed)).item() in (7, 31)
 
 
+@pytest.mark.parametrize(("uniform", "expected"), [(0.0, 1), (1 - 2**-53, 3)])
+def test_the_ends_of_the_interval_stay_within_what_is_allowed(uniform, expected, monkeypatch):
+    never = float("-inf")
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.tensor(uniform, dtype=torch.float64))
+    assert pick(torch.tensor([[never, 0.0, 0.1, 0.3, never]]), [torch.Generator()]).item() == expected
+
+
 def test_a_rows_generator_knows_nothing_of_its_neighbours():
     x = logits(7)
     draw = lambda rows, prompts: pick(x[rows], generators(prompts, 1, seed=5)).tolist()  # noqa: E731

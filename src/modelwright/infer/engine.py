@@ -25,7 +25,7 @@ from modelwright.model.transformer import Config, Memory, Transformer
 
 Finish = Literal["stop", "length", "context"]
 ROWS = 32  # rows decoded together; more prompts than this take turns
-PACKING_PAYS = 16  # steps after which packed weights have saved more time than packing them took
+PACKING_PAYS = 32  # steps after which packed weights have saved more time than packing them took, measured
 
 
 @dataclass(frozen=True)
