@@ -165,4 +165,6 @@ def _unigram_pieces(texts: Iterator[str], room: int, others: int, vocab: int) ->
         for piece, score in found
         if not re.fullmatch("<0x[0-9A-F]{2}>", piece)
     }
-    return sorted(scored.items(), key=lambda item: (-item[1], item[0]))
+    # Every character stays; the library may hand out more pieces than it was asked for.
+    ranked = sorted(scored.items(), key=lambda item: (len(item[0]) > 1, -item[1], item[0]))[:room]
+    return sorted(ranked, key=lambda item: (-item[1], item[0]))

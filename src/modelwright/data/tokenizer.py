@@ -131,7 +131,10 @@ class Tokenizer:
         }
         config |= {f"{role}_token": token for role, token in self.roles.items()}
         _write(directory / "tokenizer.json", self.inner.to_str(pretty=True))
-        _write(directory / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        _write(
+            directory / "tokenizer_config.json",
+            json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
+        )
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
