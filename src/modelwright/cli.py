@@ -1,0 +1,124 @@
+"""The command line: `modelwright COMMAND ...`.
+
+Each command's module is named as a string and imported when the command is called, so that `--help` does not wait
+for torch. A command is a function `main(args: list[str]) -> int` in its module; this file turns the user's
+mistakes, which reach it as exceptions, into one sentence and an exit code.
+
+Exit codes: 0 done, 2 a mistake of the user's, 130 interrupted, 141 the reader of our output has gone.
+"""
+
+import difflib
+import errno
+import importlib
+import json
+import os
+import sys
+from typing import NamedTuple
+
+from modelwright import __version__
+from modelwright.train.allocator import keep_large_blocks
+
+
+class Command(NamedTuple):
+    module: str
+    stage: str  # of the life of a model
+    line: str  # what it does, in one line
+
+
+COMMANDS = {
+    "tokenizer": Command("modelwright.recipes.tokenizer", "pretrain", "train a tokenizer: BPE, WordPiece or Unigram"),
+    "pretrain": Command("modelwright.recipes.pretrain", "pretrain", "train a model from scratch on text"),
+    "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
+}
+
+EXAMPLES = """\
+  modelwright tokenizer desk --out desk/tokenizer
+  modelwright pretrain desk --tokenizer desk/tokenizer --time 2min --out desk/run
+  modelwright generate desk/run/model "Agent:"
+"""
+
+# Exceptions that a user's mistake raises. Any other is a fault of ours and shows its traceback.
+MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. MODELWRIGHT_DEBUG=1 lets every exception through."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"modelwright {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        return complain(unknown(args[0]), as_json="--json" in args)
+    return run(args[0], args[1:])
+
+
+def run(name: str, args: list[str]) -> int:
+    """Import the command's module, call its main, and turn the user's mistakes into exit codes."""
+    keep_large_blocks()
+    as_json = "--json" in args
+    try:
+        code = importlib.import_module(COMMANDS[name].module).main(args)
+        sys.stdout.flush()
+        return int(code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What is still buffered has no reader; without this the interpreter's last flush would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as exit:  # argument parsers leave so
+        return exit.code if isinstance(exit.code, int) else int(bool(exit.code))
+    except Exception as error:
+        if os.environ.get("MODELWRIGHT_DEBUG") == "1" or not is_mistake(error):
+            raise
+        return complain(sentence(error), as_json)
+
+
+def is_mistake(error: Exception) -> bool:
+    return isinstance(error, MISTAKES) or disk_full(error)
+
+
+def disk_full(error: Exception) -> bool:
+    """Libraries written in Rust report the system's errors in their own exceptions, with the number in the text."""
+    return getattr(error, "errno", None) in DISK_FULL or f"(os error {errno.ENOSPC})" in str(error)
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, in one line; what the system said, put into words."""
+    if isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno):
+        what = "the disk is full" if disk_full(error) else error.strerror.lower()
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{what}: {' -> '.join(names)}" if names else what
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()) or type(error).__name__
+
+
+def complain(message: str, as_json: bool) -> int:
+    text = json.dumps({"error": message}, ensure_ascii=False) if as_json else f"modelwright: {message}"
+    print(text, file=sys.stderr)
+    return 2
+
+
+def unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"
+    return f"unknown command {name!r}; {hint}"
+
+
+def help_text() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: modelwright COMMAND ...   (modelwright COMMAND --help says what it takes)", ""]
+    for stage in dict.fromkeys(command.stage for command in COMMANDS.values()):
+        lines.append(f"{stage}:")
+        lines += [f"  {name:<{width}}  {c.line}" for name, c in COMMANDS.items() if c.stage == stage]
+    lines += ["", "example:", EXAMPLES.rstrip("\n"), ""]
+    lines += ["--version says the version; MODELWRIGHT_DEBUG=1 in the environment shows tracebacks.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""softmax(q k^T) v: the one place that chooses a kernel.
+
+Letters: B batch, T query length, S key length, H heads, K key/value heads, G = H / K queries to a key, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Far below any score, and within float16's range. Not -inf: a padded query may see nothing at all, and must not be NaN.
+FORBIDDEN = -30_000.0
+BLOCK = 128  # queries at once: measured best of 64, 128, 256 and 512
+LONG = 1024  # keys beyond which training does not keep the probabilities
+
+
+@dataclass
+class Mask:
+    """Who may look at whom, said in words; `dense` spells it out for the kernels that need it.
+
+    The T queries are the last T of the S keys when causal. A query sees the keys of its own segment.
+    """
+
+    causal: bool
+    queries: int
+    keys: int
+    q_segment: Tensor | None = None  # (B, T); None: one document, no padding
+    k_segment: Tensor | None = None  # (B, S)
+    bias: Tensor | None = None  # (B, H, T, S), added to the scores
+
+    @property
+    def plain_causal(self) -> bool:
+        """Whether nothing but causality, if that, restricts: kernels know it without being given a mask."""
+        return self.k_segment is None and self.bias is None and self.queries in (1, self.keys)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether causality forbids anything: a single newest token may see all that came before."""
+        return self.causal and self.queries > 1
+
+    @cached_property
+    def dense(self) -> Tensor | None:
+        """What to add to the scores, (B or 1, H or 1, T, S) float32; None where nothing is forbidden or added."""
+        allowed = self.allowed()
+        if allowed is None:
+            return self.bias
+        forbidden = torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, FORBIDDEN)
+        return forbidden if self.bias is None else self.bias + forbidden
+
+    def allowed(self) -> Tensor | None:
+        """(B or 1, 1, T, S) True where a query may look; None where it may look everywhere."""
+        allowed = None
+        if self.k_segment is not None:
+            q = self.q_segment if self.q_segment is not None else self.k_segment.new_ones(())
+            allowed = (q[..., None] if q.dim() else q) == self.k_segment[:, None, :]  # (B, T, S)
+            allowed = allowed.expand(-1, self.queries, -1)[:, None]
+        if self.looks_ahead:
+            device = None if self.k_segment is None else self.k_segment.device
+            device = device if self.bias is None else self.bias.device
+            past = torch.ones(self.queries, self.keys, dtype=torch.bool, device=device)
+            past = past.tril(self.keys - self.queries)[None, None]
+            allowed = past if allowed is None else allowed & past
+        return allowed
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: float = 0.0) -> Tensor:
+    """softmax(scale q k^T + mask) v (Vaswani et al. 2017, eq. 1): q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
+
+    On a CPU whole blocks of queries are products that oneDNN does well, and the keys that a block may not see are
+    skipped: forward and backward take a third of the time of PyTorch's own kernel at T <= 512. Their probabilities are
+    kept for the way back, so long rows go to PyTorch's kernel, which keeps none.
+    """
+    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+    if q.device.type == "cpu" and mask.queries > 1 and dropout == 0.0 and (not grad or mask.keys <= LONG):
+        return blockwise(q, k, v, mask, scale)
+    shared = q.size(1) != k.size(1)
+    if mask.plain_causal:
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=mask.looks_ahead, scale=scale, dropout_p=dropout, enable_gqa=shared
+        )
+    dense = None if mask.dense is None else mask.dense.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, dense, scale=scale, dropout_p=dropout, enable_gqa=shared)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+    """The same in one line, in float32 and with keys repeated to the queries' heads: what the kernels must equal."""
+    k, v = (t.repeat_interleave(q.size(1) // t.size(1), dim=1) for t in (k, v))  # (B, H, S, D)
+    scores = q.float() @ k.float().transpose(-1, -2) * scale  # (B, H, T, S)
+    if mask.dense is not None:
+        scores = scores + mask.dense
+    return (scores.softmax(-1) @ v.to(scores)).type_as(q)
+
+
+def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+    """The same, a block of queries at a time, and only the keys up to it."""
+    H = q.size(1)
+    k, v = (t if t.size(1) == H else t.repeat_interleave(H // t.size(1), dim=1) for t in (k, v))  # (B, H, S, D)
+    heads = (t.flatten(0, 1) for t in (q * scale, k, v))  # (B*H, T or S, D)
+    dense = None if mask.plain_causal else mask.dense
+    y: Tensor = _Blockwise.apply(*heads, dense, mask.causal, H)  # type: ignore[no-untyped-call]
+    return y.view(q.shape)
+
+
+class _Blockwise(torch.autograd.Function):
+    """q (B*H, T, D) already scaled, k and v (B*H, S, D), dense (B or 1, H or 1, T, S) or None -> (B*H, T, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, dense: Tensor | None, causal: bool, heads: int) -> Tensor:
+        keep = any(ctx.needs_input_grad)
+        y, probs = torch.empty_like(q), []
+        for i, j, end in _blocks(q.size(1), k.size(1), causal):
+            scores = torch.bmm(q[:, i:j], k[:, :end].transpose(1, 2))  # (N, j - i, end)
+            if dense is not None:
+                scores.view(-1, heads, j - i, end).add_(dense[..., i:j, :end])
+            elif causal:  # only the last square of keys holds any that are still to come
+                scores[..., end - (j - i) :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu(1)
+            p = scores.softmax(-1)
+            y[:, i:j] = torch.bmm(p, v[:, :end])
+            if keep:
+                probs.append(p)
+        ctx.save_for_backward(q, k, v, dense, *probs)
+        ctx.causal, ctx.heads = causal, heads
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None]:
+        q, k, v, dense, *probs = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        ddense = torch.zeros_like(dense) if ctx.needs_input_grad[3] else None
+        for p, (i, j, end) in zip(probs, _blocks(q.size(1), k.size(1), ctx.causal), strict=True):
+            dv[:, :end] += torch.bmm(p.transpose(1, 2), dy[:, i:j])
+            dp = torch.bmm(dy[:, i:j], v[:, :end].transpose(1, 2))
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), (N, j - i, end)
+            dq[:, i:j] = torch.bmm(ds, k[:, :end])
+            dk[:, :end] += torch.bmm(ds.transpose(1, 2), q[:, i:j])
+            if ddense is not None:
+                part = ddense[..., i:j, :end]
+                part += ds.view(-1, ctx.heads, j - i, end).float().sum_to_size(part.shape)
+        return dq, dk, dv, ddense, None, None
+
+
+def _blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[int, int, int]]:
+    """Blocks of queries [i, j), and how many of the keys they may see: all, or when causal those up to j's own."""
+    for i in range(0, queries, BLOCK):
+        j = min(i + BLOCK, queries)
+        yield i, j, keys - queries + j if causal else keys

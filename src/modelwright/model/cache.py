@@ -1,0 +1,74 @@
+"""Keys and values of the tokens seen so far, so that each new token costs one forward of itself alone.
+
+Letters: B batch, T new tokens, S slots, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class _Shape(Protocol):
+    @property
+    def layers(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head(self) -> int: ...
+
+
+class Cache:
+    """A static cache: room for `length` tokens in each of `batch` rows, allocated once.
+
+    Every row writes the same slots, so ragged prompts are padded on the left with segment 0; `pos` says where in its
+    own text a token stands.
+    """
+
+    def __init__(self, cfg: _Shape, batch: int, length: int, dtype: torch.dtype, device: torch.device | None = None):
+        shape = (batch, cfg.kv_heads, length, cfg.head)
+        self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(cfg.layers)]  # (B, K, S, D)
+        self.v = [torch.empty(shape, dtype=dtype, device=device) for _ in range(cfg.layers)]
+        self.cross: list[tuple[Tensor, Tensor] | None] = [None] * cfg.layers  # an encoder's, each (B, K, source, D)
+        self.capacity = length
+        self.start = self.length = 0  # the slots of the forward under way: [start, length)
+        self.pos = torch.zeros(batch, length, dtype=torch.long, device=device)  # (B, S)
+        self.segment: Tensor | None = None  # (B, S); None while no row is padded
+
+    def next_pos(self) -> int | Tensor:
+        """Where the next token stands: one number for rows that are all as long, else (B, 1)."""
+        if self.length == 0 or self.segment is None:
+            return self.length
+        return self.pos[:, self.length - 1 : self.length] + 1
+
+    def extend(self, pos: Tensor, segment: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Take in where T new tokens stand; answer where all S tokens so far do: (B, S) and (B, S) or None.
+
+        Raises ValueError where the cache has no room for them.
+        """
+        self.start, self.length = self.length, self.length + pos.size(1)
+        if self.length > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens and was given {self.length}")
+        new = slice(self.start, self.length)
+        self.pos[:, new] = pos
+        if segment is not None and self.segment is None:
+            self.segment = torch.ones_like(self.pos)
+        if self.segment is not None:
+            self.segment[:, new] = 1 if segment is None else segment
+        return self.pos[:, : self.length], None if self.segment is None else self.segment[:, : self.length]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v (B, K, T, D) into the new slots; answer all of them, (B, K, S, D) each."""
+        self.k[layer][:, :, self.start : self.length] = k
+        self.v[layer][:, :, self.start : self.length] = v
+        return self.k[layer][:, :, : self.length], self.v[layer][:, :, : self.length]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order; a row may be named twice (several samples of one prompt, beams)."""
+        self.k = [k[rows] for k in self.k]
+        self.v = [v[rows] for v in self.v]
+        self.cross = [kv and (kv[0][rows], kv[1][rows]) for kv in self.cross]
+        self.pos = self.pos[rows]
+        self.segment = None if self.segment is None else self.segment[rows]

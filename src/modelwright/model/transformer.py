@@ -1,0 +1,480 @@
+"""The Transformer: encoder-only, decoder-only and encoder-decoder, in one file.
+
+Read top to bottom: config, positions, attention, feed-forward, block, stack, embedding, head, model, initialisation.
+
+Letters: B batch, T query length, S key/source length, C width, H heads, K key/value heads, D head width,
+F feed-forward width, N tokens in all, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelwright.model.attend import Mask, attend
+from modelwright.model.cache import Cache
+from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
+from modelwright.model.logps import token_logps
+
+# -- config ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretch of slow rotations to longer contexts (Dubey et al. 2024, section 3.4.1)."""
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions (Su et al. 2021)."""
+
+    base: float = 10_000.0
+    scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True)
+class Relative:
+    """T5's learned bias by bucketed distance (Raffel et al. 2020, section 2.1)."""
+
+    buckets: int = 32
+    distance: int = 128
+
+
+@dataclass(frozen=True)
+class Config:
+    """The shape of a Transformer. What a model lacks is None, False or 0.
+
+    A decoder is causal; an encoder is not; an encoder-decoder is a causal config that names the `encoder` it reads.
+    """
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    ffn: int
+    context: int
+    causal: bool = True
+    pre_norm: bool = True
+    norm: Literal["rms", "layer"] = "rms"
+    eps: float = 1e-5
+    final_norm: bool = True
+    act: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    gated: bool = True
+    attn_bias: bool = False
+    ffn_bias: bool = False
+    rope: Rope | None = None
+    learned: bool = False
+    relative: Relative | None = None
+    types: int = 0
+    embed_norm: bool = False
+    tied: bool = True
+    scale_logits: float = 1.0
+    attn_scale: float | None = None
+    head_transform: bool = False
+    head_bias: bool = False
+    dropout: float = 0.0
+    encoder: Config | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"{self.heads} heads cannot share {self.kv_heads} key/value heads: choose a divisor of {self.heads}"
+            )
+        if self.rope and self.head % 2:
+            raise ValueError(f"rotary positions turn pairs of features: a head width of {self.head} is odd")
+
+    @property
+    def shape(self) -> Literal["decoder", "encoder", "encoder-decoder"]:
+        if self.encoder is not None:
+            return "encoder-decoder"
+        return "decoder" if self.causal else "encoder"
+
+
+# -- positions ------------------------------------------------------------------------------------------
+
+
+def rope_frequencies(cfg: Rope, head: int, device: torch.device) -> Tensor:
+    """Radians per position of each of the D/2 pairs of features, fastest first."""
+    freq = cfg.base ** (-torch.arange(0, head, 2, device=device, dtype=torch.float32) / head)  # (D/2)
+    if (s := cfg.scaling) is None:
+        return freq
+    turns = s.original * freq / (2 * math.pi)  # how often each pair turned within the original context
+    keep = ((turns - s.low) / (s.high - s.low)).clamp(0, 1)  # 1: fast, left alone; 0: slow, stretched
+    return freq * (keep + (1 - keep) / s.factor)
+
+
+def relative_bucket(gap: Tensor, cfg: Relative, causal: bool) -> Tensor:
+    """The bucket of key position minus query position: exact when near, logarithmic when far, one for all beyond."""
+    buckets, offset = cfg.buckets, torch.zeros_like(gap)
+    if causal:
+        gap = -gap.clamp(max=0)
+    else:
+        buckets //= 2
+        offset, gap = (gap > 0) * buckets, gap.abs()
+    exact = buckets // 2
+    far = torch.log(gap.clamp(min=1).float() / exact) / math.log(cfg.distance / exact) * (buckets - exact)
+    return offset + torch.where(gap < exact, gap, (exact + far.long()).clamp(max=buckets - 1))
+
+
+class RelativeBias(nn.Module):
+    """One learned number per bucket of distance and head, added to the attention scores of every layer."""
+
+    def __init__(self, cfg: Relative, heads: int, causal: bool):
+        super().__init__()
+        self.cfg, self.causal = cfg, causal
+        self.weight = nn.Parameter(torch.zeros(cfg.buckets, heads))
+
+    def forward(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """q_pos (B, T), k_pos (B, S) -> (B, H, T, S)."""
+        gap = k_pos[:, None, :] - q_pos[:, :, None]  # (B, T, S)
+        return F.embedding(relative_bucket(gap, self.cfg, self.causal), self.weight).permute(0, 3, 1, 2)
+
+
+# -- layers ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an encoder leaves for a decoder to read: x (B, S, C), and the documents it came from, (B, S)."""
+
+    x: Tensor
+    segment: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The cosines and sines of every position's rotation, each (B, T, 1, D/2); made once, used in every layer."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def make_norm(cfg: Config) -> nn.Module:
+    if cfg.norm == "rms":
+        return RMSNorm(cfg.width, cfg.eps)
+    return nn.LayerNorm(cfg.width, eps=cfg.eps)
+
+
+class Attention(nn.Module):
+    """Self-attention; or, when given a memory to read, cross-attention (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, cfg: Config, layer: int):
+        super().__init__()
+        self.cfg, self.layer = cfg, layer
+        self.q = nn.Linear(cfg.width, cfg.heads * cfg.head, bias=cfg.attn_bias)
+        self.k = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=cfg.attn_bias)
+        self.v = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=cfg.attn_bias)
+        self.o = nn.Linear(cfg.heads * cfg.head, cfg.width, bias=cfg.attn_bias)
+
+    def forward(self, x: Tensor, mask: Mask, turn: Turn | None, cache: Cache | None) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v))  # (B, T, H or K, D)
+        if turn is not None:
+            q, k = rotate(q, turn.cos, turn.sin), rotate(k, turn.cos, turn.sin)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
+        return self.mix(q, k, v, mask)
+
+    def read(self, x: Tensor, memory: Memory, mask: Mask, cache: Cache | None) -> Tensor:
+        """Cross-attention. The memory's keys and values never change, so a cache keeps them after the first token."""
+        q = self.q(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H, D)
+        kept = None if cache is None else cache.cross[self.layer]
+        if kept is None:
+            k, v = (f(memory.x).unflatten(-1, (-1, self.cfg.head)).transpose(1, 2) for f in (self.k, self.v))
+            kept = k, v  # each (B, K, S, D)
+        if cache is not None:
+            cache.cross[self.layer] = kept
+        return self.mix(q, *kept, mask)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        scale = self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale
+        dropout = self.cfg.dropout if self.training else 0.0
+        y = attend(q.transpose(1, 2), k, v, mask, scale, dropout)  # (B, H, T, D)
+        out: Tensor = self.o(y.transpose(1, 2).flatten(2))  # (B, T, C)
+        return out
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+class FeedForward(nn.Module):
+    """Two layers with a bend between; when gated, a third decides how much of each feature passes (Shazeer 2020)."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.act, self.dropout = ACTIVATIONS[cfg.act], cfg.dropout
+        self.gate = nn.Linear(cfg.width, cfg.ffn, bias=cfg.ffn_bias) if cfg.gated else None
+        self.up = nn.Linear(cfg.width, cfg.ffn, bias=cfg.ffn_bias)
+        self.down = nn.Linear(cfg.ffn, cfg.width, bias=cfg.ffn_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.up(x)) if self.gate is None else self.act(self.gate(x)) * self.up(x)  # (B, T, F)
+        out: Tensor = self.down(y)  # (B, T, C)
+        return out
+
+
+class Block(nn.Module):
+    """x + attention(x); in a decoder that reads an encoder, x + cross-attention; x + feed-forward.
+
+    The norm stands before each part (`pre_norm`), or after each sum, as in the first Transformer and in BERT.
+    """
+
+    def __init__(self, cfg: Config, layer: int):
+        super().__init__()
+        self.pre_norm, self.dropout = cfg.pre_norm, cfg.dropout
+        self.attn_norm, self.attn = make_norm(cfg), Attention(cfg, layer)
+        if cfg.encoder is not None:
+            self.cross_norm, self.cross = make_norm(cfg), Attention(cfg, layer)
+        self.ffn_norm, self.ffn = make_norm(cfg), FeedForward(cfg)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        turn: Turn | None,
+        memory: Memory | None,
+        memory_mask: Mask | None,
+        cache: Cache | None,
+    ) -> Tensor:
+        x = self.add(x, self.attn_norm, lambda y: self.attn(y, mask, turn, cache))
+        if memory is not None and memory_mask is not None:
+            x = self.add(x, self.cross_norm, lambda y: self.cross.read(y, memory, memory_mask, cache))
+        return self.add(x, self.ffn_norm, self.ffn)
+
+    def add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.pre_norm:  # narrowed once here, not again by each product that reads it
+            return x + F.dropout(part(norm(x).to(compute_dtype(x))), self.dropout, self.training)
+        out: Tensor = norm(x + F.dropout(part(x), self.dropout, self.training))
+        return out
+
+
+class Stack(nn.Module):
+    """A tower of blocks: a decoder when cfg.causal, an encoder when not."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.cfg = cfg
+        self.relative = RelativeBias(cfg.relative, cfg.heads, cfg.causal) if cfg.relative else None
+        self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.layers))
+        self.norm = make_norm(cfg) if cfg.final_norm else None
+
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        segment: Tensor | None,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C)."""
+        k_pos, k_segment = (pos, segment) if cache is None else cache.extend(pos, segment)
+        bias = None if self.relative is None else self.relative(pos, k_pos)
+        mask = Mask(self.cfg.causal, x.size(1), k_pos.size(1), segment, k_segment, bias)
+        memory_mask = memory and Mask(False, x.size(1), memory.x.size(1), segment, memory.segment)
+        turn = self.turn(pos, compute_dtype(x)) if self.cfg.rope else None
+        for block in self.blocks:
+            x = block(x, mask, turn, memory, memory_mask, cache)
+        return x if self.norm is None else self.norm(x)  # (B, T, C)
+
+    def turn(self, pos: Tensor, dtype: torch.dtype) -> Turn:
+        assert self.cfg.rope is not None
+        freq = rope_frequencies(self.cfg.rope, self.cfg.head, pos.device)
+        angle = pos[..., None, None].float() * freq  # (B, T, 1, D/2)
+        return Turn(angle.cos().to(dtype), angle.sin().to(dtype))
+
+
+# -- the two ends ---------------------------------------------------------------------------------------
+
+
+class Embedding(nn.Module):
+    """Tokens to vectors; plus, where the model has them, learned positions and token types, and a norm."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.dropout = cfg.dropout
+        self.tokens = nn.Embedding(cfg.vocab, cfg.width)
+        self.positions = nn.Embedding(cfg.context, cfg.width) if cfg.learned else None
+        self.types = nn.Embedding(cfg.types, cfg.width) if cfg.types else None
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps) if cfg.embed_norm else None
+
+    def forward(self, tokens: Tensor, pos: Tensor, types: Tensor | None) -> Tensor:
+        x = self.tokens(tokens)  # (B, T, C)
+        if self.positions is not None:
+            x = x + self.positions(pos)
+        if self.types is not None:
+            x = x + (self.types.weight[0] if types is None else self.types(types))
+        if self.norm is not None:
+            x = self.norm(x)
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Head(nn.Module):
+    """Vectors to logits over the vocabulary; BERT's first passes a small transform (Devlin et al. 2019)."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.scale = cfg.scale_logits
+        self.act = ACTIVATIONS[cfg.act]
+        self.transform = nn.Linear(cfg.width, cfg.width) if cfg.head_transform else None
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps) if cfg.head_transform else None
+        self.proj = nn.Linear(cfg.width, cfg.vocab, bias=cfg.head_bias)
+
+    def before(self, x: Tensor) -> Tensor:
+        """All that happens to x (..., C) before the vocabulary's product."""
+        if self.transform is not None and self.norm is not None:
+            x = self.norm(self.act(self.transform(x)))
+        return x if self.scale == 1.0 else x * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.proj(self.before(x))
+        return out
+
+    def logps(self, x: Tensor, targets: Tensor) -> Tensor:
+        """log p(target) of x (B, T, C), targets (B, T) -> (B, T) float32; 0 where the target is negative.
+
+        Only the wanted positions meet the vocabulary: a masked language model asks for one in seven.
+        """
+        wanted = targets.flatten() >= 0  # (N)
+        flat = x.flatten(0, 1)
+        rows = flat if bool(wanted.all()) else flat[wanted]
+        found = token_logps(self.before(rows), self.proj.weight, self.proj.bias, targets.flatten()[wanted])
+        if rows is flat:
+            return found.view(targets.shape)
+        return found.new_zeros(wanted.shape).masked_scatter(wanted, found).view(targets.shape)
+
+
+# -- the model ------------------------------------------------------------------------------------------
+
+
+class Encoded(Protocol):
+    """What an encoder reads: each (B, S); padding has segment 0."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+    @property
+    def pos(self) -> Tensor: ...
+    @property
+    def segment(self) -> Tensor: ...
+
+
+class Transformer(nn.Module):
+    """Tokens to logits; with an encoder to read, an encoder-decoder. The two towers share one embedding.
+
+    Attention crosses neither from one segment to another nor, when causal, to a later token. Padding is segment 0.
+    """
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.cfg = cfg
+        self.embed = Embedding(cfg)
+        self.encoder = Stack(cfg.encoder) if cfg.encoder else None
+        self.stack = Stack(cfg)
+        self.head = Head(cfg)
+        if cfg.tied:
+            self.head.proj.weight = self.embed.tokens.weight
+
+    def encode(self, tokens: Tensor, pos: Tensor | None = None, segment: Tensor | None = None) -> Memory:
+        """Read a source: tokens (B, S), pos (B, S) or 0..S-1, segment (B, S) or one document -> Memory."""
+        assert self.encoder is not None, "a model without an encoder tower has nothing to encode with"
+        pos = torch.arange(tokens.size(1), device=tokens.device)[None] if pos is None else pos
+        x = self.encoder(self.embed(tokens, pos, None), pos, segment)
+        return Memory(F.dropout(x, self.cfg.dropout, self.training), segment)
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        pos: Tensor | None = None,
+        segment: Tensor | None = None,
+        types: Tensor | None = None,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """tokens (B, T) -> (B, T, C), the vectors that the head reads. With a cache, positions go on where it ends."""
+        if pos is None:
+            start = 0 if cache is None else cache.next_pos()
+            pos = torch.arange(tokens.size(1), device=tokens.device)[None] + start  # (1 or B, T)
+        x = self.embed(tokens, pos, types)
+        out: Tensor = self.stack(x, pos, segment, memory, cache)
+        return out
+
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        *,
+        pos: Tensor | None = None,
+        segment: Tensor | None = None,
+        types: Tensor | None = None,
+        source: Encoded | None = None,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """tokens (B, T) -> logits (B, T, V); given targets (B, T), log p(target) (B, T) float32, 0 where it is < 0.
+
+        An encoder-decoder reads `source`, or a `memory` already encoded.
+        """
+        if source is not None:
+            memory = self.encode(source.tokens, source.pos, source.segment)
+        x = self.hidden(tokens, pos=pos, segment=segment, types=types, memory=memory, cache=cache)
+        return self.logits(x) if targets is None else self.head.logps(x, targets)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., C) -> (..., V)."""
+        out: Tensor = self.head(hidden)
+        return out
+
+
+# -- initialisation -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
+    """Draw fresh weights.
+
+    | weight                                  | drawn from                                                        |
+    |-----------------------------------------|-------------------------------------------------------------------|
+    | token, position and type embeddings     | N(0, 0.02); with an untied head the tokens N(0, 1)                |
+    | a linear layer of I inputs              | N(0, 1/I), so that it keeps the size of what it reads             |
+    | attention's output, feed-forward's down | as above, over 2 x layers: the residual stream does not grow      |
+    | queries where scores are not scaled     | as above, over the head width, as T5 does                         |
+    | an untied vocabulary head               | N(0, 0.02): the first predictions are nearly even                 |
+    | norms; biases; relative bias            | 1; 0; N(0, 0.02)                                                  |
+    """
+    depth = 2 * model.cfg.layers
+    for name, p in model.named_parameters():
+        kind = name.split(".")[-2]
+        if name.endswith("bias"):
+            p.zero_()
+        elif kind == "norm" or kind.endswith("_norm"):
+            p.fill_(1.0)
+        elif kind in ("positions", "types", "relative", "proj") or (kind == "tokens" and model.cfg.tied):
+            p.normal_(0.0, 0.02, generator=generator)
+        elif kind == "tokens":
+            p.normal_(0.0, 1.0, generator=generator)
+        else:
+            variance = 1 / p.size(1)
+            if kind in ("o", "down"):
+                variance /= depth
+            if kind == "q" and model.cfg.attn_scale == 1.0:
+                variance /= model.cfg.head
+            p.normal_(0.0, math.sqrt(variance), generator=generator)
+    return model

@@ -1,0 +1,111 @@
+"""What a model costs to run: parameters, FLOPs, seconds; from its Config alone.
+
+A FLOP is one addition or multiplication, so a product of (n, m) with (m, k) costs 2 n m k. Counted are the matrix
+products, which take nearly all of the time; norms, activations, softmax and the embedding's lookups are not.
+
+Letters: B batch, T query length, S source length, C width, H heads, K key/value heads, D head width, F feed-forward
+width, L layers, N parameters, V vocabulary.
+"""
+
+from modelwright.model.transformer import Config
+
+
+def parameters(cfg: Config) -> int:
+    """How many numbers the model learns; a vocabulary shared by embedding and head counts once."""
+    return sum(parameters_by_part(cfg).values())
+
+
+def parameters_by_part(cfg: Config) -> dict[str, int]:
+    """The same by part: embedding, encoder (0 where there is none), stack, head."""
+    return {
+        "embedding": embedding_parameters(cfg),
+        "encoder": stack_parameters(cfg.encoder) if cfg.encoder else 0,
+        "stack": stack_parameters(cfg),
+        "head": head_parameters(cfg),
+    }
+
+
+def embedding_parameters(cfg: Config) -> int:
+    rows = cfg.vocab + (cfg.context if cfg.learned else 0) + cfg.types
+    return rows * cfg.width + (2 * cfg.width if cfg.embed_norm else 0)
+
+
+def stack_parameters(cfg: Config) -> int:
+    relative = cfg.relative.buckets * cfg.heads if cfg.relative else 0
+    return cfg.layers * block_parameters(cfg) + (norm_parameters(cfg) if cfg.final_norm else 0) + relative
+
+
+def block_parameters(cfg: Config) -> int:
+    attentions = 2 if cfg.encoder else 1
+    attn_bias = (cfg.heads + 2 * cfg.kv_heads) * cfg.head + cfg.width if cfg.attn_bias else 0
+    ffn_bias = (2 if cfg.gated else 1) * cfg.ffn + cfg.width if cfg.ffn_bias else 0
+    norms = (attentions + 1) * norm_parameters(cfg)
+    return block_matrices(cfg) + attentions * attn_bias + ffn_bias + norms
+
+
+def block_matrices(cfg: Config) -> int:
+    """The weights of one block that multiply: q, k, v, o of each attention, and the feed-forward's two or three."""
+    attention = 2 * cfg.width * (cfg.heads + cfg.kv_heads) * cfg.head
+    feed_forward = (3 if cfg.gated else 2) * cfg.width * cfg.ffn
+    return (2 if cfg.encoder else 1) * attention + feed_forward
+
+
+def norm_parameters(cfg: Config) -> int:
+    return cfg.width if cfg.norm == "rms" else 2 * cfg.width
+
+
+def head_parameters(cfg: Config) -> int:
+    transform = cfg.width * cfg.width + 3 * cfg.width if cfg.head_transform else 0
+    return transform + (0 if cfg.tied else cfg.vocab * cfg.width) + (cfg.vocab if cfg.head_bias else 0)
+
+
+def matrices(cfg: Config) -> int:
+    """The weights of all blocks that multiply: those that Muon trains."""
+    encoder = cfg.encoder.layers * block_matrices(cfg.encoder) if cfg.encoder else 0
+    return encoder + cfg.layers * block_matrices(cfg)
+
+
+def forward_flops(cfg: Config, length: int, source: int = 0, predicted: float = 1.0) -> float:
+    """FLOPs of reading one row: `length` tokens and, for an encoder-decoder, `source` tokens before.
+
+    Each weight that multiplies costs 2 FLOPs a token, and attention 4 T H D a token and layer (q k^T and the
+    weighted sum of v), after Kaplan et al. 2020, table 1, and Chowdhery et al. 2022, appendix B. As there, what a
+    causal mask saves is not taken off, so that shares of the peak compare with published ones. `predicted` is the
+    share of positions where a prediction is asked for: the head's products run on these alone.
+    """
+    towers = stack_flops(cfg, length, source)
+    if cfg.encoder:
+        towers += stack_flops(cfg.encoder, source)
+    transform = cfg.width * cfg.width if cfg.head_transform else 0
+    return towers + 2 * length * predicted * (cfg.vocab * cfg.width + transform)
+
+
+def stack_flops(cfg: Config, length: int, source: int = 0) -> float:
+    """FLOPs of one tower over `length` tokens; its cross-attention's keys and values are made of `source` tokens."""
+    keys_values = 2 * cfg.width * cfg.kv_heads * cfg.head if cfg.encoder else 0
+    products = 2 * length * (block_matrices(cfg) - keys_values) + 2 * source * keys_values
+    looks = length + (source if cfg.encoder else 0)
+    return cfg.layers * (products + 4.0 * length * looks * cfg.heads * cfg.head)
+
+
+def training_flops(cfg: Config, length: int, source: int = 0, predicted: float = 1.0) -> float:
+    """FLOPs of learning from one row: the way back costs twice the way forward, so three times the latter.
+
+    For a decoder that is the usual 6 N + 12 L H D T a token, N without the embedding.
+    """
+    return 3.0 * forward_flops(cfg, length, source, predicted)
+
+
+def flops_per_token(cfg: Config, length: int, source: int = 0, predicted: float = 1.0) -> float:
+    """Training FLOPs per token read, those of the source included."""
+    return training_flops(cfg, length, source, predicted) / (length + source)
+
+
+def tokens_per_second(cfg: Config, speed: float, length: int, source: int = 0, predicted: float = 1.0) -> float:
+    """Tokens read per second of training at `speed` FLOP/s (the machine's peak, times the share that is reached)."""
+    return speed / flops_per_token(cfg, length, source, predicted)
+
+
+def share_of_peak(flops: float, seconds: float, peak: float) -> float:
+    """Model FLOPs utilisation (MFU): the model's own FLOPs per second over the machine's best."""
+    return flops / seconds / peak

@@ -1,0 +1,130 @@
+"""How many bytes a model needs, by part; from its Config alone.
+
+The rule of thumb for full fine-tuning in float32 is 24 bytes a parameter (weights 4, Adam 8, gradients 4,
+activations and the rest 8). It knows nothing of the batch; here the activations are counted.
+
+Letters: B batch, T query length, S source length, C width, H heads, K key/value heads, D head width, F feed-forward
+width, L layers, N parameters, V vocabulary.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from modelwright.model.attend import BLOCK, LONG
+from modelwright.model.logps import CHUNK, KEEP
+from modelwright.model.transformer import Config
+from modelwright.plan.cost import matrices, parameters
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "muon"]
+
+RULE_OF_THUMB = 24  # bytes a parameter
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of a training step at its worst moment, the start of the way back."""
+
+    weights: int  # float32, and in mixed precision a 16-bit copy of the matrices
+    gradients: int
+    optimizer: int
+    activations: int  # what the blocks keep for the way back
+    logits: int  # probabilities over the vocabulary, and one chunk of them in the making
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class InferenceMemory:
+    """Bytes of a model that generates."""
+
+    weights: int
+    cache: int  # keys and values of every token, those of the source included
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache
+
+
+def training(
+    cfg: Config,
+    rows: int,
+    length: int,
+    source: int = 0,
+    *,
+    precision: Precision = "fp32",
+    optimizer: Optimizer = "muon",
+    predicted: float = 1.0,
+) -> TrainingMemory:
+    """Memory of one step over `rows` rows held at once, each of `length` tokens (and `source` tokens to read).
+
+    Not counted: the interpreter and its libraries, the data's buffers, and what the allocator keeps unused.
+    """
+    number = 4 if precision == "fp32" else 2
+    n, trained_by_muon = parameters(cfg), matrices(cfg) if optimizer == "muon" else 0
+    copies = 0 if precision == "fp32" else 2 * (matrices(cfg) + cfg.vocab * cfg.width)
+    kept = activations(cfg, length, source, number)
+    if cfg.encoder:
+        kept += activations(cfg.encoder, source, 0, number)
+    return TrainingMemory(
+        weights=4 * n + copies,
+        gradients=4 * n,
+        optimizer=8 * n - 4 * trained_by_muon,  # Adam keeps two moments, Muon one
+        activations=rows * kept,
+        logits=logits(cfg, round(rows * length * predicted), number),
+    )
+
+
+def activations(cfg: Config, length: int, source: int, number: int) -> int:
+    """Bytes that one tower keeps of one row for the way back, with numbers of `number` bytes inside the products.
+
+    In the manner of Korthikanti et al. 2022, section 4.1, for model/transformer.py with no dropout: the residual stream
+    is float32, and each norm keeps what it read; each product keeps what it read, in 16 bits where precision is mixed.
+    """
+    norms = (3 if cfg.encoder else 2) * 4 * cfg.width
+    # A pre-norm model narrows a norm's output once for all products that read it; else each makes its own copy.
+    copies = (4 + cfg.gated if number < 4 and not cfg.pre_norm else 2) + (1 if cfg.encoder else 0)
+    hidden = (
+        4 if cfg.gated else 2
+    ) * cfg.ffn  # gate, up, gate's activation and their product; or up and its activation
+    block = length * (norms + number * (copies * cfg.width + hidden)) + attention(cfg, length, length, number)
+    if cfg.encoder:
+        memory = 2 * number * cfg.width if number < 4 else 0  # the encoder's output, narrowed for keys and for values
+        block += attention(cfg, length, source, number) + source * memory
+    narrowed = number < 4 and length > LONG  # then each layer's attention keeps a mask of its own
+    mask = 4 * length * ((0 if narrowed else length) + source)
+    if cfg.relative:
+        mask += (8 + 4 * (cfg.heads - 1)) * length * length  # the buckets, and one mask a head
+    last_norm = length * (4 + number) * cfg.width
+    return cfg.layers * block + mask + last_norm
+
+
+def attention(cfg: Config, length: int, keys: int, number: int) -> int:
+    """What model/attend.py keeps: queries, keys, values, output, and while rows are short the probabilities."""
+    heads = cfg.heads * cfg.head
+    if keys > LONG:  # PyTorch's kernel: in place of probabilities, a number for each query and head, and a narrow mask
+        mask = number * length * keys if number < 4 else 0
+        return number * (2 * length * heads + 2 * keys * cfg.kv_heads * cfg.head) + 4 * length * cfg.heads + mask
+    causal = cfg.causal and keys == length
+    seen = sum(min(BLOCK, length - i) * (min(i + BLOCK, length) if causal else keys) for i in range(0, length, BLOCK))
+    return number * (2 * length * heads + 2 * keys * heads + cfg.heads * seen)
+
+
+def logits(cfg: Config, predictions: int, number: int) -> int:
+    """Bytes of the head for this many predictions: probabilities are kept while they are few, else made again."""
+    kept = number * predictions * cfg.vocab if predictions * cfg.vocab <= KEEP else 0
+    return kept + 2 * 4 * min(CHUNK, predictions * cfg.vocab)
+
+
+def inference(cfg: Config, rows: int, length: int, source: int = 0, *, number: int = 4) -> InferenceMemory:
+    """Memory of generating with a cache of `length` tokens in each of `rows` rows, at `number` bytes a number."""
+    slots = length + (source if cfg.encoder else 0)
+    cache = 2 * cfg.layers * cfg.kv_heads * cfg.head * slots * rows * number
+    return InferenceMemory(weights=number * parameters(cfg), cache=cache)
+
+
+def rule_of_thumb(n: int) -> int:
+    """24 bytes a parameter: what full fine-tuning with Adam in float32 takes, before the batch is known."""
+    return RULE_OF_THUMB * n

@@ -1,0 +1,123 @@
+"""Each fast kernel against the slow plain version that stands beside it, values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modelwright.model import attend, logps
+from modelwright.model.attend import Mask
+from modelwright.model.kernels import RMSNorm, rotate
+
+
+def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def with_gradients(y: Tensor, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    dy = torch.arange(y.numel(), dtype=y.dtype).cos().view(y.shape)
+    return [y, *torch.autograd.grad(y, inputs, dy)]
+
+
+@pytest.mark.parametrize("heads_to_a_key", [1, 2])
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("causal", "queries"), [(True, 11), (True, 5), (False, 11), (False, 3)])
+@pytest.mark.parametrize("kernel", ["blockwise", "sdpa"])
+def test_attention(
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: str,
+    causal: bool,
+    queries: int,
+    biased: bool,
+    segments: bool,
+    heads_to_a_key: int,
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(attend, "BLOCK", 4)  # so that eleven queries take three blocks, the last one short
+    monkeypatch.setattr(attend, "LONG", 1024 if kernel == "blockwise" else 0)
+    B, H, T, S, D = 2, 4, queries, 11, 8
+    K = H // heads_to_a_key
+    q, k, v = leaf(B, H, T, D), leaf(B, K, S, D), leaf(B, K, S, D)
+    bias = leaf(1, H, T, S) if biased else None
+    k_segment = torch.randint(0, 3, (B, S)).sort(1).values if segments else None
+    mask = Mask(causal, T, S, None if k_segment is None else k_segment[:, -T:], k_segment, bias)
+    inputs = (q, k, v) if bias is None else (q, k, v, bias)
+    got = with_gradients(attend.attend(q, k, v, mask, 0.3), inputs)
+    expected = with_gradients(attend.plain(q, k, v, mask, 0.3), inputs)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=3e-6)  # the plain version works in float32
+
+
+def test_attention_of_equal_keys_is_the_mean_of_what_may_be_seen() -> None:
+    q, k = torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 2)
+    v = torch.tensor([[[[3.0, 0.0], [6.0, 0.0], [0.0, 9.0]]]])
+    mean = attend.attend(q, k, v, Mask(True, 3, 3), 1.0)
+    torch.testing.assert_close(mean[0, 0], torch.tensor([[3.0, 0.0], [4.5, 0.0], [3.0, 3.0]]))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "keep"), [(1 << 20, 1 << 28), (100, 1 << 28), (100, 0)], ids=["whole", "kept", "again"]
+)
+@pytest.mark.parametrize("biased", [False, True])
+def test_token_logps(monkeypatch: pytest.MonkeyPatch, chunk: int, keep: int, biased: bool) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(logps, "CHUNK", chunk)
+    monkeypatch.setattr(logps, "KEEP", keep)
+    x, weight, bias = leaf(50, 16), leaf(31, 16), leaf(31) if biased else None
+    targets = torch.randint(31, (50,))
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+
+    def run(f: Callable[..., Tensor]) -> list[Tensor]:
+        return with_gradients(f(x, weight, bias, targets).double(), inputs)
+
+    for a, b in zip(run(logps.token_logps), run(logps.plain), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=5e-6)
+
+
+def test_token_logps_twice_on_the_way_back() -> None:
+    torch.manual_seed(0)
+    x, weight, targets = leaf(9, 4), leaf(7, 4), torch.randint(7, (9,))
+    total = logps.token_logps(x, weight, None, targets).sum()
+    first = torch.autograd.grad(total, (x, weight), retain_graph=True)
+    again = torch.autograd.grad(total, (x, weight))
+    for a, b in zip(first, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_token_logps_by_hand() -> None:
+    # logits (ln 1, ln 2, ln 5): the probability of the last is 5/8
+    weight = torch.tensor([[1.0], [2.0], [5.0]]).log()
+    found = logps.token_logps(torch.ones(1, 1), weight, None, torch.tensor([2]))
+    torch.testing.assert_close(found, torch.tensor([5 / 8]).log())
+
+
+def test_rms_norm() -> None:
+    torch.manual_seed(0)
+    norm, x = RMSNorm(16, 1e-5).double(), leaf(3, 5, 16)
+    norm.weight.data.normal_()
+    expected = F.rms_norm(x, (16,), norm.weight, 1e-5)
+    for a, b in zip(with_gradients(norm(x), (x, norm.weight)), with_gradients(expected, (x, norm.weight)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_rms_norm_of_narrow_numbers_squares_in_float32() -> None:
+    x = torch.full((1, 4), 300.0, dtype=torch.float16)  # 300^2 is beyond float16
+    torch.testing.assert_close(RMSNorm(4, 1e-5).half()(x), torch.ones(1, 4, dtype=torch.float16))
+
+
+def test_rotation_by_a_quarter_turn() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4)
+    quarter = torch.full((1, 1, 1, 2), torch.pi / 2)
+    turned = rotate(x, quarter.cos(), quarter.sin())
+    torch.testing.assert_close(turned.flatten(), torch.tensor([-3.0, -4.0, 1.0, 2.0]))
+
+
+def test_rotation_gradient() -> None:
+    torch.manual_seed(0)
+    angle = torch.randn(2, 4, 1, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, angle.cos(), angle.sin()), (leaf(2, 4, 3, 8),))

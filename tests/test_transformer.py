@@ -1,0 +1,207 @@
+"""The identities every model must keep, on one small model of each shape. In float64, so that only mistakes show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from modelwright.model.cache import Cache
+from modelwright.model.transformer import (
+    Config,
+    Relative,
+    Rope,
+    RopeScaling,
+    Transformer,
+    initialise,
+    relative_bucket,
+    rope_frequencies,
+)
+
+DECODER = Config(
+    vocab=97, width=32, layers=2, heads=4, kv_heads=2, head=8, ffn=48, context=64, rope=Rope(), scale_logits=0.5
+)
+ENCODER = replace(
+    DECODER,
+    kv_heads=4,
+    causal=False,
+    pre_norm=False,
+    norm="layer",
+    final_norm=False,
+    rope=None,
+    learned=True,
+    types=2,
+    embed_norm=True,
+    act="gelu",
+    gated=False,
+    attn_bias=True,
+    ffn_bias=True,
+    head_transform=True,
+    head_bias=True,
+)
+BOTH = replace(DECODER, kv_heads=4, rope=None, relative=Relative(8, 16), attn_scale=1.0, tied=False)
+BOTH = replace(BOTH, encoder=replace(BOTH, causal=False))
+SHAPES = pytest.mark.parametrize("cfg", [DECODER, ENCODER, BOTH], ids=lambda cfg: cfg.shape)
+CAUSAL = pytest.mark.parametrize("cfg", [DECODER, BOTH], ids=lambda cfg: cfg.shape)
+
+
+def build(cfg: Config) -> tuple[Transformer, torch.Generator]:
+    generator = torch.Generator().manual_seed(0)
+    model = initialise(Transformer(cfg), generator).double()
+    for p in model.parameters():  # biases and norms away from 0 and 1, where a mistake could hide
+        p.data += 0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
+    return model, generator
+
+
+def draw(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randint(97, shape, generator=generator)
+
+
+def source(tokens: Tensor, segment: list[int], pos: list[int]) -> SimpleNamespace:
+    rows = len(tokens)
+    return SimpleNamespace(
+        tokens=tokens, segment=torch.tensor(segment).expand(rows, -1), pos=torch.tensor(pos).expand(rows, -1)
+    )
+
+
+def apart(model: Transformer, tokens: Tensor, read: Tensor) -> Tensor:
+    memory = model.encode(read) if model.cfg.encoder else None
+    return model(tokens, memory=memory)
+
+
+@SHAPES
+def test_packed_is_apart(cfg: Config) -> None:
+    model, generator = build(cfg)
+    tokens, read = draw(generator, 3, 11), draw(generator, 3, 10)
+    pos = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1]).expand(3, -1)
+    segment = torch.tensor([1, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0]).expand(3, -1)
+    reads = source(read, [1] * 6 + [2] * 3 + [0], [*range(6), *range(3), 0]) if cfg.encoder else None
+    packed = model(tokens, pos=pos, segment=segment, source=reads)
+    assert torch.isfinite(packed).all()
+    torch.testing.assert_close(packed[:, :5], apart(model, tokens[:, :5], read[:, :6]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(packed[:, 5:9], apart(model, tokens[:, 5:9], read[:, 6:9]), rtol=0, atol=1e-12)
+
+
+@CAUSAL
+@pytest.mark.parametrize("cuts", [(11,), (5, 6, 11), tuple(range(1, 12))], ids=["whole", "chunks", "one by one"])
+def test_cached_is_full(cfg: Config, cuts: tuple[int, ...]) -> None:
+    model, generator = build(cfg)
+    tokens, read = draw(generator, 3, 11), draw(generator, 3, 7)
+    memory = model.encode(read) if cfg.encoder else None
+    cache = Cache(cfg, 3, 11, torch.float64)
+    parts = [model(tokens[:, i:j], memory=memory, cache=cache) for i, j in zip((0, *cuts), cuts, strict=False)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(tokens, memory=memory), rtol=0, atol=1e-12)
+
+
+@CAUSAL
+def test_left_padded_rows_decode_as_alone(cfg: Config) -> None:
+    model, generator = build(cfg)
+    tokens, read = draw(generator, 2, 8), draw(generator, 2, 6)
+    segment, pos = torch.ones(2, 6, dtype=torch.long), torch.arange(6).repeat(2, 1)
+    segment[1, :3], pos[1] = 0, torch.tensor([0, 0, 0, 0, 1, 2])
+    reads = source(read, [1] * 4 + [0] * 2, [0, 1, 2, 3, 0, 0])
+    memory = model.encode(reads.tokens, reads.pos, reads.segment) if cfg.encoder else None
+    cache = Cache(cfg, 2, 8, torch.float64)
+    parts = [model(tokens[:, :6], pos=pos, segment=segment, memory=memory, cache=cache)]
+    parts += [model(tokens[:, i : i + 1], memory=memory, cache=cache) for i in (6, 7)]
+    got = torch.cat(parts, 1)
+    assert torch.isfinite(got).all()
+    torch.testing.assert_close(got[:1], apart(model, tokens[:1], read[:1, :4]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(got[1:, 3:], apart(model, tokens[1:, 3:], read[1:, :4]), rtol=0, atol=1e-12)
+
+
+@CAUSAL
+def test_selected_rows_go_on_as_themselves(cfg: Config) -> None:
+    model, generator = build(cfg)
+    tokens, read = draw(generator, 3, 8), draw(generator, 3, 5)
+    memory = model.encode(read) if cfg.encoder else None
+    cache = Cache(cfg, 3, 8, torch.float64)
+    model(tokens[:, :7], memory=memory, cache=cache)
+    rows = torch.tensor([2, 0, 2])
+    cache.select(rows)
+    memory = memory and replace(memory, x=memory.x[rows])
+    got = model(tokens[rows, 7:], memory=memory, cache=cache)
+    torch.testing.assert_close(got, apart(model, tokens, read)[rows, 7:], rtol=0, atol=1e-12)
+
+
+def test_a_full_cache_says_so() -> None:
+    model, generator = build(DECODER)
+    with pytest.raises(ValueError, match="holds 4 tokens and was given 5"):
+        model(draw(generator, 1, 5), cache=Cache(DECODER, 1, 4, torch.float64))
+
+
+@SHAPES
+def test_only_an_encoder_looks_ahead(cfg: Config) -> None:
+    model, generator = build(cfg)
+    tokens, memory = draw(generator, 1, 9), None
+    x = model.embed(tokens, torch.arange(9)[None], None).detach().requires_grad_()
+    if cfg.encoder:
+        memory = model.encode(draw(generator, 1, 4))
+    y = model.stack(x, torch.arange(9)[None], None, memory)
+    (grad,) = torch.autograd.grad(y[0, 4].sum(), x)
+    ahead = grad[0, 5:].abs().max().item()
+    assert (ahead == 0) == cfg.causal
+    assert grad[0, 0].abs().max() > 0
+
+
+@SHAPES
+def test_log_probabilities_are_those_of_the_logits(cfg: Config) -> None:
+    model, generator = build(cfg)
+    tokens, targets, read = draw(generator, 3, 11), draw(generator, 3, 11), draw(generator, 3, 6)
+    targets[0, 3] = targets[2] = -1
+    memory = model.encode(read) if cfg.encoder else None
+    logps = model(tokens, memory=memory).log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    expected = (logps * (targets >= 0)).float()
+    torch.testing.assert_close(model(tokens, targets, memory=memory), expected, rtol=0, atol=2e-6)
+    assert model(tokens, torch.full_like(tokens, -1), memory=memory).abs().sum() == 0
+
+
+def test_two_towers_and_a_tied_head_share_one_table() -> None:
+    model = Transformer(DECODER)
+    assert model.head.proj.weight is model.embed.tokens.weight
+    assert "encoder.blocks.1.attn.q.weight" in dict(Transformer(BOTH).named_parameters())
+
+
+def test_rotary_positions_see_only_distance() -> None:
+    model, generator = build(DECODER)
+    tokens = draw(generator, 1, 6)
+    shifted = model(tokens, pos=torch.arange(6)[None] + 40)
+    torch.testing.assert_close(shifted, model(tokens), rtol=0, atol=1e-5)  # the angles are float32
+
+
+def test_llama3_scaling_by_hand() -> None:
+    cfg = Rope(500_000.0, RopeScaling(factor=8.0, low=1.0, high=4.0, original=8192))
+    plain, scaled = (rope_frequencies(c, 128, torch.device("cpu")) for c in (replace(cfg, scaling=None), cfg))
+    assert scaled[0] == plain[0] == 1.0  # turns 1304 times in 8192 tokens: fast, kept
+    torch.testing.assert_close(scaled[-1], plain[-1] / 8)  # turns 0.003 times: slow, stretched
+    turns = 8192 * plain / (2 * torch.pi)
+    middle = ((turns > 1) & (turns < 4)).nonzero()[0, 0]
+    keep = (turns[middle] - 1) / 3
+    torch.testing.assert_close(scaled[middle], plain[middle] * (keep + (1 - keep) / 8))
+
+
+def test_relative_buckets_by_hand() -> None:
+    gaps = torch.tensor([-200, -128, -16, -15, -1, 0, 1, 15, 200])
+    causal = relative_bucket(gaps, Relative(32, 128), causal=True).tolist()
+    assert causal == [31, 31, 16, 15, 1, 0, 0, 0, 0]
+    both = relative_bucket(gaps, Relative(32, 128), causal=False).tolist()
+    assert both == [15, 15, 10, 9, 1, 0, 17, 25, 31]
+
+
+def test_a_shape_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="4 heads cannot share 3"):
+        replace(DECODER, kv_heads=3)
+    with pytest.raises(ValueError, match="head width of 7 is odd"):
+        replace(DECODER, head=7)
+
+
+def test_initial_predictions_are_nearly_even() -> None:
+    for cfg in (DECODER, ENCODER, BOTH):
+        model = initialise(Transformer(replace(cfg, scale_logits=1.0)), torch.Generator().manual_seed(1))
+        tokens = torch.arange(64)[None]
+        memory = model.encode(tokens) if cfg.encoder else None
+        loss = -model(tokens, tokens.roll(-1), memory=memory).mean()
+        assert abs(loss - torch.tensor(97.0).log()) < 0.15
