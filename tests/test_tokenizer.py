@@ -203,9 +203,7 @@ def test_faults_of_vocabulary_files(tmp_path, files, said):
 
 def test_no_vocabulary_at_all_says_what_was_looked_for(tmp_path):
     (tmp_path / "vocab.json").write_text("{}")
-    with pytest.raises(
-        FileNotFoundError, match=r"looked for tokenizer\.json, vocab\.json with merges\.txt, .*spiece"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"looked for tokenizer\.json, vocab\.json with merges\.txt, .*spiece"):
         Tokenizer.load(tmp_path)
 
 
@@ -264,9 +262,7 @@ def test_the_same_texts_give_the_same_ids_in_every_process():
     )
     path = os.pathsep.join(filter(None, sys.path))
     run = [sys.executable, "-c", program]
-    other = subprocess.run(
-        run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=True
-    )
+    other = subprocess.run(run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=True)
     here = [hashlib.sha256(train(TEXTS, k, 700).inner.to_str().encode()).hexdigest() for k in KINDS]
     assert other.stdout.split() == here
 
@@ -329,9 +325,7 @@ def test_special_tokens_written_in_a_text_stay_text_in_loaded_vocabularies(data)
 # --- round trips ---
 
 unicode = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-mixed = st.lists(st.one_of(unicode, st.sampled_from([*WRITTEN, "▁", " ", "  ", "\n", "The red ", "️😀"]))).map(
-    "".join
-)
+mixed = st.lists(st.one_of(unicode, st.sampled_from([*WRITTEN, "▁", " ", "  ", "\n", "The red ", "️😀"]))).map("".join)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
@@ -376,10 +370,7 @@ def test_one_wrong_byte_does_not_spoil_the_characters_beside_it(trained):
     ids = [piece[byte] for byte in "漢".encode() + b"\xff" + "字".encode() + b"\xe6\xbc"]
     assert tokenizer.decode(ids) == "漢\ufffd字\ufffd"
     assert tokenizer.decode([*ids[:1], tokenizer.eos, *ids[1:3]]) == "漢"
-    assert (
-        tokenizer.decode([*ids[:1], tokenizer.eos, *ids[1:3]], special=True)
-        == "\ufffd<|endoftext|>\ufffd\ufffd"
-    )
+    assert tokenizer.decode([*ids[:1], tokenizer.eos, *ids[1:3]], special=True) == "\ufffd<|endoftext|>\ufffd\ufffd"
 
 
 # --- decoding as a stream ---
@@ -460,9 +451,7 @@ def test_transformers_opens_what_is_saved(trained, tmp_path, model):
         assert again.inner.to_str() == tokenizer.inner.to_str()
 
 
-@pytest.mark.parametrize(
-    "name", ["tokenizers/gpt2", "tokenizers/bert-base-uncased", "tokenizers/t5", "stories260k"]
-)
+@pytest.mark.parametrize("name", ["tokenizers/gpt2", "tokenizers/bert-base-uncased", "tokenizers/t5", "stories260k"])
 def test_loaded_vocabularies_are_saved_as_they_are(data, tmp_path, name):
     tokenizer = Tokenizer.load(data / name)
     tokenizer.kept["chat_template"] = "{{ messages }}"
@@ -479,9 +468,7 @@ def test_loaded_vocabularies_are_saved_as_they_are(data, tmp_path, name):
         tokenizer.sentinels,
     )
     again.save(tmp_path / "again")
-    assert (tmp_path / "again/tokenizer_config.json").read_text() == (
-        tmp_path / "tokenizer_config.json"
-    ).read_text()
+    assert (tmp_path / "again/tokenizer_config.json").read_text() == (tmp_path / "tokenizer_config.json").read_text()
 
 
 def test_saving_leaves_other_files_alone_and_nothing_half_done(trained, tmp_path, monkeypatch):

@@ -70,9 +70,7 @@ class Tokenizer:
         self.inner = inner
         self.kept = dict(kept or {})
         self.vocab: int = max(inner.get_vocab().values()) + 1  # V
-        self.roles = {
-            role: token for role, token in roles.items() if token and inner.token_to_id(token) is not None
-        }
+        self.roles = {role: token for role, token in roles.items() if token and inner.token_to_id(token) is not None}
         ids = {role: inner.token_to_id(token) for role, token in self.roles.items()}
         self.bos: int | None = ids.get("bos")
         self.eos: int | None = ids.get("eos")
