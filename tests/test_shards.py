@@ -22,7 +22,9 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from modelwright.data import encode, shards
 from modelwright.data.documents import Document
-from modelwright.data.tokenizer import train
+from modelwright.data.loader import Loader
+from modelwright.data.pack import packing
+from modelwright.data.tokenizer import Tokenizer, train
 
 WORDS = [
     "the",
@@ -238,6 +240,21 @@ def test_what_cannot_be_cut_at_spaces_is_encoded_whole(tokenizer, make, text):
     found = encoder([encode.Piece(text, 0)])
     assert np.frombuffer(found.tokens, "<u2").tolist() == raw.encode(text, add_special_tokens=False).ids
     assert encoder.texts == encoder._plain
+
+
+@pytest.mark.skipif("MODELWRIGHT_DATA" not in os.environ, reason="MODELWRIGHT_DATA names no folder")
+@pytest.mark.parametrize(
+    ("name", "objective"), [("gpt2", "causal"), ("bert-base-uncased", "masked"), ("t5", "span")]
+)
+def test_real_vocabularies_on_real_text(tmp_path, name, objective):
+    data = Path(os.environ["MODELWRIGHT_DATA"])
+    tokenizer = Tokenizer.load(data / "tokenizers" / name)
+    text = (data / "wikitext-2" / "valid.txt").read_text("utf-8")[:100_000]
+    written = shards.write([Document(text, "0")], tokenizer, tmp_path / "s", objective=objective)
+    frame = {"causal": ([], [50256]), "masked": ([101], [102]), "span": ([], [])}[objective]
+    assert ids_of(written) == frame[0] + tokenizer.encode(text) + frame[1]
+    batch = next(iter(Loader(written.whole(), packing(objective, tokenizer, 128), batch=2, prefetch=0)))
+    assert batch.weight.sum() > 0
 
 
 def test_documents_are_framed(tmp_path):
