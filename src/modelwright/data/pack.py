@@ -226,7 +226,7 @@ def rebuild(source: Ints, target: Ints, ids: Sentinels) -> Ints:
 
 
 def span(tokens: Ints, first: NDArray[np.bool_], ids: Sentinels, rng: np.random.Generator) -> Row:
-    """Documents, or pieces of them -> one row: each is corrupted alone, its target read with its source only."""
+    """Documents, or pieces of them -> one row: each is corrupted alone, its target sees its source only."""
     if not len(tokens):
         empty = tokens.astype(np.int64)
         return Row(empty, empty, empty.astype(np.float32), empty, empty, (empty, empty, empty))
@@ -407,7 +407,7 @@ def pad_left(texts: Sequence[Sequence[int]], pad: int = 0) -> Padded:
 
 
 def pad_right(texts: Sequence[Sequence[int]], pad: int = 0) -> Padded:
-    """Padding after each text, so that all begin together: for training. [[5], [6, 7]] -> [[5, pad], [6, 7]]."""
+    """Padding after each text, so that all begin together: training. [[5], [6, 7]] -> [[5, pad], [6, 7]]."""
     return _padded(texts, pad, left=False)
 
 
