@@ -1,0 +1,145 @@
+"""What a family of published checkpoints is: a spelling of the configuration, and a table of tensor names.
+
+The families themselves are in `families.py`; here stand the two records and the words to read a config.json with.
+A setting that would change the numbers and that the Transformer does not have is refused, never ignored.
+"""
+
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelwright.model.transformer import Config
+
+Json = Mapping[str, Any]  # the content of a config.json
+
+
+@dataclass(frozen=True)
+class Name:
+    """One line of a table of names; `{}` stands for the number of a block.
+
+    `ours` is a module, whose `weight` and `bias` are meant alike, or a whole parameter; `theirs` its names in a file:
+    the first that is there is read, all are written. `part` of `parts` says which piece, along the outputs, it is of a
+    tensor that holds several of ours; `turned`, that their matrix is (in, out). A line with `gated` holds only for
+    feed-forwards that are, or are not, gated.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    part: int = 0
+    parts: int = 1
+    turned: bool = False
+    gated: bool | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """All there is to know of a family. Patterns are regular expressions over whole tensor names.
+
+    `older` rewrites names of older files to today's. `buffers` are tensors that can be computed, `copies` repeat
+    another tensor and must equal it, `aside` are weights of parts that the Transformer does not have.
+    """
+
+    model_type: str
+    architectures: tuple[str, ...]
+    read: Callable[[Json], Config]
+    write: Callable[[Config], dict[str, Any]]
+    names: tuple[Name, ...]
+    older: tuple[tuple[str, str], ...] = ()
+    buffers: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    aside: tuple[str, ...] = ()
+
+    def place(self, ours: str, cfg: Config) -> Name:
+        """Where the parameter `ours` of a model of `cfg` stands in a file: its line, with `{}` filled in."""
+        module, _, leaf = ours.rpartition(".")
+        for name in self.names:
+            if name.gated not in (None, cfg.gated):
+                continue
+            pattern = re.escape(name.ours).replace(r"\{\}", r"(\d+)")
+            for stem, tail in ((ours, ""), (module, f".{leaf}")):
+                if found := re.fullmatch(pattern, stem):
+                    theirs = tuple(their.format(*found.groups()) + tail for their in name.theirs)
+                    return replace(name, ours=ours, theirs=theirs)
+        raise ValueError(f"a {self.model_type} checkpoint has no place for the parameter {ours}")
+
+    def today(self, theirs: str) -> str:
+        """Today's name of a tensor that an older file may name otherwise."""
+        for pattern, replacement in self.older:
+            theirs = re.sub(pattern, replacement, theirs)
+        return theirs
+
+
+# -- reading a config.json --------------------------------------------------------------------------------
+
+
+ACTS: dict[str, Any] = {  # theirs -> ours; the first of several is the one that is written
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+def key_of(table: Mapping[str, Any], value: Any) -> str | None:
+    return next((key for key, entry in table.items() if entry == value), None)
+
+
+def unsupported(config: Json, key: str, supported: str) -> ValueError:
+    return ValueError(
+        f"config.json ({config.get('model_type')}): {key} = {reprlib.repr(config.get(key))}; supported: {supported}"
+    )
+
+
+def only(config: Json, **supported: tuple[Any, ...]) -> None:
+    """Refuses a setting whose value is none of the supported; left out or null, it is taken as the first of them."""
+    for key, values in supported.items():
+        if config.get(key) is not None and config[key] not in values:
+            raise unsupported(config, key, " or ".join(map(repr, values)))
+
+
+def known(config: Json, architectures: tuple[str, ...]) -> None:
+    """Refuses what no family has: heads other than the language model's, and packed weights."""
+    only(config, quantization_config=(None,))
+    for architecture in config.get("architectures") or ():
+        if architecture not in architectures:
+            raise ValueError(
+                f"config.json ({config.get('model_type')}): architecture {architecture!r}; "
+                f"supported: {', '.join(architectures)}"
+            )
+
+
+def size(config: Json, *keys: str, default: int | None = None) -> int:
+    """The whole number above 0 under the first of `keys` that is set; ValueError where there is none."""
+    key = next((key for key in keys if config.get(key) is not None), keys[0])
+    value = default if config.get(key) is None else config[key]
+    if type(value) is not int or value < 1:
+        raise unsupported(config, key, "a whole number above 0")
+    return value
+
+
+def number(config: Json, key: str, default: float) -> float:
+    """The number of at least 0 under `key`."""
+    value = default if config.get(key) is None else config[key]
+    if type(value) not in (int, float) or value < 0:
+        raise unsupported(config, key, "a number of at least 0")
+    return float(value)
+
+
+def yes(config: Json, key: str, default: bool) -> bool:
+    only(config, **{key: (default, not default)})
+    return default if config.get(key) is None else bool(config[key])
+
+
+def activation(config: Json, key: str, default: str) -> Any:
+    only(config, **{key: tuple(ACTS)})
+    return ACTS[config.get(key) or default]
+
+
+def head_width(config: Json, width: int, heads: int) -> int:
+    if width % heads:
+        raise ValueError(f"config.json ({config.get('model_type')}): {heads} heads cannot share a width of {width}")
+    return width // heads
