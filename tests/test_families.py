@@ -317,7 +317,7 @@ def test_stories260k_tells_its_published_story() -> None:
 @torch.no_grad()
 def test_stories260k_predicts_stories_as_the_other_library_says() -> None:
     """1.2968 nats a token was published for the validation part of all stories. This sample is of the earlier stories
-    only, with curly quotes that the vocabulary spells byte by byte, and is harder: 1.48 on its first 50,000 tokens.
+    only, with curly quotes that the vocabulary spells byte by byte, and is harder: 1.473 on its first 40, 1.493 on all 1,000.
     """
     directory = Path(REAL or "") / "stories260k"
     tokenizer = Tokenizer.load(directory)
@@ -328,4 +328,4 @@ def test_stories260k_predicts_stories_as_the_other_library_says() -> None:
     ours, theirs = checkpoint.load(directory), transformers.LlamaForCausalLM.from_pretrained(directory)
     loss = -ours(rows[:, :-1], rows[:, 1:]).mean().item()
     assert loss == pytest.approx(theirs(rows, labels=rows).loss.item(), abs=1e-4)
-    assert loss == pytest.approx(1.4825, abs=0.005)
+    assert loss == pytest.approx(1.4734, abs=0.002)
