@@ -160,13 +160,9 @@ def test_a_reader_that_left_is_no_fault() -> None:
         "m.main = lambda args: [print('first', flush=True), sys.stdin.readline(), print('second')] and 0\n"
         "cli.COMMANDS['try'] = cli.Command('m', 'scope', ''); sys.exit(cli.main(['try']))"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT / "src",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    pipe, env = subprocess.PIPE, os.environ | {"PYTHONUNBUFFERED": ""}  # or there is no buffer
+    command = [sys.executable, "-c", code]
+    child = subprocess.Popen(command, cwd=ROOT / "src", env=env, stdin=pipe, stdout=pipe, stderr=pipe)
     with child:
         assert child.stdin
         assert child.stdout
