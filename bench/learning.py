@@ -153,7 +153,9 @@ def main() -> None:
             print(f"{who}: loss {loss:.4f} in {took:.1f} s", flush=True)
     mark = statistics.median(losses["peer"])
     share = statistics.median(seconds["ours"]) / statistics.median(seconds["peer"])
-    print(f"the mark is {mark:.4f}; ours came to {statistics.median(losses['ours']):.4f} in {share:.2f} of the peer's time")
+    print(
+        f"the mark is {mark:.4f}; ours came to {statistics.median(losses['ours']):.4f} in {share:.2f} of the peer's time"
+    )
 
 
 if __name__ == "__main__":

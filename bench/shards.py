@@ -54,9 +54,7 @@ def compare(folder: Path, runs: int, processes: int) -> dict[str, list[float]]:
     for _ in range(runs):
         for side in SIDES:
             command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
-            done = subprocess.run(
-                [*command, "--processes", str(processes)], stdout=subprocess.PIPE, check=True
-            )
+            done = subprocess.run([*command, "--processes", str(processes)], stdout=subprocess.PIPE, check=True)
             seconds[side].append(float(done.stdout.split()[-1]))
     return seconds
 
@@ -66,9 +64,7 @@ def report(seconds: dict[str, list[float]], size: int) -> None:
     for side, taken in seconds.items():
         median = statistics.median(taken)
         runs = " ".join(f"{one:.1f}" for one in taken)
-        print(
-            f"{side:14}{median:8.2f} s {size / median / 1e6:8.1f} MB/s {median / ours:6.2f}x ours   [{runs}]"
-        )
+        print(f"{side:14}{median:8.2f} s {size / median / 1e6:8.1f} MB/s {median / ours:6.2f}x ours   [{runs}]")
 
 
 # --- what both read -------------------------------------------------------------------------------
@@ -96,9 +92,7 @@ def _documents(words: list[str], draw: random.Random) -> Iterator[list[str]]:
         at = 0
         while at < len(words):
             length = draw.randint(200, 900)
-            yield [
-                _changed(word, draw) if draw.random() < NOVEL else word for word in words[at : at + length]
-            ]
+            yield [_changed(word, draw) if draw.random() < NOVEL else word for word in words[at : at + length]]
             at += length
 
 
@@ -150,12 +144,8 @@ def _map(folder: Path, processes: int, encode) -> float:  # type: ignore[no-unty
     shutil.rmtree(cache, ignore_errors=True)
     datasets.disable_progress_bars()
     start = time.perf_counter()
-    text = datasets.load_dataset(
-        "json", data_files=str(folder / "text.jsonl"), split="train", cache_dir=str(cache)
-    )
-    text.map(
-        lambda rows: {"ids": encode(rows["text"])}, batched=True, num_proc=processes, remove_columns=["text"]
-    )
+    text = datasets.load_dataset("json", data_files=str(folder / "text.jsonl"), split="train", cache_dir=str(cache))
+    text.map(lambda rows: {"ids": encode(rows["text"])}, batched=True, num_proc=processes, remove_columns=["text"])
     return time.perf_counter() - start
 
 

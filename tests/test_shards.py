@@ -104,9 +104,7 @@ def unigram():
     raw.normalizer = normalizers.NFKC()
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(40))]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
     raw.train_from_iterator([prose(2000)], trainer)
     return Shell(raw, pad=0, eos=1, unk=2, sentinels=tuple(range(3, 43)))
 
@@ -114,9 +112,7 @@ def unigram():
 def llama():
     split = pre_tokenizers.Split(tokenizers.Regex(max(encode.PATTERNS, key=len)), "isolated")
     shell = gpt()
-    shell.raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
+    shell.raw.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     return shell
 
 
@@ -171,12 +167,8 @@ def ids_of(written):
 # --- the ids --------------------------------------------------------------------------------------
 
 SPACES = st.sampled_from([*list(" \n\t\r  \u3000\x1c\x85\u200b\xad´ ﷺ\u0600"), "  ", " \n", "\n ", "   "])
-LETTERS = st.sampled_from(
-    [*list("aZé1.,'([■Σς東́\x00�▁Ġ𝔘"), "'s", "'LL", "</s>", "[MASK]", "<|endoftext|>", "<0x41>"]
-)
-TEXTS = st.lists(st.one_of(LETTERS, SPACES, st.characters(exclude_categories=["Cs"])), max_size=30).map(
-    "".join
-)
+LETTERS = st.sampled_from([*list("aZé1.,'([■Σς東́\x00�▁Ġ𝔘"), "'s", "'LL", "</s>", "[MASK]", "<|endoftext|>", "<0x41>"])
+TEXTS = st.lists(st.one_of(LETTERS, SPACES, st.characters(exclude_categories=["Cs"])), max_size=30).map("".join)
 
 
 def by_words(shell):
@@ -243,9 +235,7 @@ def test_what_cannot_be_cut_at_spaces_is_encoded_whole(tokenizer, make, text):
 
 
 @pytest.mark.skipif("MODELWRIGHT_DATA" not in os.environ, reason="MODELWRIGHT_DATA names no folder")
-@pytest.mark.parametrize(
-    ("name", "objective"), [("gpt2", "causal"), ("bert-base-uncased", "masked"), ("t5", "span")]
-)
+@pytest.mark.parametrize(("name", "objective"), [("gpt2", "causal"), ("bert-base-uncased", "masked"), ("t5", "span")])
 def test_real_vocabularies_on_real_text(tmp_path, name, objective):
     data = Path(os.environ["MODELWRIGHT_DATA"])
     tokenizer = Tokenizer.load(data / "tokenizers" / name)
@@ -294,9 +284,7 @@ def test_pieces_of_a_document_are_joined(tmp_path, tokenizer):
 
 
 def test_documents_without_a_token_are_left_out(tmp_path, tokenizer):
-    written = shards.write(
-        [Document("", "0"), Document("the", "1"), Document("", "2")], tokenizer, tmp_path / "s"
-    )
+    written = shards.write([Document("", "0"), Document("the", "1"), Document("", "2")], tokenizer, tmp_path / "s")
     assert (written.documents, ids_of(written)) == (1, [*tokenizer.encode("the"), 0])
 
 
@@ -317,20 +305,14 @@ def test_the_result_does_not_depend_on_processes(tmp_path, tokenizer, monkeypatc
     for processes in (1, 2, 3):
         target = tmp_path / str(processes)
         progress = (lambda *done: seen.append(done)) if processes == 2 else None
-        shards.write(
-            documents(60), tokenizer, target, processes=processes, shard_tokens=900, progress=progress
-        )
+        shards.write(documents(60), tokenizer, target, processes=processes, shard_tokens=900, progress=progress)
     assert content(tmp_path / "1") == content(tmp_path / "2") == content(tmp_path / "3")
     written = shards.Shards.open(tmp_path / "1")
     assert len(written.sizes) > 3
     assert ids_of(written) == functools.reduce(
         operator.iadd, ([*tokenizer.encode(d.text), 0] for d in documents(60)), []
     )
-    assert (
-        seen[-1]
-        == (60, sum(len(d.text.encode()) for d in documents(60)))
-        == (written.documents, written.bytes)
-    )
+    assert seen[-1] == (60, sum(len(d.text.encode()) for d in documents(60))) == (written.documents, written.bytes)
     assert seen == sorted(seen)
 
 

@@ -84,9 +84,7 @@ def cuts_at_spaces(description: dict[str, Any]) -> bool:
 def _within_words(step: dict[str, Any]) -> bool:
     """Whether a normalizer, if it replaces anything, replaces only what holds no space."""
     pattern = step.get("pattern", {"String": "a"})
-    return (
-        pattern.get("Regex") in WORDS if "Regex" in pattern else not set(pattern["String"]) & set(whitespace)
-    )
+    return pattern.get("Regex") in WORDS if "Regex" in pattern else not set(pattern["String"]) & set(whitespace)
 
 
 def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
@@ -174,9 +172,7 @@ class Encoder:
         return np.array(ids, self.dtype).tobytes()
 
 
-def encode(
-    batches: Iterable[list[Piece]], description: Path, settings: Settings, processes: int
-) -> Iterator[Encoded]:
+def encode(batches: Iterable[list[Piece]], description: Path, settings: Settings, processes: int) -> Iterator[Encoded]:
     """Encodes batches in order; `description` is a tokenizer.json. What comes out does not depend on
     `processes`.
     """
@@ -188,9 +184,7 @@ def encode(
         yield from _together(following, batches, _command(description, settings), processes)
 
 
-def _together(
-    first: list[Piece], rest: Iterator[list[Piece]], command: list[str], processes: int
-) -> Iterator[Encoded]:
+def _together(first: list[Piece], rest: Iterator[list[Piece]], command: list[str], processes: int) -> Iterator[Encoded]:
     # Child processes at the end of a pipe, not multiprocessing: they end with this process however it ends,
     # and a caller's script needs no `if __name__ == "__main__"`.
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()

@@ -378,9 +378,7 @@ def _read_index(directory: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         version, sealed = VERSION, False
     if version != VERSION:
-        raise ValueError(
-            f"{path} has version {version}, not {VERSION}: delete {directory} and tokenise again"
-        )
+        raise ValueError(f"{path} has version {version}, not {VERSION}: delete {directory} and tokenise again")
     if not sealed:
         raise ValueError(f"{path} is not as written: delete {directory} and tokenise again")
     return dict(index)
