@@ -293,7 +293,10 @@ def test_the_least_vocabulary_that_is_named_is_enough():
         with pytest.raises(ValueError, match="too small") as error:
             train(TEXTS, kind, 10, objective="span")
         least = int(str(error.value).split()[-1])
-        assert train(TEXTS, kind, least, objective="span").vocab == least
+        tokenizer = train(TEXTS, kind, least, objective="span")
+        assert tokenizer.vocab == least
+        for ids in tokenizer.encode_batch(TEXTS):
+            assert not (set(tokenizer._bytes) | {tokenizer.unk}) & set(ids), "every character has its own piece"
         with pytest.raises(ValueError, match="too small"):
             train(TEXTS, kind, least - 1, objective="span")
 
