@@ -172,6 +172,9 @@ def test_roles_come_from_the_configs_then_from_convention(trained, tmp_path):
     assert roles(special_tokens_map={"eos_token": "<|pad|>"}, config={"bos_token_id": 1}) == (1, 1, 1)
     assert roles(config={"eos_token_id": [1, 0]}) == (0, 1, 1)
     assert roles(tokenizer_config={"pad_token": "[none such]"}) == (0, 0, None)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": null}')
+    Tokenizer.load(tmp_path).save(tmp_path)
+    assert Tokenizer.load(tmp_path).bos is None, "what was said to be none stays none"
 
 
 def test_do_lower_case_is_heeded(data, tmp_path):
