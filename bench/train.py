@@ -71,13 +71,13 @@ def our_step(shape: str) -> tuple[Callable[[], None], int]:
 
     keep_large_blocks()
     import torch
+
     from modelwright.data.pack import Batch
+    from modelwright.losses.language import language_model
     from modelwright.model.families import FAMILIES
+    from modelwright.model.transformer import Transformer, initialise
     from modelwright.train.loop import fit
     from modelwright.train.optim import make_optimizer
-
-    from modelwright.losses.language import language_model
-    from modelwright.model.transformer import Transformer, initialise
 
     cfg = FAMILIES[SHAPES[shape]["family"]].read(hf_config(shape).to_dict())
     model = initialise(Transformer(cfg), torch.Generator().manual_seed(0)).train()

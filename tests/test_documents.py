@@ -36,9 +36,7 @@ def table(path: Path, columns: dict, **kwargs) -> Path:
 
 
 def test_text_is_split_at_the_separator_and_its_line_breaks(tmp_path):
-    path = written(
-        tmp_path / "a.txt", f"one\n\n{SEPARATOR}\r\n\ntwo{SEPARATOR} three \n{SEPARATOR}\n \n{SEPARATOR}"
-    )
+    path = written(tmp_path / "a.txt", f"one\n\n{SEPARATOR}\r\n\ntwo{SEPARATOR} three \n{SEPARATOR}\n \n{SEPARATOR}")
     found = list(read(path))
     assert [d.text for d in found] == ["one\n", "\ntwo", " three "]
     assert [d.id for d in found] == [f"{path}:0", f"{path}:1", f"{path}:2"]
@@ -73,9 +71,7 @@ def test_json_lines(tmp_path):
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
 def test_parquet(tmp_path, kind):
     values = ["one", None, "", "two"] + [f"row {i}" for i in range(4, 100)]
-    path = table(
-        tmp_path / "a.parquet", {"n": range(100), "said": pa.array(values).cast(kind)}, row_group_size=70
-    )
+    path = table(tmp_path / "a.parquet", {"n": range(100), "said": pa.array(values).cast(kind)}, row_group_size=70)
     found = list(read(path, column="said"))
     assert [d.text for d in found] == ["one", "two", *values[4:]]
     assert [d.id for d in found[:3]] == [f"{path}:0", f"{path}:3", f"{path}:4"]
@@ -189,9 +185,7 @@ def test_no_such_path_names_the_nearest(tmp_path):
     said = fault(tmp_path / "corpus" / "trian.txt", kind=FileNotFoundError)
     assert f"{tmp_path}/corpus/trian.txt" in said
     assert f"did you mean {tmp_path}/corpus/train.txt?" in said
-    assert f"did you mean {tmp_path}/corpus?" in fault(
-        tmp_path / "korpus" / "train.txt", kind=FileNotFoundError
-    )
+    assert f"did you mean {tmp_path}/corpus?" in fault(tmp_path / "korpus" / "train.txt", kind=FileNotFoundError)
     assert "did you mean" not in fault(tmp_path / "corpus" / "zzzz", kind=FileNotFoundError)
 
 

@@ -70,9 +70,7 @@ class Tokenizer:
         self.inner = inner
         self.kept = dict(kept or {})
         self.vocab: int = max(inner.get_vocab().values()) + 1  # V
-        self.roles = {
-            role: token for role, token in roles.items() if token and inner.token_to_id(token) is not None
-        }
+        self.roles = {role: token for role, token in roles.items() if token and inner.token_to_id(token) is not None}
         ids = {role: inner.token_to_id(token) for role, token in self.roles.items()}
         self.bos: int | None = ids.get("bos")
         self.eos: int | None = ids.get("eos")
@@ -131,7 +129,10 @@ class Tokenizer:
         }
         config |= {f"{role}_token": token for role, token in self.roles.items()}
         _write(directory / "tokenizer.json", self.inner.to_str(pretty=True))
-        _write(directory / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        _write(
+            directory / "tokenizer_config.json",
+            json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
+        )
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":

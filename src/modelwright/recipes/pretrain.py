@@ -42,6 +42,7 @@ from modelwright.model.transformer import Transformer, initialise
 from modelwright.plan import cost
 from modelwright.plan.memory import Optimizer, Precision
 from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time, share_predicted
+from modelwright.recipes.flags import parse
 from modelwright.recipes.run import Run
 from modelwright.recipes.watch import Screen, Watch, duration, thousands, write_whole
 from modelwright.train import optim
@@ -404,7 +405,7 @@ def recall(args: Pretrain) -> Pretrain:
 
 def main(argv: list[str]) -> int:
     """`modelwright pretrain`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
-    args = recall(tyro.cli(Pretrain, args=argv, prog="modelwright pretrain"))
+    args = recall(parse(Pretrain, argv, "modelwright pretrain"))
     screen = Screen(quiet=args.json)
     try:
         if args.dry_run:

@@ -1,0 +1,201 @@
+"""A model made ready for decoding on a CPU, where a token costs one reading of every weight.
+
+A product with one row, or eight, does little arithmetic on each weight it reads, so what counts is how fast memory can
+be read. oneDNN reads a weight that was first laid out in blocks up to twice as fast as a plain one, and is as fast as
+before on many rows (a prompt), so one layout serves both. Products of the same input are joined into one: on small
+models the fixed cost of a call is as large as its arithmetic.
+
+B batch, T query length, S key length, C width, H heads, K key/value heads, G = H / K queries to a key, D head width,
+F feed-forward width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelwright.model.attend import Mask, attend
+from modelwright.model.cache import Cache
+from modelwright.model.kernels import rotate
+from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn
+
+# The blocks are chosen for so many rows; measured, this choice serves 1 to 512 of them.
+ROWS = 8
+
+
+class PackedLinear(nn.Module):
+    """One or more linear layers of the same input, as one product with a weight in oneDNN's blocks."""
+
+    def __init__(self, *parts: nn.Linear):
+        super().__init__()
+        weight = parts[0].weight if len(parts) == 1 else torch.cat([part.weight for part in parts])  # (outputs, C)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+        biases = [part.bias.detach() for part in parts if part.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return out
+
+
+class PackedAttention(nn.Module):
+    """Self-attention with one product for queries, keys and values, and a kernel of its own for a single new token."""
+
+    def __init__(self, plain: Attention):
+        super().__init__()
+        self.cfg, self.layer = plain.cfg, plain.layer
+        self.qkv, self.o = PackedLinear(plain.q, plain.k, plain.v), PackedLinear(plain.o)
+
+    def forward(self, x: Tensor, mask: Mask, turn: Turn | None, cache: Cache | None) -> Tensor:
+        heads, kv = self.cfg.heads, self.cfg.kv_heads
+        y = self.qkv(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H + 2K, D)
+        qk, v = y.split([heads + kv, kv], dim=2)
+        if turn is not None:
+            qk = rotate(qk, turn.cos, turn.sin)
+        q, k = qk.split([heads, kv], dim=2)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
+        if cache is not None:
+            kept = cache.append(self.layer, k, v)
+            k, v = (k, v) if cache.start == 0 else kept  # a prompt reads itself as it was, not as it is kept
+        return mix(q, k, v, mask, self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale, self.o)
+
+
+class PackedCross(nn.Module):
+    """Cross-attention: the memory's keys and values are made once by the plain layers, and kept."""
+
+    def __init__(self, plain: Attention):
+        super().__init__()
+        self.plain, self.layer = plain, plain.layer
+        self.q, self.o = PackedLinear(plain.q), PackedLinear(plain.o)
+
+    def read(self, x: Tensor, memory: Memory, mask: Mask, cache: Cache | None) -> Tensor:
+        cfg = self.plain.cfg
+        q = self.q(x).unflatten(-1, (-1, cfg.head))  # (B, T, H, D)
+        kept = None if cache is None else cache.cross[self.layer]
+        if kept is None:
+            dtype = x.dtype if cache is None else cache.k[self.layer].dtype
+            k, v = (f(memory.x).unflatten(-1, (-1, cfg.head)) for f in (self.plain.k, self.plain.v))
+            kept = k.transpose(1, 2).to(dtype), v.transpose(1, 2).to(dtype)  # each (B, K, S, D)
+        if cache is not None:
+            cache.cross[self.layer] = kept
+        return mix(q, *kept, mask, cfg.head**-0.5 if cfg.attn_scale is None else cfg.attn_scale, self.o)
+
+
+def mix(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, out: nn.Module) -> Tensor:
+    """q (B, T, H, D), k and v (B, K, S, D) -> (B, T, C)."""
+    if q.size(1) == 1:
+        y = newest(q, k, v, mask, scale)
+    else:
+        y = attend(q.transpose(1, 2), k.to(q.dtype), v.to(q.dtype), mask, scale).transpose(1, 2).flatten(2)
+    done: Tensor = out(y)
+    return done
+
+
+def newest(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+    """One new token a row: q (B, 1, H, D), k and v (B, K, S, D) -> (B, 1, H * D).
+
+    The G queries of a key stand side by side as if they were G tokens, so no key is copied; and the product is in the
+    precision of the cache. Both are several times faster here than attention's usual kernel.
+    """
+    grouped = q.view(q.size(0), k.size(1), -1, q.size(3)).to(k.dtype)  # (B, K, G, D)
+    bias = mask.dense  # (B or 1, H or 1, 1, S)
+    if bias is not None:
+        bias = bias.to(k.dtype)
+        bias = bias if bias.size(1) == 1 else bias.view(bias.size(0), *grouped.shape[1:3], -1)
+    y = F.scaled_dot_product_attention(grouped, k, v, bias, scale=scale)  # (B, K, G, D)
+    return y.flatten(1)[:, None].to(q.dtype)
+
+
+class PackedFeedForward(nn.Module):
+    """The feed-forward layer with one product for gate and up."""
+
+    def __init__(self, plain: FeedForward):
+        super().__init__()
+        self.act, self.gated = plain.act, plain.gate is not None
+        self.up = PackedLinear(plain.up) if plain.gate is None else PackedLinear(plain.gate, plain.up)
+        self.down = PackedLinear(plain.down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x)  # (B, T, F), or (B, T, 2F) when gated
+        if self.gated:
+            gate, up = y.chunk(2, dim=-1)
+            y = self.act(gate) * up
+        else:
+            y = self.act(y)
+        out: Tensor = self.down(y)
+        return out
+
+
+# -- the whole model -----------------------------------------------------------------------------
+
+
+def can_pack(model: Transformer) -> bool:
+    """Whether packing is to be had: float32 or bfloat16 weights on a CPU that oneDNN knows, and memory for them."""
+    weight = model.embed.tokens.weight
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if weight.dtype == torch.bfloat16:
+        known = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    else:
+        known = weight.dtype == torch.float32
+    return known and sum(p.nbytes for p in model.parameters()) < available_memory() / 2
+
+
+def available_memory() -> float:
+    """Bytes that can be had without swapping, as Linux sees it; elsewhere without limit."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return math.inf if found is None else 1024 * int(found[1])
+
+
+def prepare(model: Transformer) -> Transformer:
+    """A copy of the model for decoding, with its decoder's products and its vocabulary head packed.
+
+    The model itself is returned where packing is not to be had; it is never changed. The copy shares what is not packed
+    (embeddings, norms, the encoder) and so costs once more the memory of the decoder's products and the head, for as
+    long as it lives. It holds the weights of this moment: after training, prepare again. Layers that are no plain
+    `nn.Linear`, or hold one that is not (an adapter), stay as they are.
+    """
+    if not can_pack(model):
+        return model
+    shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    ready = copy.deepcopy(model, shared)
+    for block in ready.stack.blocks:
+        for name, layer in list(block.named_children()):
+            if as_built(layer):
+                setattr(block, name, PACKED[name](layer))
+    if type(ready.head.proj) is nn.Linear:
+        setattr(ready.head, "proj", PackedLinear(ready.head.proj))  # noqa: B010
+    return ready.eval()
+
+
+PACKED: dict[str, Callable[[Any], nn.Module]] = {
+    "attn": PackedAttention,
+    "cross": PackedCross,
+    "ffn": PackedFeedForward,
+}
+
+
+def as_built(layer: nn.Module) -> bool:
+    """Whether a layer is attention or feed-forward with nothing but plain products: no adapter, no quantised weight."""
+    return type(layer) in (Attention, FeedForward) and all(type(part) is nn.Linear for part in layer.children())
+
+
+def cache_dtype(model: Transformer) -> torch.dtype:
+    """What keys and values are best kept in.
+
+    On a CPU a single token's attention in bfloat16 is slower than in float32 by more than the bytes it saves, unless
+    several queries share each key.
+    """
+    packed = isinstance(model.stack.blocks[0].attn, PackedAttention)
+    if packed and model.cfg.heads == model.cfg.kv_heads:
+        return torch.float32
+    return model.embed.tokens.weight.dtype

@@ -1,0 +1,172 @@
+"""`modelwright generate MODEL "prompt"`: continue prompts, or fill the masks of a text.
+
+    1. open the model; 2. read the prompts; 3. an encoder fills masks, any other model writes on;
+    4. one continuation of one prompt is shown as it is written, more of them one after the other as they are done.
+
+Left out: chat templates, beams, adapters, serving many users at once.
+"""
+
+import json
+import secrets
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from modelwright.hub.open import load
+from modelwright.infer.engine import Completion, fill_mask, pieces
+from modelwright.infer.sample import Sampling, settings
+from modelwright.infer.text import LanguageModel
+from modelwright.recipes.flags import parse
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SHOWN = 60  # characters of a prompt in a heading
+
+
+@dataclass(frozen=True)
+class Options:
+    """Continue a prompt; with an encoder, fill each mask of a text ("the [MASK] of France").
+
+    What is not said is as the model's generation_config.json says. A model that does not ask there to be sampled
+    (do_sample) is read greedily: the likeliest token each time. Whoever asks for a temperature, top-k, top-p, min-p or
+    several samples asks for sampling.
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A model's directory, or its name on the hub."""
+    prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = None
+    """The text to continue; - reads it from standard input."""
+    prompts: Path | None = None
+    """A file with a prompt on each line, instead: they are continued together."""
+    max_new: int | None = None
+    """Tokens to write at most, 128 unless the model says otherwise."""
+    temperature: float | None = None
+    """Below 1 bolder on likely tokens, above 1 more even; 0 is greedy."""
+    top_k: int | None = None
+    """Draw among so many of the likeliest tokens only."""
+    top_p: float | None = None
+    """Draw among the fewest likeliest tokens that hold this probability together."""
+    min_p: float | None = None
+    """Draw among tokens at least so many times as likely as the likeliest."""
+    repetition_penalty: float | None = None
+    """Above 1 makes tokens that already stand in the prompt or the continuation less likely."""
+    stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """End before this text; may be said several times."""
+    n: int = 1
+    """Samples of each prompt."""
+    seed: int | None = None
+    """The same seed draws the same samples again."""
+    greedy: bool = False
+    """The likeliest token each time, whatever the model says."""
+    top: int = 5
+    """Candidates to show for each mask, with an encoder."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of weights and computation."""
+    json: bool = False
+    """One JSON object a line: prompt, sample, text, tokens, finish, seed."""
+    stream: bool = True
+    """Show a continuation as it is written; more than one are shown when they are done."""
+
+
+def main(args: list[str]) -> int:
+    o = parse(Options, args, "modelwright generate")
+    prompts = read_prompts(o)
+    lm = load(o.model, dtype=DTYPES[o.precision])
+    if lm.model.cfg.shape == "encoder":
+        for prompt in prompts:
+            show_masks(lm, prompt, o)
+        return 0
+    asked = sampling(lm, o)
+    if len(prompts) * asked.n == 1 and o.stream and not o.json:
+        done = show_stream(lm, prompts[0], asked)
+        return warn([done])
+    found = []
+    for row, done in in_order(lm, prompts, asked):
+        show(prompts[row // asked.n], row, done, asked, o.json)
+        found.append(done)
+    return warn(found)
+
+
+def read_prompts(o: Options) -> list[str]:
+    """Raises ValueError where there is no prompt, or two ways to one."""
+    if (o.prompt is None) == (o.prompts is None):
+        raise ValueError('say either a prompt ("Once upon a time", or - for standard input) or --prompts FILE')
+    if o.prompts is None:
+        text = sys.stdin.read() if o.prompt == "-" else str(o.prompt)
+        return [text.removesuffix("\n") if o.prompt == "-" else text]
+    try:
+        lines = o.prompts.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{o.prompts} is not UTF-8 at byte {error.start}") from error
+    if not (found := [line for line in lines if line.strip()]):
+        raise ValueError(f"{o.prompts} holds no prompt: put one on each line")
+    return found
+
+
+def sampling(lm: LanguageModel, o: Options) -> Sampling:
+    """The flags that were given over the model's own settings; the seed is drawn here, so that it can be told."""
+    if o.greedy and (o.temperature or o.n != 1):
+        raise ValueError("--greedy draws nothing: it goes with neither --temperature nor --n")
+    said: dict[str, Any] = {
+        name: getattr(o, name)
+        for name in ("max_new", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "n", "seed")
+    }
+    asked = settings(lm.generation, **(said | {"temperature": 0.0} if o.greedy else said))
+    return replace(asked, seed=secrets.randbits(31)) if asked.seed is None else asked
+
+
+def show_stream(lm: LanguageModel, prompt: str, asked: Sampling) -> Completion:
+    done = None
+    for piece in pieces(lm, [prompt], asked):
+        print(piece.text, end="", flush=True)
+        done = piece.completion
+    print()
+    assert done is not None, "the last piece brings the completion"
+    return done
+
+
+def in_order(lm: LanguageModel, prompts: list[str], asked: Sampling) -> Iterator[tuple[int, Completion]]:
+    """Each row's completion as soon as those before it are out."""
+    ready: dict[int, Completion] = {}
+    turn = 0
+    for piece in pieces(lm, prompts, asked):
+        if piece.completion is not None:
+            ready[piece.row] = piece.completion
+        while turn in ready:
+            yield turn, ready.pop(turn)
+            turn += 1
+
+
+def show(prompt: str, row: int, done: Completion, asked: Sampling, as_json: bool) -> None:
+    sample = row % asked.n
+    if as_json:
+        seed = None if asked.greedy else asked.seed
+        said = {"prompt": prompt, "sample": sample, "text": done.text, "tokens": done.tokens, "finish": done.finish}
+        print(json.dumps({**said, "seed": seed}, ensure_ascii=False), flush=True)
+        return
+    start = prompt if len(prompt) <= SHOWN else prompt[: SHOWN - 1] + "…"
+    of = f", sample {sample + 1} of {asked.n}" if asked.n > 1 else ""
+    print(f"--- {row // asked.n + 1}{of}: {start}\n{done.text}", flush=True)
+
+
+def show_masks(lm: LanguageModel, text: str, o: Options) -> None:
+    found = fill_mask(lm, text, o.top)
+    if o.json:
+        print(json.dumps({"prompt": text, "masks": [[vars(c) for c in mask] for mask in found]}, ensure_ascii=False))
+        return
+    for number, candidates in enumerate(found, 1):
+        print(f"mask {number} of {len(found)}: {text}")
+        for c in candidates:
+            print(f"  {c.probability:7.2%}  {c.text}")
+
+
+def warn(found: list[Completion]) -> int:
+    """Say on standard error what was cut by the model rather than by the user."""
+    if cut := sum(done.finish == "context" for done in found):
+        what = "the continuation" if len(found) == 1 else f"{cut} of {len(found)} continuations"
+        print(f"modelwright: {what} ended where the model's context was full", file=sys.stderr)
+    return 0

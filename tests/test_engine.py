@@ -1,0 +1,366 @@
+"""Generation: ragged = alone, cached = uncached, ours = transformers, and where a continuation ends."""
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelwright.data import tokenizer as tokenizers
+from modelwright.data.tokenizer import Decoder, Tokenizer
+from modelwright.infer.engine import complete, fill_mask, generate, generate_tokens, pad_left, stream
+from modelwright.infer.packed import prepare
+from modelwright.infer.sample import Sampling
+from modelwright.infer.text import Writer, encode, overlap
+from modelwright.model import checkpoint
+from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
+
+V = 320
+GPT2 = Config(
+    vocab=V, width=32, layers=2, heads=4, kv_heads=4, head=8, ffn=64, context=48, norm="layer", act="gelu_tanh",
+    gated=False, attn_bias=True, ffn_bias=True, learned=True,
+)  # fmt: skip
+LLAMA = replace(
+    GPT2, kv_heads=2, norm="rms", act="silu", gated=True, attn_bias=False, ffn_bias=False, learned=False, rope=Rope(),
+    tied=False,
+)  # fmt: skip
+T5 = replace(
+    LLAMA, kv_heads=4, rope=None, relative=Relative(8, 20), attn_scale=1.0, eps=1e-6, act="gelu_tanh",
+    encoder=replace(
+        LLAMA, kv_heads=4, rope=None, relative=Relative(8, 20), attn_scale=1.0, eps=1e-6, act="gelu_tanh", causal=False
+    ),
+)  # fmt: skip
+BERT = replace(GPT2, causal=False, types=2, head_transform=True, head_bias=True, embed_norm=True, pre_norm=False,
+               final_norm=False)  # fmt: skip
+SHAPES = {"gpt2": GPT2, "llama": LLAMA, "t5": T5}
+GREEDY = Sampling(max_new=12, temperature=0)
+
+
+def build(cfg: Config, seed: int = 0) -> Transformer:
+    """A random model whose attention and greedy choices are far from even, so that a fault in them shows."""
+    model = initialise(Transformer(cfg), torch.Generator().manual_seed(seed)).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.mul_(3.0 if "norm" not in name else 1.0)
+    return model
+
+
+def ragged(*lengths: int, seed: int = 0) -> list[list[int]]:
+    draw = random.Random(seed)
+    return [[draw.randrange(3, V) for _ in range(length)] for length in lengths]
+
+
+def rows(model: Transformer, prompts: list[list[int]], sampling: Sampling = GREEDY, **more: Any) -> list[list[int]]:
+    """The tokens of every row; an encoder-decoder reads the prompts as its sources."""
+    if model.encoder is not None:
+        prompts, more["sources"] = [[0]] * len(prompts), prompts
+    found: list[list[int]] = [[] for _ in range(len(prompts) * sampling.n)]
+    for steps in generate_tokens(model, prompts, sampling, **more):
+        for step in steps:
+            found[step.row].append(step.token)
+    return found
+
+
+@torch.no_grad()
+def slowly(model: Transformer, prompt: list[int], new: int) -> list[int]:
+    """Without a cache: the whole text again for each token."""
+    tokens, memory = torch.tensor([prompt]), None
+    if model.encoder is not None:
+        tokens, memory = torch.tensor([[0]]), model.encode(tokens)
+    start = tokens.size(1)
+    for _ in range(new):
+        tokens = torch.cat([tokens, model(tokens, memory=memory)[:, -1:].argmax(-1)], 1)
+    return tokens[0, start:].tolist()
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_ragged_rows_equal_uncached_rows_alone(cfg, packed):
+    plain = build(cfg)
+    model = prepare(plain) if packed else plain
+    prompts = ragged(9, 3, 17, 3, 1)
+    expected = [slowly(plain, prompt, 12) for prompt in prompts]
+    assert rows(model, prompts) == expected
+    assert [rows(model, [prompt])[0] for prompt in prompts] == expected
+    assert len({tuple(row) for row in expected}) == 5
+    assert all(len(set(row)) > 3 for row in expected)  # not the same token on and on
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+def test_greedy_equals_transformers(cfg, tmp_path):
+    model = build(cfg, seed=1)
+    checkpoint.save(model, tmp_path / "model")
+    kind = transformers.AutoModelForSeq2SeqLM if cfg.encoder else transformers.AutoModelForCausalLM
+    theirs = kind.from_pretrained(tmp_path / "model").eval()
+    prompt = ragged(6)[0]
+    settings: dict[str, Any] = {"max_new_tokens": 32, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    if cfg.encoder:
+        settings["decoder_start_token_id"] = 0
+    for penalty in (1.0, 1.4):
+        out = theirs.generate(torch.tensor([prompt]), repetition_penalty=penalty, **settings)[0].tolist()
+        start = 1 if cfg.encoder else len(prompt)
+        assert rows(model, [prompt], replace(GREEDY, max_new=32, repetition_penalty=penalty))[0] == out[start:]
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+def test_samples_do_not_depend_on_their_neighbours(cfg):
+    model, prompts = build(cfg), ragged(9, 3, 17)
+    asked = Sampling(max_new=10, temperature=1.0, top_k=50, repetition_penalty=1.2, n=3, seed=7)
+    together = rows(model, prompts, asked)
+    assert together[3:6] == rows(model, prompts[1:2], asked)
+    assert together[0:1] == rows(model, prompts[:1], replace(asked, n=1))
+    assert together == rows(model, prompts, asked)
+    assert len({tuple(row) for row in together}) == 9
+    assert together != rows(model, prompts, replace(asked, seed=8))
+    unseeded = replace(asked, seed=None)
+    assert rows(model, prompts, unseeded) != rows(model, prompts, unseeded)
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+def test_rows_end_at_any_eos_and_leave_the_batch(cfg):
+    model, prompts = build(cfg), ragged(9, 3, 17, 4)
+    full = rows(model, prompts)
+    eos = {full[0][0], full[1][4], full[2][7]}
+    for row in full:
+        end = next((i for i, token in enumerate(row) if token in eos), len(row) - 1)
+        del row[end + 1 :]
+    assert len({len(row) for row in full}) > 2
+    assert rows(model, prompts, eos=eos) == full
+    finishes = [step.finish for steps in _steps(model, prompts, eos) for step in steps if step.finish]
+    assert sorted(finishes) == sorted("stop" if row[-1] in eos else "length" for row in full)
+
+
+def _steps(model: Transformer, prompts: list[list[int]], eos: set[int]) -> Any:
+    if model.encoder is not None:
+        return generate_tokens(model, [[0]] * len(prompts), GREEDY, eos=eos, sources=prompts)
+    return generate_tokens(model, prompts, GREEDY, eos=eos)
+
+
+def test_logprobs_are_the_models_own():
+    model, prompt = build(LLAMA), ragged(5)[0]
+    asked = Sampling(max_new=8, temperature=0.5, top_p=0.9, repetition_penalty=1.5, seed=1, logprobs=True)
+    steps = [step for [step] in generate_tokens(model, [prompt], asked)]
+    tokens = torch.tensor([prompt + [step.token for step in steps]])
+    expected = model(tokens[:, :-1]).log_softmax(-1)[0, len(prompt) - 1 :].gather(1, tokens[0, len(prompt) :, None])
+    torch.testing.assert_close(torch.tensor([step.logprob for step in steps]), expected[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_is_off_and_the_model_left_as_it_was():
+    model = build(replace(GPT2, dropout=0.5)).train()
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    assert rows(model, ragged(5)) == rows(model, ragged(5))
+    assert model.training
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+
+
+def test_the_context_bounds_each_row_and_says_so():
+    model = build(GPT2)
+    found = {s.row: s for steps in generate_tokens(model, ragged(10, 40), Sampling(20, 0.0)) for s in steps if s.finish}
+    assert [found[0].finish, found[1].finish] == ["length", "context"]
+    assert list(map(len, rows(model, ragged(10, 40), Sampling(20, 0.0)))) == [20, 8]
+    assert list(map(len, rows(model, ragged(47), Sampling(20, 0.0)))) == [1]
+    with pytest.raises(ValueError, match=r"60 tokens.*context is 48"):
+        rows(model, ragged(4, 60))
+    with pytest.raises(ValueError, match=r"48 tokens.*context is 48"):
+        rows(model, ragged(48))
+
+
+def test_relative_positions_have_no_end():
+    assert list(map(len, rows(build(T5), ragged(70), Sampling(60, 0.0)))) == [60]
+
+
+def test_pad_left_by_hand():
+    tokens, pos, segment = pad_left([[7], [5, 6, 7]], torch.device("cpu"))
+    assert tokens.tolist() == [[0, 0, 7], [5, 6, 7]]
+    assert pos.tolist() == [[0, 0, 0], [0, 1, 2]]
+    assert segment.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert pad_left([[1, 2], [3, 4]], torch.device("cpu"))[1:] == (None, None)
+
+
+# -- text ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Speaker:
+    model: Transformer
+    tokenizer: Tokenizer
+    generation: dict[str, Any] = field(default_factory=dict)
+
+
+TEXTS = ["the cat sat on the mat, the dog did not; a naïve 😀 smile and the end of it all"] * 3
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return tokenizers.train(TEXTS, "bpe", V)
+
+
+@pytest.fixture(scope="module")
+def speaker(bpe) -> Speaker:
+    return Speaker(build(GPT2), bpe)
+
+
+def chain(tokenizer: Tokenizer, prompt: list[int], ids: list[int]) -> Speaker:
+    """A model that after the prompt's last token says these ids, all different: each token's successor is fixed."""
+    cfg = replace(GPT2, vocab=tokenizer.vocab, width=tokenizer.vocab, layers=1, tied=False)
+    model = Transformer(cfg).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+        model.stack.norm.weight.fill_(1.0)
+        model.embed.tokens.weight.copy_(torch.eye(cfg.vocab))
+        for token, successor in zip([prompt[-1], *ids], ids, strict=False):
+            model.head.proj.weight[successor, token] = 1.0
+    return Speaker(model, tokenizer)
+
+
+def test_a_stream_shows_whole_characters_only(bpe):
+    prompt, text = bpe.encode("the", special=True), "né😀x"
+    ids = [bpe.encode("the")[-1], *(bpe.inner.token_to_id(piece) for piece in "nÃ©ðŁĺĢx")]
+    lm = chain(bpe, prompt, ids[1:])
+    pieces = list(stream(lm, "the", max_new=8))
+    assert pieces == ["n", "é", "😀", "x"]
+    assert generate(lm, "the", max_new=8) == text
+    assert generate(lm, "the", max_new=5) == "né\ufffd"  # cut in the middle of a character, which is said
+    assert generate(lm, "the", max_new=8, stop="é") == "n"
+    assert "".join(stream(lm, "the", max_new=8, stop=("😀x", "xyz"))) == "né"
+
+
+def test_completions_say_how_they_ended(bpe):
+    prompt = bpe.encode("the", special=True)
+    ids = [bpe.inner.token_to_id(piece) for piece in "abc"] + [bpe.eos]
+    lm = chain(bpe, prompt, ids)
+    [done] = complete(lm, ["the"], max_new=9)
+    assert (done.text, done.tokens, done.finish, done.logprobs) == ("abc", ids, "stop", None)
+    [done] = complete(lm, ["the"], max_new=2, logprobs=True)
+    assert (done.text, done.finish, len(done.logprobs)) == ("ab", "length", 2)
+    [done] = complete(lm, ["the"], max_new=9, stop="bc")
+    assert (done.text, done.tokens, done.finish) == ("a", ids[:3], "stop")
+    lm.generation["eos_token_id"] = [ids[1], 5]
+    assert complete(lm, ["the"], max_new=9)[0].tokens == ids[:2]
+
+
+def test_text_of_a_batch_equals_text_alone(speaker):
+    prompts = ["the cat", "a naïve dog did not", "", "the cat", "sat on"] * 9  # more than are decoded together
+    together = generate(speaker, prompts, max_new=6)
+    assert together == [generate(speaker, prompt, max_new=6) for prompt in prompts]
+    assert together[1] == "".join(stream(speaker, prompts[1], max_new=6))
+
+
+def test_samples_of_a_prompt_stand_side_by_side(speaker):
+    asked = {"max_new": 6, "temperature": 1.0, "seed": 3}
+    found = generate(speaker, ["the cat", "a dog"], n=2, **asked)
+    assert len(set(found)) == 4
+    assert found[2:] == generate(speaker, "a dog", n=2, **asked)
+    assert found[0] == generate(speaker, "the cat", **asked) == "".join(stream(speaker, "the cat", **asked))
+    assert generate(speaker, ["the cat"] * 2, **asked) == found[:2]  # a prompt again is its next sample
+
+
+def test_an_encoder_decoder_begins_with_the_padding_or_what_its_config_says():
+    words = tokenizers.train(TEXTS, "unigram", 400, objective="span")
+    assert T5.encoder is not None
+    lm = Speaker(build(replace(T5, vocab=words.vocab, encoder=replace(T5.encoder, vocab=words.vocab))), words)
+    texts = ["the cat <extra_id_0> the mat", "the dog"]
+    sources = [encode(lm.tokenizer, text, lm.tokenizer.sentinels) for text in texts]
+    assert lm.tokenizer.sentinels[0] in sources[0]
+    assert [source[-1] for source in sources] == [lm.tokenizer.eos] * 2
+    for said, start in (({}, lm.tokenizer.pad), ({"decoder_start_token_id": 5}, 5)):
+        lm.generation = said
+        found = [done.tokens for done in complete(lm, texts, max_new=5)]
+        steps = list(
+            generate_tokens(lm.model, [[start]] * 2, Sampling(5, 0.0), eos={lm.tokenizer.eos}, sources=sources)
+        )
+        assert found == [[step.token for line in steps for step in line if step.row == row] for row in (0, 1)]
+
+
+def test_faults_are_one_sentence(speaker):
+    with pytest.raises(ValueError, match=r"prompt has \d+ tokens.*context is 48"):
+        generate(speaker, ["the", "the cat sat " * 40], max_new=2)
+    with pytest.raises(ValueError, match="n is 2: use generate"):
+        stream(speaker, "the", n=2)
+    with pytest.raises(ValueError, match="no sampling setting 'beams'"):
+        generate(speaker, "the", beams=3)
+    with pytest.raises(ValueError, match="a decoder has no mask"):
+        fill_mask(speaker, "the [MASK]")
+    with pytest.raises(ValueError, match="is an encoder"):
+        generate(replace(speaker, model=build(BERT)), "the")
+
+
+# -- stop strings --------------------------------------------------------------------------------
+
+
+class Spelled:
+    """In a decoder's place: what comes in is already text, and the end flushes a last bit."""
+
+    def __init__(self, rest: str = "") -> None:
+        self.rest = rest
+
+    def push(self, piece: str) -> str:
+        return piece
+
+    def finish(self) -> str:
+        return self.rest
+
+
+def up_to_first_stop(text: str, stop: tuple[str, ...]) -> str:
+    """One character at a time, until some stop string is complete."""
+    for end in range(1, len(text) + 1):
+        if ended := [s for s in stop if text[:end].endswith(s)]:
+            return text[: end - max(map(len, ended))]
+    return text
+
+
+@given(
+    st.lists(st.text("ab ", max_size=4), max_size=8),
+    st.lists(st.text("ab ", min_size=1, max_size=4), max_size=3),
+    st.text("ab", max_size=2),
+)
+def test_stop_strings_never_leak_however_the_text_is_cut(parts, stop, rest):
+    writer = Writer(Spelled(rest), tuple(stop))
+    shown = ""
+    for part in parts:
+        if not writer.stopped:
+            shown += writer.push(part)
+            assert up_to_first_stop("".join(parts) + rest, tuple(stop)).startswith(shown)
+    shown += writer.finish()
+    assert shown == up_to_first_stop("".join(parts) + rest, tuple(stop))
+
+
+def test_overlap_by_hand():
+    assert [overlap(text, "</s>") for text in ("a", "a<", "a</", "a</s", "a</s>", "<a", "")] == [0, 1, 2, 3, 0, 0, 0]
+
+
+def test_a_writer_goes_on_from_the_prompt(bpe):
+    decoder = Decoder(bpe)
+    ids = bpe.encode("the cat sat")
+    assert "".join(map(decoder.push, ids)) + decoder.finish() == "the cat sat"
+
+
+# -- masks ---------------------------------------------------------------------------------------
+
+
+def test_fill_mask_is_the_models_distribution():
+    words = tokenizers.train(TEXTS, "wordpiece", V, objective="masked")
+    lm = Speaker(build(replace(BERT, vocab=words.vocab)), words)
+    text = "the [MASK] sat [SEP] on [MASK]."
+    ids = encode(words, text, (words.mask,))
+    plain = [*words.encode("the"), words.mask, *words.encode("sat [SEP] on"), words.mask, *words.encode(".")]
+    assert ids == [words.cls, *plain, words.sep]
+    assert ids.count(words.sep) == 1  # what a text spells out is text
+    found = fill_mask(lm, text, top=4)
+    probs = lm.model(torch.tensor([ids])).softmax(-1)[0]
+    for candidates, place in zip(found, [i for i, token in enumerate(ids) if token == words.mask], strict=True):
+        best = probs[place].topk(4)
+        assert [c.token for c in candidates] == best.indices.tolist()
+        torch.testing.assert_close(torch.tensor([c.probability for c in candidates]), best.values)
+        assert [c.text for c in candidates] == [words.decode([c.token], special=True) for c in candidates]
+    with pytest.raises(ValueError, match=r"no \[MASK\] to fill"):
+        fill_mask(lm, "the cat sat")
+    with pytest.raises(ValueError, match="top"):
+        fill_mask(lm, text, top=0)
+    with pytest.raises(ValueError, match=r"\d+ tokens.*context is 48"):
+        fill_mask(lm, "[MASK]" + " the" * 60)

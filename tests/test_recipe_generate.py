@@ -1,0 +1,129 @@
+"""The command `modelwright generate`: what it prints, and what it says of a mistake."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelwright.data import tokenizer as tokenizers
+from modelwright.hub.open import LanguageModel, load, save
+from modelwright.infer.engine import complete, fill_mask, generate
+from modelwright.model.transformer import Config, Rope, Transformer, initialise
+from modelwright.recipes.generate import main
+
+TEXTS = ["the cat sat on the mat, the dog did not; a naïve 😀 smile and the end of it all"] * 3
+SHAPE = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 4, "head": 8, "ffn": 64, "context": 48}
+
+
+def saved(directory: Path, kind: str, objective: str, **more: object) -> Path:
+    words = tokenizers.train(TEXTS, kind, 320, objective=objective)
+    model = initialise(Transformer(Config(vocab=words.vocab, **SHAPE, **more)), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2.0 if p.dim() > 1 else 1.0)
+    save(LanguageModel(model, words, {}), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory) -> str:
+    return str(saved(tmp_path_factory.mktemp("models") / "decoder", "bpe", "causal", rope=Rope()))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> str:
+    bert = {"causal": False, "pre_norm": False, "norm": "layer", "act": "gelu", "gated": False, "attn_bias": True,
+            "ffn_bias": True, "learned": True, "types": 2, "embed_norm": True, "final_norm": False,
+            "head_transform": True, "head_bias": True}  # fmt: skip
+    return str(saved(tmp_path_factory.mktemp("models") / "encoder", "wordpiece", "masked", **bert))
+
+
+def test_one_prompt_is_greedy_and_streamed(decoder, capsys):
+    assert main([decoder, "the cat", "--max-new", "9"]) == 0
+    streamed = capsys.readouterr().out
+    assert streamed == generate(load(decoder), "the cat", max_new=9, temperature=0) + "\n"
+    assert main([decoder, "the cat", "--max-new", "9", "--no-stream"]) == 0
+    assert capsys.readouterr().out == "--- 1: the cat\n" + streamed
+
+
+def test_samples_as_json(decoder, capsys):
+    flags = ["--max-new", "6", "--temperature", "0.8", "--top-k", "40", "--n", "2", "--seed", "5", "--json"]
+    assert main([decoder, "the cat", *flags]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = complete(load(decoder), ["the cat"], max_new=6, temperature=0.8, top_k=40, n=2, seed=5)
+    assert [(line["text"], line["tokens"], line["finish"]) for line in lines] == [
+        (done.text, done.tokens, done.finish) for done in expected
+    ]
+    assert [(line["prompt"], line["sample"], line["seed"]) for line in lines] == [("the cat", 0, 5), ("the cat", 1, 5)]
+
+
+def test_a_seed_that_was_told_draws_the_same_again(decoder, capsys):
+    assert main([decoder, "the cat", "--temperature", "1", "--max-new", "8", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert main([decoder, "the cat", "--temperature", "1", "--max-new", "8", "--seed", str(told["seed"])]) == 0
+    assert capsys.readouterr().out == told["text"] + "\n"
+
+
+def test_prompts_of_a_file_and_of_standard_input(decoder, capsys, tmp_path, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("the cat sat on the mat\n\na dog\nthe\n")
+    assert main([decoder, "--prompts", str(tmp_path / "prompts.txt"), "--max-new", "5", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["the cat sat on the mat", "a dog", "the"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a dog\n"))
+    assert main([decoder, "-", "--max-new", "5"]) == 0
+    assert capsys.readouterr().out == lines[1]["text"] + "\n"
+
+
+def test_a_stop_string_and_a_full_context(decoder, capsys):
+    full = generate(load(decoder), "the cat", max_new=40, temperature=0)
+    assert main([decoder, "the cat", "--max-new", "500"]) == 0
+    shown = capsys.readouterr()
+    assert "context was full" in shown.err
+    assert shown.out.startswith(full)
+    assert main([decoder, "the cat", "--max-new", "40", "--stop", full[5:8], "--stop", "zzz"]) == 0
+    assert capsys.readouterr().out == full[: full.index(full[5:8])] + "\n"
+
+
+def test_an_encoder_fills_masks(encoder, capsys):
+    text = "the [MASK] sat on [MASK]"
+    expected = fill_mask(load(encoder), text, 3)
+    assert main([encoder, text, "--top", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["masks"] == [[vars(c) for c in mask] for mask in expected]
+    assert main([encoder, text, "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if "%" in line] == [c.text for mask in expected for c in mask]
+    assert lines[0] == f"mask 1 of 2: {text}"
+
+
+def test_bfloat16(decoder, capsys):
+    assert main([decoder, "the cat", "--max-new", "4", "--precision", "bf16"]) == 0
+    assert capsys.readouterr().out == generate(load(decoder, dtype=torch.bfloat16), "the cat", max_new=4) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "a prompt"),
+        (["the", "--prompts", "file"], "either a prompt"),
+        (["the", "--top-p", "3"], "top_p must be above 0"),
+        (["the", "--tempreature", "3"], "--temperature"),
+        (["the", "--greedy", "--n", "2"], "--greedy draws nothing"),
+        (["the " * 60], r"6\d tokens.*context is 48"),
+    ],
+)
+def test_mistakes_are_one_sentence(decoder, flags, said):
+    with pytest.raises(ValueError, match=said):
+        main([decoder, *flags])
+
+
+def test_files_that_hold_no_prompts(decoder, tmp_path):
+    (tmp_path / "empty").write_text("\n \n")
+    (tmp_path / "latin").write_bytes("the naïve".encode("latin-1"))
+    with pytest.raises(ValueError, match="holds no prompt"):
+        main([decoder, "--prompts", str(tmp_path / "empty")])
+    with pytest.raises(ValueError, match="not UTF-8 at byte 6"):
+        main([decoder, "--prompts", str(tmp_path / "latin")])
+    with pytest.raises(FileNotFoundError):
+        main([decoder, "--prompts", str(tmp_path / "none")])
