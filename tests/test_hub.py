@@ -83,10 +83,10 @@ def test_transformers_opens_all_of_it(lm: LanguageModel, home: Path) -> None:
 def test_what_generation_config_lacks_comes_from_config(home: Path) -> None:
     (home / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 3], "pad_token_id": None}))
     config = json.loads((home / "config.json").read_text())
-    (home / "config.json").write_text(json.dumps(config | {"decoder_start_token_id": 5, "eos_token_id": 4}))
-    assert load(home).generation == {"bos_token_id": 0, "eos_token_id": [0, 3], "decoder_start_token_id": 5}
+    (home / "config.json").write_text(json.dumps(config | {"pad_token_id": 5, "eos_token_id": 4}))
+    assert load(home).generation == {"bos_token_id": 0, "eos_token_id": [0, 3], "pad_token_id": 5}
     (home / "generation_config.json").unlink()
-    assert load(home).generation == {"bos_token_id": 0, "eos_token_id": 4, "decoder_start_token_id": 5}
+    assert load(home).generation == {"bos_token_id": 0, "eos_token_id": 4, "pad_token_id": 5}
 
 
 def test_a_saved_directory_is_only_replaced_when_asked(lm: LanguageModel, home: Path) -> None:
