@@ -132,7 +132,11 @@ OLDER: dict[str, tuple[str, Callable[[str], str], dict[str, Tensor]]] = {
             "cls.seq_relationship.bias": torch.ones(2),
         },
     ),
-    "t5 with its embedding three times": ("t5", lambda name: name, {}),
+    "t5 with its embedding three times and an unused bias": (
+        "t5",
+        lambda name: name,
+        {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": torch.ones(32, 3)},
+    ),
 }
 
 
@@ -147,7 +151,9 @@ def test_files_of_older_versions(which: str, tmp_path: Path) -> None:
         rewrite(tmp_path, lambda t: t | {copy: t["shared.weight"].clone() for copy in copies})
     got = checkpoint.load(tmp_path)
     assert same(got, want)
-    assert checkpoint.aside(tmp_path) == sorted(key for key in more if "pooler" in key or "seq_rel" in key)
+    assert checkpoint.aside(tmp_path) == sorted(
+        key for key in more if "pooler" in key or "seq_rel" in key or "EncDec" in key
+    )
 
 
 def test_shards_of_both_libraries(saved: Path, tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     Raises FileNotFoundError where there is no such model or revision, or no network and nothing cached;
     PermissionError where it is closed to this user; ValueError where it has only pickled weights.
     """
-    errors = huggingface_hub.errors
+    api = huggingface_hub.HfApi()
+    errors = huggingface_hub.errors  # there once the client is
     try:
-        info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=PATIENCE)
+        info = api.model_info(repo, revision=revision, timeout=PATIENCE)
     except errors.GatedRepoError as error:
         raise PermissionError(f"{repo} is gated: accept its terms on its page, then set HF_TOKEN") from error
     except errors.RepositoryNotFoundError as error:
@@ -37,22 +38,33 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     except Exception as error:  # the transport's own errors have another name in every version of the client
         return _cached(repo, revision, error)
     weight_files((file.rfilename for file in info.siblings or ()), f"{repo} on the hub")
-    # "*" also matches "/": what lies in folders (other formats, training states) is not wanted
+    try:
+        return _snapshot(repo, revision)
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"fetching {repo} from the hub broke off ({_first_line(error)}): try again, what has come is kept"
+        ) from error
+
+
+def _snapshot(repo: str, revision: str | None, offline: bool = False) -> Path:
+    # "*" also matches "/": what lies in folders (other formats, states of training) is not wanted
     return Path(
-        huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=WANTED, ignore_patterns="*/*")
+        huggingface_hub.snapshot_download(
+            repo, revision=revision, local_files_only=offline, allow_patterns=WANTED, ignore_patterns="*/*"
+        )
     )
 
 
 def _cached(repo: str, revision: str | None, reason: Exception) -> Path:
     """What an earlier fetch left; FileNotFoundError, with the reason why the hub did not answer, where it left none."""
     try:
-        found = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=WANTED, ignore_patterns="*/*", local_files_only=True
-        )
+        return _snapshot(repo, revision, offline=True)
     except (OSError, ValueError):
-        said = str(reason).split("\n")[0]
         raise FileNotFoundError(
             f"there is no directory {repo!r} here, and the hub could not be asked for a model of that name "
-            f"({said}): name a local directory, or try again with a network"
+            f"({_first_line(reason)}): name a local directory, or try again with a network"
         ) from reason
-    return Path(found)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

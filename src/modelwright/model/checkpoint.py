@@ -173,7 +173,7 @@ def _open(path: Path) -> Any:
         raise FileNotFoundError(f"{path} is missing, though {INDEX} names it")
     try:
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{path} is truncated or damaged ({error}): fetch or save it again") from error
 
 
