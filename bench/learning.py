@@ -153,10 +153,8 @@ def main() -> None:
             print(f"{who}: loss {loss:.4f} in {took:.1f} s", flush=True)
     mark = statistics.median(losses["peer"])
     share = statistics.median(seconds["ours"]) / statistics.median(seconds["peer"])
-    print(
     came = statistics.median(losses["ours"])
     print(f"the mark is {mark:.4f}; ours came to {came:.4f} in {share:.2f} of the peer's time")
-    )
 
 
 if __name__ == "__main__":

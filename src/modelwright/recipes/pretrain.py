@@ -414,7 +414,8 @@ def main(argv: list[str]) -> int:
         else:
             came = pretrain(args, screen)
     except Diverged as error:
-        last = max((args.output / "checkpoints").glob("step-*"), default=None)
+        saved = (args.output / "checkpoints").glob("step-*")
+        last = max(saved, key=lambda path: int(path.name.removeprefix("step-")), default=None)
         raise ValueError(f"{error}; the last good checkpoint is {last}: try lower rates") from None
     except Interrupted as stop:
         screen.say(f"{stop}; saved. Go on with: modelwright pretrain --resume --output {args.output}")
