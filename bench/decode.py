@@ -6,7 +6,7 @@ Weights are random and bfloat16. A figure is of a whole `generate`: the prompt i
 each row; the first token is timed after a prompt of 512 tokens of one row. Packing our weights, once a process, is a
 column of its own. Each measurement is a process of its own, since the allocator's settings belong to the process: the
 peer runs as installed (a growing cache), again with glibc told to keep large blocks (`peer+alloc`), which ours does for
-itself, and with --compile also with its static cache and torch.compile. The machine's limits are measured first and last.
+itself, and with --compile also with its static cache and torch.compile. The machine's limits come first and last.
 """
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ def test_long_texts_come_in_pieces_that_rebuild_them(tmp_path):
     assert found[-1].id == f"{path}:1"
 
 
-chunks = st.lists(st.text(st.sampled_from("ab \n\r<|>"), max_size=12), max_size=12)
+parts = st.sampled_from(["a", "b", " ", "\n", "\r\n", "<|>", "<|", "<", "|>"])
+chunks = st.lists(st.lists(parts, max_size=8).map("".join), max_size=8)
 
 
 @given(chunks, st.integers(4, 30))
@@ -139,6 +140,13 @@ def test_splitting_does_not_depend_on_the_chunks(pieces, limit):
             document = ""
     assert rebuilt == documents.re.split(r"(?:\r?\n)?<\|>(?:\r?\n)?", whole)
     assert document == ""
+
+
+def test_a_blank_end_of_a_long_text_is_part_of_it(tmp_path):
+    text = "x" * (documents.CHUNK - 10) + "\n" * 1000
+    found = list(read(written(tmp_path / "a.txt", text)))
+    assert "".join(d.text for d in found) == text
+    assert [d.text.isspace() for d in found] == [False, True]
 
 
 def test_cuts_prefer_paragraphs_then_lines_then_spaces():

@@ -138,6 +138,23 @@ def test_the_users_mistakes_are_one_sentence_and_leave_nothing(corpus, tmp_path,
     assert sorted(os.listdir()) == ["corpus.txt", "empty.txt"]
 
 
+def test_a_failing_rename_puts_back_what_was_there(tmp_path, monkeypatch):
+    tokenizer, out = train(SENTENCES, "bpe", 300), tmp_path / "out"
+    publish(tokenizer, {"first": True}, out)
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        publish(tokenizer, {"first": False}, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert json.loads((out / "modelwright.json").read_text()) == {"first": True}
+
+
 @pytest.mark.parametrize("before", [False, True])
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, before):
     tokenizer, out = train(SENTENCES, "bpe", 300), tmp_path / "out"

@@ -61,9 +61,7 @@ class Tokenizer:
         roles: Mapping[str, str | None],
         kept: Mapping[str, Any] | None = None,
     ) -> None:
-        """`roles` names the special tokens: {"eos": "</s>", ...}; a token that the vocabulary lacks is no
-        role.
-        """
+        """`roles` names the special tokens: {"eos": "</s>", ...}; a token that the vocabulary lacks is no role."""
         inner.no_truncation()  # a text is never cut in silence
         inner.no_padding()
         inner.encode_special_tokens = True
@@ -127,7 +125,8 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **self.kept,
         }
-        config |= {f"{role}_token": token for role, token in self.roles.items()}
+        # null for a role that nothing plays, or convention would fill it when this is loaded
+        config |= {f"{role}_token": self.roles.get(role) for role in ROLES}
         _write(directory / "tokenizer.json", self.inner.to_str(pretty=True))
         _write(
             directory / "tokenizer_config.json",
