@@ -71,17 +71,17 @@ def our_step(shape: str) -> tuple[Callable[[], None], int]:
 
     keep_large_blocks()
     import torch
-    from modelwright.data.pack import Batch
-    from modelwright.model.families import FAMILIES
-    from modelwright.train.loop import fit
-    from modelwright.train.optim import make_optimizer
 
+    from modelwright.data.pack import Batch
     from modelwright.losses.language import language_model
+    from modelwright.model.families import FAMILIES
     from modelwright.model.transformer import Transformer, initialise
+    from modelwright.train.loop import fit
+    from modelwright.train.optim import make
 
     cfg = FAMILIES[SHAPES[shape]["family"]].read(hf_config(shape).to_dict())
     model = initialise(Transformer(cfg), torch.Generator().manual_seed(0)).train()
-    optimizer = make_optimizer(model, "adamw", lr=1e-4)
+    optimizer = make(model, "adamw", lr=1e-4)
     context, batch = SHAPES[shape]["context"], SHAPES[shape]["batch"]
     tokens = torch.randint(cfg.vocab, (batch, context + 1))
     rows = Batch(

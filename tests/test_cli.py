@@ -157,17 +157,19 @@ def test_a_reader_that_left_is_no_fault() -> None:
     """As in `modelwright ... | head -1`: no traceback, no complaint at exit."""
     code = (
         "import sys, types; from modelwright import cli; m = types.ModuleType('m'); sys.modules['m'] = m\n"
-        "m.main = lambda args: [print('x' * 1000) for _ in range(1000)] and 0\n"
+        "m.main = lambda args: [print('first', flush=True), sys.stdin.readline(), print('second')] and 0\n"
         "cli.COMMANDS['try'] = cli.Command('m', 'scope', ''); sys.exit(cli.main(['try']))"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT / "src", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    pipe, env = subprocess.PIPE, os.environ | {"PYTHONUNBUFFERED": ""}  # or there is no buffer
+    command = [sys.executable, "-c", code]
+    child = subprocess.Popen(command, cwd=ROOT / "src", env=env, stdin=pipe, stdout=pipe, stderr=pipe)
     with child:
+        assert child.stdin
         assert child.stdout
         assert child.stderr
         child.stdout.readline()
         child.stdout.close()
+        child.stdin.close()  # now the child prints again, into its buffer
         assert child.stderr.read() == b""
     assert child.returncode == 141
 

@@ -73,9 +73,7 @@ def combination_in(text: str) -> tuple[str, str, str]:
     """The product, problem and resolution of a dialogue, read from its text alone."""
     (product,) = set(WHOLE_WORD["product"].findall(text))
     (problem,) = {key for key, row in words.PROBLEMS.items() if any(phrase in text for phrase in row.said)}
-    (resolution,) = {
-        key for key, row in words.RESOLUTIONS.items() if any(phrase in text for phrase in row.said)
-    }
+    (resolution,) = {key for key, row in words.RESOLUTIONS.items() if any(phrase in text for phrase in row.said)}
     return product, problem, resolution
 
 
@@ -104,9 +102,7 @@ def sentences_of(module: object) -> list[str]:
 
 def test_sentences_hold_no_value_and_no_phrase() -> None:
     """What the text tells comes out of slots only: the sentences themselves name no fact."""
-    phrases = [
-        phrase for row in (*words.PROBLEMS.values(), *words.RESOLUTIONS.values()) for phrase in row.said
-    ]
+    phrases = [phrase for row in (*words.PROBLEMS.values(), *words.RESOLUTIONS.values()) for phrase in row.said]
     sentences = sentences_of(customer) + sentences_of(agent)
     assert len(sentences) > 400
     names = re.compile(rf"\b(?:{'|'.join(words.WOMEN + words.MEN + words.LAST_NAMES)})\b")
@@ -140,9 +136,7 @@ def test_more_than_a_billion_dialogues() -> None:
     phrasings *= min(map(len, customer.REACTIONS.values()))
     for part in PARTS:
         assert facts * phrasings * len(combinations(part)) > 1e18
-    least = (
-        said * len(customer.COMPLAINTS) * 4 * 8 * 8
-    )  # nothing but the problem told: moods, opener, reaction
+    least = said * len(customer.COMPLAINTS) * 4 * 8 * 8  # nothing but the problem told: moods, opener, reaction
     assert least * len(combinations("test")) > 1e6
 
 
@@ -177,9 +171,7 @@ def check_spans(case: Case) -> None:
         assert text[start:end] == case.facts[type_]
     assert list(case.spans) == sorted(case.spans)
     for fact in ENTITIES:
-        found = {
-            match.span() for match in WHOLE_WORD[fact].finditer(text) if match.group() == case.facts[fact]
-        }
+        found = {match.span() for match in WHOLE_WORD[fact].finditer(text) if match.group() == case.facts[fact]}
         assert found == {span[:2] for span in case.spans if span.type == fact}
         assert (fact in case.stated) == bool(found) == bool(WHOLE_WORD[fact].search(text))
     assert case.stated >= {"product", "problem", "resolution"}
@@ -233,9 +225,7 @@ def check_french(french: str, feminine: bool) -> None:
 
 def check_replies(case: Case) -> None:
     """Polite is what was said; rude differs and speaks of the same things."""
-    assert [polite for polite, _ in case.replies] == [
-        turn.text for turn in case.turns if turn.speaker == "Agent"
-    ]
+    assert [polite for polite, _ in case.replies] == [turn.text for turn in case.turns if turn.speaker == "Agent"]
     phrases = (*words.RESOLUTIONS[case.facts["resolution"]].said, *agent.SHOPS, *agent.NAMES, *agent.WAITS)
     for polite, rude in case.replies:
         assert polite != rude
@@ -452,9 +442,7 @@ def test_documents_are_the_cases_and_what_is_asked_of_them() -> None:
             known = dict(case.questions)
             asked = re.findall(r"\nQuestion: (.*)\nAnswer: (.*)", rest)
             assert len(asked) == 2
-            assert all(
-                answer == (known[question] or "The dialogue does not say.") for question, answer in asked
-            )
+            assert all(answer == (known[question] or "The dialogue does not say.") for question, answer in asked)
         elif shape == "mood":
             assert rest == f"\nMood: {case.mood}"
         elif shape == "facts":

@@ -36,9 +36,7 @@ def table(path: Path, columns: dict, **kwargs) -> Path:
 
 
 def test_text_is_split_at_the_separator_and_its_line_breaks(tmp_path):
-    path = written(
-        tmp_path / "a.txt", f"one\n\n{SEPARATOR}\r\n\ntwo{SEPARATOR} three \n{SEPARATOR}\n \n{SEPARATOR}"
-    )
+    path = written(tmp_path / "a.txt", f"one\n\n{SEPARATOR}\r\n\ntwo{SEPARATOR} three \n{SEPARATOR}\n \n{SEPARATOR}")
     found = list(read(path))
     assert [d.text for d in found] == ["one\n", "\ntwo", " three "]
     assert [d.id for d in found] == [f"{path}:0", f"{path}:1", f"{path}:2"]
@@ -73,9 +71,7 @@ def test_json_lines(tmp_path):
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
 def test_parquet(tmp_path, kind):
     values = ["one", None, "", "two"] + [f"row {i}" for i in range(4, 100)]
-    path = table(
-        tmp_path / "a.parquet", {"n": range(100), "said": pa.array(values).cast(kind)}, row_group_size=70
-    )
+    path = table(tmp_path / "a.parquet", {"n": range(100), "said": pa.array(values).cast(kind)}, row_group_size=70)
     found = list(read(path, column="said"))
     assert [d.text for d in found] == ["one", "two", *values[4:]]
     assert [d.id for d in found[:3]] == [f"{path}:0", f"{path}:3", f"{path}:4"]
@@ -126,7 +122,8 @@ def test_long_texts_come_in_pieces_that_rebuild_them(tmp_path):
     assert found[-1].id == f"{path}:1"
 
 
-chunks = st.lists(st.text(st.sampled_from("ab \n\r<|>"), max_size=12), max_size=12)
+parts = st.sampled_from(["a", "b", " ", "\n", "\r\n", "<|>", "<|", "<", "|>"])
+chunks = st.lists(st.lists(parts, max_size=8).map("".join), max_size=8)
 
 
 @given(chunks, st.integers(4, 30))
@@ -143,6 +140,13 @@ def test_splitting_does_not_depend_on_the_chunks(pieces, limit):
             document = ""
     assert rebuilt == documents.re.split(r"(?:\r?\n)?<\|>(?:\r?\n)?", whole)
     assert document == ""
+
+
+def test_a_blank_end_of_a_long_text_is_part_of_it(tmp_path):
+    text = "x" * (documents.CHUNK - 10) + "\n" * 1000
+    found = list(read(written(tmp_path / "a.txt", text)))
+    assert "".join(d.text for d in found) == text
+    assert [d.text.isspace() for d in found] == [False, True]
 
 
 def test_cuts_prefer_paragraphs_then_lines_then_spaces():
@@ -189,9 +193,7 @@ def test_no_such_path_names_the_nearest(tmp_path):
     said = fault(tmp_path / "corpus" / "trian.txt", kind=FileNotFoundError)
     assert f"{tmp_path}/corpus/trian.txt" in said
     assert f"did you mean {tmp_path}/corpus/train.txt?" in said
-    assert f"did you mean {tmp_path}/corpus?" in fault(
-        tmp_path / "korpus" / "train.txt", kind=FileNotFoundError
-    )
+    assert f"did you mean {tmp_path}/corpus?" in fault(tmp_path / "korpus" / "train.txt", kind=FileNotFoundError)
     assert "did you mean" not in fault(tmp_path / "corpus" / "zzzz", kind=FileNotFoundError)
 
 

@@ -268,7 +268,7 @@ def test_a_size_that_cannot_hold_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(
-    "hand", [ByHand(width=256), ByHand(layers=3), ByHand(heads=4), ByHand(ffn=512), ByHand(heads=8, kv_heads=2)]
+    "hand", [ByHand(width=256), ByHand(layers=3), ByHand(heads=4), ByHand(ffn=512), ByHand(heads=6, kv_heads=3)]
 )
 def test_what_is_said_by_hand_stands(hand: ByHand) -> None:
     cfg = shape("causal", 2000, 3_000_000, hand)

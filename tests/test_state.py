@@ -1,6 +1,7 @@
 """Saving and going on: to the bit, from whatever a killed process left, and never from a damaged file."""
 
 import errno
+import json
 import os
 import random
 import resource
@@ -161,6 +162,11 @@ def test_files_are_safetensors(tmp_path: Path) -> None:
         for copy in (read[name], checkpoint.tensors["model"][name]):
             assert copy.dtype == tensor.dtype
             assert torch.equal(copy, tensor)
+    raw = (path / "model.safetensors").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    assert length % 8 == 0
+    for name, place in json.loads(raw[8 : 8 + length]).items():
+        assert place["data_offsets"][0] % tensors[name].element_size() == 0
     with pytest.raises(ValueError, match=r"x has the type torch\.complex64"):
         save(tmp_path, 4, {"model": {"x": torch.zeros(1, dtype=torch.complex64)}}, {})
 
@@ -247,6 +253,29 @@ def test_a_run_taken_back_outdates_what_lay_ahead(tmp_path: Path) -> None:
     assert there(tmp_path) == {"step-10", "step-15", "step-30", "latest"}
     put(tmp_path, 15, 20)
     assert there(tmp_path) == {"step-15", "step-20", "latest"}
+
+
+def test_the_order_of_the_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is on the disk before it has its name, and has its name before anything older goes."""
+    put(tmp_path, 1)
+    log: list[str] = []
+
+    def spy(name: str, describe: Callable[..., str]) -> None:
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args: (log.append(f"{name} {describe(*args)}"), real(*args))[1])
+
+    def plain(path: Any) -> str:
+        return "temporary" if Path(path).name.startswith(".tmp-") else Path(path).name
+
+    spy("fsync", lambda handle: plain(os.readlink(f"/proc/self/fd/{handle}")))
+    spy("rename", lambda old, new: f"{plain(old)} {plain(new)}")
+    spy("replace", lambda old, new: f"{plain(old)} {plain(new)}")
+    put(tmp_path, 2, keep=1)
+    files = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "latest", "temporary"]
+    assert log == [
+        *(f"fsync {file}" for file in files), "rename temporary step-2", f"fsync {tmp_path.name}",
+        "replace latest latest", f"fsync {tmp_path.name}", "rename step-1 temporary",
+    ]  # fmt: skip
 
 
 # ---- damage
@@ -455,6 +484,7 @@ def test_death_before_any_system_call(tmp_path: Path, step: int) -> None:
         assert checkpoint is not None
         assert whole(checkpoint)
         seen.add(checkpoint.step)
+        assert all(whole(load(directory, int(name[5:]))) for name in there(directory) if name[5:].isdecimal())
         put(directory, 4)
         assert there(directory) <= {"step-2", "step-3", "step-4", "latest"}
         assert latest(directory).step == 4  # type: ignore[union-attr]
@@ -465,6 +495,7 @@ def test_death_before_any_system_call(tmp_path: Path, step: int) -> None:
     assert seen == {2, step}
 
 
+@pytest.mark.slow
 def test_fifty_kills_at_random_moments(tmp_path: Path) -> None:
     chance, reached = random.Random(0), 0
     put(tmp_path, 0)

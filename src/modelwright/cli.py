@@ -32,8 +32,8 @@ COMMANDS = {
 }
 
 EXAMPLES = """\
-  modelwright tokenizer desk --out desk/tokenizer
-  modelwright pretrain desk --tokenizer desk/tokenizer --time 2min --out desk/run
+  modelwright tokenizer desk --output desk/tokenizer
+  modelwright pretrain desk --tokenizer desk/tokenizer --time 2min --output desk/run
   modelwright generate desk/run/model "Agent:"
 """
 

@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
+from string import whitespace
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 CUT = re.compile(r" (?<=\S )")
 LONGEST = 64  # characters of a piece worth remembering: longer ones hardly ever come again
 REMEMBERED = 1 << 18  # pieces, about 60 MB
-ALONE = 4  # batches tokenised before other processes are started, which costs about 0.3 s
+ALONE = 2  # batches tokenised before other processes are started, which costs about 0.3 s
 
 
 class Piece(NamedTuple):
@@ -54,7 +55,7 @@ class Encoded(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How ids are written: numpy's name of the integer type, and the ids set before and after each document."""
+    """How ids are written: numpy's name of the integer type; ids set before and after each document."""
 
     dtype: str
     begin: Sequence[int] = ()
@@ -76,8 +77,14 @@ def cuts_at_spaces(description: dict[str, Any]) -> bool:
         return False
     allowed = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
     if steps[0]["type"] not in ("ByteLevel", "Split"):  # these two treat a run of spaces as one
-        allowed |= {"BertNormalizer", "StripAccents"}
-    return all(step["type"] in allowed for step in _steps(normal, "normalizers"))
+        allowed |= {"BertNormalizer", "StripAccents", "Replace"}
+    return all(step["type"] in allowed and _within_words(step) for step in _steps(normal, "normalizers"))
+
+
+def _within_words(step: dict[str, Any]) -> bool:
+    """Whether a normalizer, if it replaces anything, replaces only what holds no space."""
+    pattern = step.get("pattern", {"String": "a"})
+    return pattern.get("Regex") in WORDS if "Regex" in pattern else not set(pattern["String"]) & set(whitespace)
 
 
 def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
@@ -88,7 +95,8 @@ def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
     return [step for inner in part[name] for step in _steps(inner, name)]
 
 
-# The patterns of Llama 3 and Qwen 2: a space stands only at the start of a match, or in a match of white space.
+WORDS = {"<(?=0x[0-9A-F]{2}>)"}  # patterns that match no space: the name of a byte, written in a text
+# Those of Llama 3 and Qwen 2: a space stands only at the start of a match, or in a match of white space.
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
 PATTERNS = {_HEAD + "{1,3}" + _TAIL, _HEAD + _TAIL}
@@ -164,9 +172,7 @@ class Encoder:
         return np.array(ids, self.dtype).tobytes()
 
 
-def encode(
-    batches: Iterable[list[Piece]], description: Path, settings: Settings, processes: int
-) -> Iterator[Encoded]:
+def encode(batches: Iterable[list[Piece]], description: Path, settings: Settings, processes: int) -> Iterator[Encoded]:
     """Encodes batches in order; `description` is a tokenizer.json. What comes out does not depend on
     `processes`.
     """
@@ -178,11 +184,9 @@ def encode(
         yield from _together(following, batches, _command(description, settings), processes)
 
 
-def _together(
-    first: list[Piece], rest: Iterator[list[Piece]], command: list[str], processes: int
-) -> Iterator[Encoded]:
-    # Child processes at the end of a pipe, not multiprocessing: they end with this process however it ends, and
-    # a caller's script needs no `if __name__ == "__main__"`.
+def _together(first: list[Piece], rest: Iterator[list[Piece]], command: list[str], processes: int) -> Iterator[Encoded]:
+    # Child processes at the end of a pipe, not multiprocessing: they end with this process however it ends,
+    # and a caller's script needs no `if __name__ == "__main__"`.
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
     waiting: deque[Future[Encoded]] = deque()
     with ExitStack() as stack:
@@ -251,7 +255,7 @@ def _receive(stream: IO[bytes]) -> bytes:
 
 
 def answer(description: str, settings: str) -> None:
-    """What a child process does: batches from standard input, ids to standard output, until the input closes."""
+    """What a child process does: batches from standard input, ids to standard output, until no more come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     encoder = Encoder(Path(description).read_text("utf-8"), Settings(*json.loads(settings)))
     while True:

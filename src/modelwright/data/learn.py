@@ -21,9 +21,7 @@ RUN = 1 << 16  # copies of a word handed to the trainer at a time
 
 
 def _too_small(vocab: int, least: int, what: str) -> ValueError:
-    return ValueError(
-        f"a vocabulary of {vocab} is too small: {what} and the special tokens alone are {least}"
-    )
+    return ValueError(f"a vocabulary of {vocab} is too small: {what} and the special tokens alone are {least}")
 
 
 def bpe(texts: Iterator[str], specials: Mapping[str, str], room: int, vocab: int) -> tokenizers.Tokenizer:
@@ -42,9 +40,7 @@ def bpe(texts: Iterator[str], specials: Mapping[str, str], room: int, vocab: int
     return inner
 
 
-def wordpiece(
-    texts: Iterator[str], specials: Mapping[str, str], room: int, vocab: int
-) -> tokenizers.Tokenizer:
+def wordpiece(texts: Iterator[str], specials: Mapping[str, str], room: int, vocab: int) -> tokenizers.Tokenizer:
     unknown = specials["unk"]
     inner = tokenizers.Tokenizer(models.WordPiece(unk_token=unknown))
     inner.normalizer, inner.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
@@ -55,9 +51,7 @@ def wordpiece(
     continuing = sorted({f"##{character}" for word in words for character in word[1:]})
     least = len(specials) + len(continuing) + len(alphabet)
     if room < least:
-        raise _too_small(
-            vocab, vocab - room + least, f"the {len(alphabet)} characters, first and continuing,"
-        )
+        raise _too_small(vocab, vocab - room + least, f"the {len(alphabet)} characters, first and continuing,")
     trainer = trainers.WordPieceTrainer(
         vocab_size=room,
         special_tokens=[*specials.values(), *continuing],
@@ -85,9 +79,7 @@ def _words(texts: Iterator[str], inner: tokenizers.Tokenizer) -> tuple[Counter[s
     alphabet = set(ranked[:ALPHABET])
     kept = Counter({w: n for w, n in words.items() if len(w) <= LONGEST and alphabet.issuperset(w)})
     if not kept:
-        raise ValueError(
-            "there is no text to train a tokenizer on: nothing is left of it after normalisation"
-        )
+        raise ValueError("there is no text to train a tokenizer on: nothing is left of it after normalisation")
     return kept, {character for word in kept for character in word}
 
 
@@ -165,4 +157,6 @@ def _unigram_pieces(texts: Iterator[str], room: int, others: int, vocab: int) ->
         for piece, score in found
         if not re.fullmatch("<0x[0-9A-F]{2}>", piece)
     }
-    return sorted(scored.items(), key=lambda item: (-item[1], item[0]))
+    # Every character stays; the library may hand out more pieces than it was asked for.
+    ranked = sorted(scored.items(), key=lambda item: (len(item[0]) > 1, -item[1], item[0]))[:room]
+    return sorted(ranked, key=lambda item: (-item[1], item[0]))

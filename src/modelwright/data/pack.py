@@ -226,7 +226,7 @@ def rebuild(source: Ints, target: Ints, ids: Sentinels) -> Ints:
 
 
 def span(tokens: Ints, first: NDArray[np.bool_], ids: Sentinels, rng: np.random.Generator) -> Row:
-    """Documents, or pieces of them -> one row: each is corrupted alone, its target read with its source only."""
+    """Documents, or pieces of them -> one row: each is corrupted alone, its target sees its source only."""
     if not len(tokens):
         empty = tokens.astype(np.int64)
         return Row(empty, empty, empty.astype(np.float32), empty, empty, (empty, empty, empty))
@@ -254,8 +254,7 @@ def fill(starts: Iterable[Ints], tokens: int, source: int) -> Ints:
     longest, target = fitting(source)
     costs = np.array([sizes(length) for length in range(longest + 1)])
     reach = [  # room left -> longest piece that fits, in the source and in the target
-        np.searchsorted(costs[:, side], np.arange(room + 1), "right") - 1
-        for side, room in ((0, source), (1, target))
+        np.searchsorted(costs[:, side], np.arange(room + 1), "right") - 1 for side, room in ((0, source), (1, target))
     ]
     rows, room, at = [0], (source, target), 0
     for end in _ends(starts, tokens):
@@ -326,13 +325,9 @@ def masking(tokenizer: Tokenizer) -> Masking:
     """The ids that masking needs, or ValueError naming what the tokenizer lacks."""
     (cls,), (sep,) = frame("masked", tokenizer)
     if tokenizer.mask is None:
-        raise ValueError(
-            "the masked objective needs a mask token, and the tokenizer lacks one: train one for it"
-        )
+        raise ValueError("the masked objective needs a mask token, and the tokenizer lacks one: train one for it")
     named = (tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.unk, tokenizer.mask)
-    special = tuple(
-        sorted({cls, sep, *tokenizer.sentinels, *(token for token in named if token is not None)})
-    )
+    special = tuple(sorted({cls, sep, *tokenizer.sentinels, *(token for token in named if token is not None)}))
     return Masking(cls, sep, tokenizer.mask, tokenizer.vocab, special)
 
 
@@ -361,9 +356,7 @@ def frame(objective: Objective, tokenizer: Tokenizer) -> tuple[list[int], list[i
     at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
     before, after = full[:at], full[at + len(plain) :]
     if objective == "masked" and (len(before), len(after)) != (1, 1):
-        raise ValueError(
-            "the masked objective needs a tokenizer that sets [CLS] before a text, [SEP] behind it"
-        )
+        raise ValueError("the masked objective needs a tokenizer that sets [CLS] before a text, [SEP] behind it")
     if objective == "causal" and tokenizer.eos is None:
         raise ValueError("the causal objective needs an end-of-text token, which this tokenizer lacks")
     return before, after if objective == "masked" else [cast(int, tokenizer.eos)]
@@ -407,7 +400,7 @@ def pad_left(texts: Sequence[Sequence[int]], pad: int = 0) -> Padded:
 
 
 def pad_right(texts: Sequence[Sequence[int]], pad: int = 0) -> Padded:
-    """Padding after each text, so that all begin together: for training. [[5], [6, 7]] -> [[5, pad], [6, 7]]."""
+    """Padding after each text, so that all begin together: training. [[5], [6, 7]] -> [[5, pad], [6, 7]]."""
     return _padded(texts, pad, left=False)
 
 

@@ -56,10 +56,10 @@ def write(
     """Tokenises documents into `directory`, or returns the shards already there if they are the same.
 
     Memory stays bounded however long the stream or a document in pieces (`meta["continues"]`). The directory
-    appears complete or not at all. `source` is a fingerprint of the text (see `fingerprint`): shards are used
-    again only where it, the tokenizer and the ids set round each document all match; without one they are
-    never used again. Documents without a token are left out. The result does not depend on `processes` (None:
-    one for each core).
+    appears complete or not at all. `source` is a fingerprint of the text (`documents.fingerprint`): shards
+    are used again only where it, the tokenizer and the ids set round each document all match; without one
+    they are never used again. Documents without a token are left out. The result does not depend on
+    `processes` (None: one for each core).
 
     Raises ValueError where nothing is left to write or the shards there are of something else,
     FileExistsError where the directory holds something that cannot be compared.
@@ -85,14 +85,6 @@ def write(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return Shards.open(target, verify=False)
-
-
-def fingerprint(files: Iterable[str | Path], **settings: str) -> str:
-    """SHA-256 over name, size and time of change of each file, and over how they are read (column, separator
-    ...).
-    """
-    found = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in map(Path, files)]
-    return hashlib.sha256(json.dumps([found, settings], sort_keys=True).encode()).hexdigest()
 
 
 def _cores() -> int:
@@ -261,7 +253,7 @@ def _sync(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of tokens within one shard, from the start of a document (or from where a split had to cut one)."""
+    """A run of tokens within one shard, from the start of a document (or where a split had to cut one)."""
 
     shard: int
     start: int
@@ -367,7 +359,7 @@ class Shards:
 
     def read(self, run: Run) -> NDArray[np.int64]:
         """The tokens of a run: (N,)."""
-        # Read, not memory-mapped: mapped pages count as this process's memory until the kernel wants them back.
+        # Read, not mapped: mapped pages count as this process's memory until the kernel wants them back.
         path = self.directory / f"tokens-{run.shard:05d}.bin"
         size = run.stop - run.start
         found = np.fromfile(path, self.dtype, size, offset=run.start * self.dtype.itemsize)
@@ -386,9 +378,7 @@ def _read_index(directory: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         version, sealed = VERSION, False
     if version != VERSION:
-        raise ValueError(
-            f"{path} has version {version}, not {VERSION}: delete {directory} and tokenise again"
-        )
+        raise ValueError(f"{path} has version {version}, not {VERSION}: delete {directory} and tokenise again")
     if not sealed:
         raise ValueError(f"{path} is not as written: delete {directory} and tokenise again")
     return dict(index)

@@ -61,18 +61,14 @@ class Tokenizer:
         roles: Mapping[str, str | None],
         kept: Mapping[str, Any] | None = None,
     ) -> None:
-        """`roles` names the special tokens: {"eos": "</s>", ...}; a token that the vocabulary lacks is no
-        role.
-        """
+        """`roles` names the special tokens: {"eos": "</s>", ...}; a token that the vocabulary lacks is no role."""
         inner.no_truncation()  # a text is never cut in silence
         inner.no_padding()
         inner.encode_special_tokens = True
         self.inner = inner
         self.kept = dict(kept or {})
         self.vocab: int = max(inner.get_vocab().values()) + 1  # V
-        self.roles = {
-            role: token for role, token in roles.items() if token and inner.token_to_id(token) is not None
-        }
+        self.roles = {role: token for role, token in roles.items() if token and inner.token_to_id(token) is not None}
         ids = {role: inner.token_to_id(token) for role, token in self.roles.items()}
         self.bos: int | None = ids.get("bos")
         self.eos: int | None = ids.get("eos")
@@ -129,9 +125,13 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **self.kept,
         }
-        config |= {f"{role}_token": token for role, token in self.roles.items()}
+        # null for a role that nothing plays, or convention would fill it when this is loaded
+        config |= {f"{role}_token": self.roles.get(role) for role in ROLES}
         _write(directory / "tokenizer.json", self.inner.to_str(pretty=True))
-        _write(directory / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        _write(
+            directory / "tokenizer_config.json",
+            json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
+        )
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":

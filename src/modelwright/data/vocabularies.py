@@ -57,9 +57,7 @@ def word_pieces(vocabulary: Path, config: Mapping[str, Any]) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    _add_special(
-        tokenizer, [piece for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if piece in ids]
-    )
+    _add_special(tokenizer, [piece for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if piece in ids])
     if "[CLS]" in ids and "[SEP]" in ids:
         tokenizer.post_processor = around(tokenizer, "[CLS]", "[SEP]")
     return tokenizer
@@ -84,9 +82,7 @@ def sentence_pieces(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     proto = _proto(path)
     kind = proto.trainer_spec.model_type
     if kind not in (UNIGRAM, BPE):
-        raise ValueError(
-            f"{path} is a SentencePiece model of words or characters: only Unigram and BPE are known"
-        )
+        raise ValueError(f"{path} is a SentencePiece model of words or characters: only Unigram and BPE are known")
     tokenizer = Tokenizer(_unigram(proto) if kind == UNIGRAM else _bpe(proto))
     _write_spaces(tokenizer, proto)
     pieces = [(piece.piece, piece.type) for piece in proto.pieces]

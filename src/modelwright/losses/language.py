@@ -27,7 +27,7 @@ class Rows(Protocol):
     def source(self) -> Any: ...
 
 
-Terms = dict[str, tuple[Tensor, Tensor, float]]
+Terms = dict[str, tuple[Tensor, Tensor | float, float]]  # term -> (sum, weight, coefficient)
 
 
 def language_model(model: nn.Module, batch: Rows) -> tuple[Terms, dict[str, Any]]:

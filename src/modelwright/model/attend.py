@@ -33,6 +33,7 @@ class Mask:
     q_segment: Tensor | None = None  # (B, T); None: one document, no padding
     k_segment: Tensor | None = None  # (B, S)
     bias: Tensor | None = None  # (B, H, T, S), added to the scores
+    device: torch.device | None = None
 
     @property
     def plain_causal(self) -> bool:
@@ -61,9 +62,7 @@ class Mask:
             allowed = (q[..., None] if q.dim() else q) == self.k_segment[:, None, :]  # (B, T, S)
             allowed = allowed.expand(-1, self.queries, -1)[:, None]
         if self.looks_ahead:
-            device = None if self.k_segment is None else self.k_segment.device
-            device = device if self.bias is None else self.bias.device
-            past = torch.ones(self.queries, self.keys, dtype=torch.bool, device=device)
+            past = torch.ones(self.queries, self.keys, dtype=torch.bool, device=self.device)
             past = past.tril(self.keys - self.queries)[None, None]
             allowed = past if allowed is None else allowed & past
         return allowed

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from modelwright.model.families import family_of_config, family_of_model
 from modelwright.model.family import Family, Name
@@ -50,8 +51,7 @@ def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> Transform
     family = family_of_config(config)
     stored = _stored(directory, family)
     cfg = _tie(family.read(config), family, stored)
-    with torch.device("meta"):
-        model = Transformer(cfg)
+    model = blank(cfg)
     places = {ours: family.place(ours, cfg) for ours, _ in model.named_parameters()}
     _compare(directory, model, places, family, stored)
     with ThreadPoolExecutor(4) as pool:  # most of the time is the system's, handing out pages
@@ -173,11 +173,27 @@ def _open(path: Path) -> Any:
         raise FileNotFoundError(f"{path} is missing, though {INDEX} names it")
     try:
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{path} is truncated or damaged ({error}): fetch or save it again") from error
 
 
 # -- reading ----------------------------------------------------------------------------------------------
+
+
+class _Undrawn(TorchFunctionMode):
+    """Layers built under it draw no weights: on the meta device that would import torch's compiler, a second long."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def blank(cfg: Config) -> Transformer:
+    """A model of shapes alone, on the meta device: its parameters have no memory until tensors are put in."""
+    with torch.device("meta"), _Undrawn():
+        return Transformer(cfg)
 
 
 def _tie(cfg: Config, family: Family, stored: dict[str, _Stored]) -> Config:

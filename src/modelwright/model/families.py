@@ -214,7 +214,7 @@ LLAMA = Family(
         Name("stack.norm", ("model.norm",)),
         Name("head.proj", ("lm_head",)),
     ),
-    older=((r"^(?=(layers\.\d+|embed_tokens|norm)\.)", "model."),),
+    older=((r"^(?=(layers\.\d+|embed_tokens|norm|rotary_emb)\.)", "model."),),
     buffers=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
 )
 

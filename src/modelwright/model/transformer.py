@@ -287,7 +287,7 @@ class Stack(nn.Module):
         """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C)."""
         k_pos, k_segment = (pos, segment) if cache is None else cache.extend(pos, segment)
         bias = None if self.relative is None else self.relative(pos, k_pos)
-        mask = Mask(self.cfg.causal, x.size(1), k_pos.size(1), segment, k_segment, bias)
+        mask = Mask(self.cfg.causal, x.size(1), k_pos.size(1), segment, k_segment, bias, x.device)
         memory_mask = memory and Mask(False, x.size(1), memory.x.size(1), segment, memory.segment)
         turn = self.turn(pos, compute_dtype(x)) if self.cfg.rope else None
         for block in self.blocks:

@@ -282,15 +282,16 @@ def nearest(objective: Objective, vocab: int, parameters: int, hand: ByHand) -> 
     """The same, as near to the size as it goes.
 
     Each depth has a width that gives the size, and the feed-forward's width takes up what is left. Of all depths, the
-    one wins that is nearest to the wished-for width per layer; a miss of more than 4.5% loses to everything.
+    one wins that is nearest to the wished-for proportions; to miss the size by 5% weighs as much as to be 2.7 times too
+    thin.
     """
     wished = best_aspect(parameters)
 
-    def badness(cfg: Config) -> tuple[float, float]:
+    def badness(cfg: Config) -> float:
         miss = abs(cost.parameters(cfg) / parameters - 1)
         aspect = math.log(cfg.width / cfg.layers / wished)
         fat = math.log(cfg.ffn / best_ffn(cfg.width, cfg.gated))
-        return max(miss, 0.045), aspect**2 + (2 * fat) ** 2 + (20 * miss) ** 2
+        return aspect**2 + (2 * fat) ** 2 + (20 * miss) ** 2
 
     context = hand.context or best_context(parameters)
     return min(candidates(objective, vocab, parameters, hand, context), key=badness)

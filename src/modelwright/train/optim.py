@@ -164,8 +164,7 @@ class Muon(Optimizer):
 def orthogonal(matrices: Tensor, iterations: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The nearest matrix with orthonormal rows or columns, roughly: (..., R, C) -> (..., R, C) of `dtype`.
 
-    For G = U S V^T this tends to U V^T by a Newton-Schulz iteration (Jordan et al. 2024) from X = G /
-    ||G||_F:
+    For G = U S V^T this tends to U V^T by a Newton-Schulz iteration (Jordan et al. 2024) from G / ||G||_F:
 
         X <- a X + (b X X^T + c (X X^T)^2) X,     which takes each singular value s to  a s + b s^3 + c s^5.
 

@@ -62,11 +62,11 @@ class Checkpoint:
 def save(directory: Path, step: int, tensors: Groups, meta: Mapping[str, Any], keep: int = 2) -> Path:
     """Write `directory/step-N`, make it the latest, then delete all but the `keep` newest -> its path.
 
-    meta: whatever JSON holds. A checkpoint of a later step, left by a run that was
-    taken back to an earlier one, counts as older than this one.
+    meta: whatever JSON holds. A checkpoint of a later step, left by a run that was taken back to an earlier
+    one, counts as older than this one.
 
-    Raises NotSaved where it cannot be written (the older ones stand), ValueError for a tensor type that has
-    no name.
+    Raises NotSaved where it cannot be written (the older ones stand), ValueError for a tensor of a type that
+    safetensors has no name for.
     """
     if keep < 1:
         raise ValueError(f"keep ({keep}) must be 1 or more, or the checkpoint just written would go")

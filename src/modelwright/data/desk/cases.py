@@ -90,9 +90,7 @@ def cases(seed: int, part: Part = "train", *, start: int = 0, count: int | None 
     return (_case(seed, part, i) for i in _numbers(part, start, count))
 
 
-def documents(
-    seed: int, part: Part = "train", *, start: int = 0, count: int | None = None
-) -> Iterator[Document]:
+def documents(seed: int, part: Part = "train", *, start: int = 0, count: int | None = None) -> Iterator[Document]:
     """The same cases as plain text to pretrain on: the dialogue, then one thing that can be asked of it.
 
     `meta["shape"]` names what follows the dialogue (a key of `SHAPES`).
@@ -186,9 +184,7 @@ def _questions(rng: Random, values: Mapping[str, str], stated: Set[str]) -> tupl
     return tuple([Question(question, values[fact] if fact in stated else None) for fact, question in asked])
 
 
-def _replies(
-    script: list[Line], turns: tuple[Turn, ...], values: Mapping[str, str]
-) -> tuple[tuple[str, str], ...]:
+def _replies(script: list[Line], turns: tuple[Turn, ...], values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     replies = [(turn.text, line.rude) for turn, line in zip(turns, script, strict=True) if line.rude]
     return tuple([(polite, " ".join(rude).format_map(values)) for polite, rude in replies])
 

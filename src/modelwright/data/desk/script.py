@@ -53,9 +53,7 @@ def draw_plan(rng: Random) -> Plan:
         elif fate < 0.85:
             plan.refused.append(fact)
     said = plan.told + plan.asked
-    return (
-        plan._replace(slip=Slip(pick(rng, said), pick(rng, MANNERS))) if said and chance(rng, 0.3) else plan
-    )
+    return plan._replace(slip=Slip(pick(rng, said), pick(rng, MANNERS))) if said and chance(rng, 0.3) else plan
 
 
 def write_script(rng: Random, plan: Plan, mood: str) -> list[Line]:

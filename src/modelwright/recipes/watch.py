@@ -1,0 +1,157 @@
+"""What a run says: to the person at the screen, to metrics.jsonl, and to TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from modelwright.train.meter import Meter, peak_memory
+
+BAR = (
+    SpinnerColumn(),
+    TextColumn("{task.description}"),
+    BarColumn(bar_width=24),
+    TextColumn("{task.percentage:>3.0f}%"),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[said]}"),
+)
+
+
+def thousands(number: float) -> str:
+    """1234567 -> '1.2M'."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """75 -> '1 min 15 s'."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
+
+
+class Screen:
+    """The person's side, on standard error. Quiet: nothing at all."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def table(self, title: str, lines: dict[str, str]) -> None:
+        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for name, value in lines.items():
+            table.add_row(name, value)
+        self.console.print(table)
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A line that counts documents and bytes while a stream of unknown length is read."""
+        with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=self.console) as progress:
+            task = progress.add_task(what)
+
+            def told(documents: int, size: int) -> None:
+                progress.update(task, description=f"{what}: {documents:,} documents, {size / 1e6:,.1f} MB")
+
+            yield told
+
+    @contextmanager
+    def bar(self, what: str, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
+        """A bar with the time that is left, and a few words at its end."""
+        with Progress(*BAR, console=self.console, refresh_per_second=4) as progress:
+            task = progress.add_task(what, total=total, completed=done, said="")
+            yield lambda at, said: progress.update(task, completed=at, said=said)
+
+
+class Watch:
+    """What is told of every step of one run, from its step `start` on."""
+
+    def __init__(self, directory: Path, steps: int, batch: int, meter: Meter, screen: Screen, start: int):
+        self.directory, self.steps, self.batch, self.meter, self.screen = directory, steps, batch, meter, screen
+        self.start, self.began = start, time.perf_counter()
+        self.last: dict[str, Any] = {}
+
+    def __enter__(self) -> Watch:
+        path = self.directory / "metrics.jsonl"
+        forget_after(path, self.start)
+        self.file = path.open("a")
+        self.events = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.start + 1)
+        self.shown = self.screen.bar("training", self.steps, self.start)
+        self.update = self.shown.__enter__()
+        self.meter.resume()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.shown.__exit__(*error)
+        self.events.close()
+        self.file.close()
+
+    def step(self, done: int, metrics: dict[str, Any]) -> None:
+        rates = self.meter.step(self.batch)
+        self.last = {"step": done, **metrics, **rates, "peak_memory": peak_memory()}
+        self.file.write(json.dumps({name: plain(value) for name, value in self.last.items()}) + "\n")
+        self.file.flush()
+        for name, value in self.last.items():
+            if name != "step":
+                self.events.add_scalar(name, value, done)
+        self.update(done, self.words())
+
+    def words(self) -> str:
+        said = f"loss {self.last['loss']:.3f}  {thousands(self.last['tokens_per_second'])} tok/s"
+        said += f"  MFU {self.last['mfu']:.0%}  norm {self.last['grad_norm']:.2f}"
+        return said + f"  {self.last['peak_memory'] / 2**20:,.0f} MiB"
+
+    def actual(self) -> dict[str, Any]:
+        """What the run really took, to be held against its plan."""
+        took = {"seconds": time.perf_counter() - self.began, "peak_memory": peak_memory()}
+        return took | {name: self.last[name] for name in ("loss", "tokens_per_second", "mfu") if name in self.last}
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: a number that is not finite becomes null, which every reader understands."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop what a run told of steps that it now makes again, and a last line that a kill cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            kept += [line] if json.loads(line)["step"] <= step else []
+        except ValueError:
+            continue
+    write_whole(path, "".join(line + "\n" for line in kept))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name, path)

@@ -1,0 +1,131 @@
+"""Tiny random models of another library: every family that a checkpoint can be of, in the variants that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+
+VOCAB = 61
+GPT2: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "n_embd": 24,
+    "n_layer": 2,
+    "n_head": 3,
+    "n_positions": 96,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+LLAMA: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "intermediate_size": 40,
+    "max_position_embeddings": 96,
+    "eos_token_id": None,
+}
+BERT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 96,
+}
+T5: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 24,
+    "d_kv": 6,
+    "d_ff": 40,
+    "num_layers": 2,
+    "num_heads": 3,
+    "decoder_start_token_id": 0,
+    "eos_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def gpt2(kind: str = "GPT2LMHeadModel", **changes: Any) -> Any:
+    return getattr(transformers, kind)(transformers.GPT2Config(**GPT2 | changes))
+
+
+def llama(**changes: Any) -> Any:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA | changes))
+
+
+def bert(kind: str = "BertForMaskedLM", **changes: Any) -> Any:
+    return getattr(transformers, kind)(transformers.BertConfig(**BERT | changes))
+
+
+def t5(own_head: bool = False, **changes: Any) -> Any:
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5 | changes))
+    if own_head:  # as flan-t5 has; transformers 5 makes one only while it reads a file that holds one
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    return model
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "gpt2": gpt2,
+    "gpt2-untied": lambda: gpt2(tie_word_embeddings=False),
+    "gpt2-bare-names": lambda: gpt2("GPT2Model"),
+    "gpt2-gelu-inner": lambda: gpt2(n_inner=40, activation_function="gelu", layer_norm_epsilon=1e-3),
+    "gpt2-unscaled-scores": lambda: gpt2(scale_attn_weights=False),
+    "llama": llama,
+    "llama-grouped-tied": lambda: llama(num_key_value_heads=2, tie_word_embeddings=True, rms_norm_eps=1e-3),
+    "llama-one-key-head-biases": lambda: llama(num_key_value_heads=1, attention_bias=True, mlp_bias=True),
+    "llama-wide-heads-gelu": lambda: llama(head_dim=8, hidden_act="gelu_pytorch_tanh", rope_theta=500.0),
+    "llama3-scaled-rope": lambda: llama(num_key_value_heads=3, rope_theta=5e5, rope_scaling=dict(LLAMA3)),
+    "bert": bert,
+    "bert-untied-relu": lambda: bert(tie_word_embeddings=False, hidden_act="relu", type_vocab_size=3),
+    "bert-pretraining": lambda: bert("BertForPreTraining", hidden_act="gelu_new", layer_norm_eps=1e-3),
+    "bert-model": lambda: bert("BertModel"),
+    "t5": t5,
+    "t5-v1.1": lambda: t5(own_head=True, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "t5-v1.1-tied": lambda: t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "t5-uneven": lambda: t5(
+        num_decoder_layers=3, feed_forward_proj="gated-silu", d_kv=5, relative_attention_num_buckets=8
+    ),
+}
+
+
+def make(name: str) -> Any:
+    """A model of `MODELS` in evaluation mode, its every weight drawn from a seed.
+
+    Norms and biases too, and large enough that each of them moves the logits: a fresh model would hide mistakes.
+    """
+    generator = torch.Generator().manual_seed(sorted(MODELS).index(name))
+    model = MODELS[name]()
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            if p.dim() == 1:
+                p.copy_((0.0 if key.endswith("bias") else 1.0) + 0.2 * noise)
+            else:
+                p.copy_(noise * p.size(1) ** -0.5)
+            if key.endswith("Attention.q.weight"):
+                p.mul_(0.4)  # T5 does not scale its scores, and draws its queries smaller instead
+    return model.eval()
+
+
+def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def logits(model: Any, x: torch.Tensor, source: torch.Tensor | None = None) -> torch.Tensor:
+    """What the other library says of tokens x (B, T), given a source (B, S) where it reads one: (B, T, V).
+
+    A model without a head says (B, T, C), its hidden states.
+    """
+    out = model(x) if source is None else model(input_ids=source, decoder_input_ids=x)
+    found = next(v for k, v in out.items() if k in ("logits", "prediction_logits", "last_hidden_state"))
+    return found
