@@ -115,7 +115,7 @@ def ours(steps: int, rows: int, rate: float, matrix_rate: float) -> float:
             yield Batch(found[:, :-1], found[:, 1:], weight, pos, None)  # type: ignore[arg-type]
 
     schedule = optim.linear(steps, warmup=steps // 20, floor=0.0)
-    fit(model, batches(), language_model, optimizer, steps=steps, schedule=schedule, precision="fp32")
+    fit(model, batches(), language_model, optimizer, steps=steps, schedule=schedule, precision="bf16")
     model.eval()
     with torch.no_grad():
         logps = torch.cat([model(rows[:, :-1], rows[:, 1:]) for rows in windows(held).split(256)])

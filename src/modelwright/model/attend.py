@@ -100,48 +100,55 @@ def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tens
     """The same, a block of queries at a time, and only the keys up to it."""
     H = q.size(1)
     k, v = (t if t.size(1) == H else t.repeat_interleave(H // t.size(1), dim=1) for t in (k, v))  # (B, H, S, D)
-    heads = (t.flatten(0, 1) for t in (q * scale, k, v))  # (B*H, T or S, D)
+    heads = (t.flatten(0, 1) for t in (q, k, v))  # (B*H, T or S, D)
     dense = None if mask.plain_causal else mask.dense
-    y: Tensor = _Blockwise.apply(*heads, dense, mask.causal, H)  # type: ignore[no-untyped-call]
+    y: Tensor = _Blockwise.apply(*heads, dense, mask.causal, H, scale)  # type: ignore[no-untyped-call]
     return y.view(q.shape)
 
 
 class _Blockwise(torch.autograd.Function):
-    """q (B*H, T, D) already scaled, k and v (B*H, S, D), dense (B or 1, H or 1, T, S) or None -> (B*H, T, D)."""
+    """q (B*H, T, D), k and v (B*H, S, D), dense (B or 1, H or 1, T, S) or None -> (B*H, T, D)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, dense: Tensor | None, causal: bool, heads: int) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, dense: Tensor | None, causal: bool, heads: int, scale: float
+    ) -> Tensor:
         keep = any(ctx.needs_input_grad)
-        y, probs = torch.empty_like(q), []
+        parts, probs = [], []
         for i, j, end in _blocks(q.size(1), k.size(1), causal):
-            scores = torch.bmm(q[:, i:j], k[:, :end].transpose(1, 2))  # (N, j - i, end)
+            scores = _product(q[:, i:j], k[:, :end].transpose(1, 2), scale)  # (B*H, j - i, end)
             if dense is not None:
                 scores.view(-1, heads, j - i, end).add_(dense[..., i:j, :end])
             elif causal:  # only the last square of keys holds any that are still to come
-                scores[..., end - (j - i) :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu(1)
+                scores[..., end - (j - i) :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu_(1)
             p = scores.softmax(-1)
-            y[:, i:j] = torch.bmm(p, v[:, :end])
+            parts.append(torch.bmm(p, v[:, :end]))
             if keep:
                 probs.append(p)
         ctx.save_for_backward(q, k, v, dense, *probs)
-        ctx.causal, ctx.heads = causal, heads
-        return y
+        ctx.causal, ctx.heads, ctx.scale = causal, heads, scale
+        return torch.cat(parts, 1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None, None]:
         q, k, v, dense, *probs = ctx.saved_tensors
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        dk, dv, parts = torch.zeros_like(k), torch.zeros_like(v), []
         ddense = torch.zeros_like(dense) if ctx.needs_input_grad[3] else None
         for p, (i, j, end) in zip(probs, _blocks(q.size(1), k.size(1), ctx.causal), strict=True):
             dv[:, :end] += torch.bmm(p.transpose(1, 2), dy[:, i:j])
             dp = torch.bmm(dy[:, i:j], v[:, :end].transpose(1, 2))
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), (N, j - i, end)
-            dq[:, i:j] = torch.bmm(ds, k[:, :end])
-            dk[:, :end] += torch.bmm(ds.transpose(1, 2), q[:, i:j])
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), (B*H, j - i, end)
+            parts.append(_product(ds, k[:, :end], ctx.scale))
+            dk[:, :end] += _product(ds.transpose(1, 2), q[:, i:j], ctx.scale)
             if ddense is not None:
                 part = ddense[..., i:j, :end]
                 part += ds.view(-1, ctx.heads, j - i, end).float().sum_to_size(part.shape)
-        return dq, dk, dv, ddense, None, None
+        return torch.cat(parts, 1), dk, dv, ddense, None, None, None
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale a b in one call, (N, R, C) and (N, C, M) -> (N, R, M)."""
+    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
 
 
 def _blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[int, int, int]]:

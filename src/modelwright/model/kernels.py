@@ -26,6 +26,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and x.dtype == self.weight.dtype:
+            return torch.nn.functional.rms_norm(x, x.shape[-1:], self.weight, self.eps)
         y: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
         return y
 
@@ -58,6 +60,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     cos and sin are (B or 1, T, 1, D/2), in x's dtype (Su et al. 2021, eq. 34, in the order of Llama's checkpoints).
     """
+    if not torch.is_grad_enabled():
+        return _turn(x, cos, sin)
     y: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return y
 

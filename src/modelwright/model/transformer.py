@@ -261,9 +261,12 @@ class Block(nn.Module):
 
     def add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         if self.pre_norm:  # narrowed once here, not again by each product that reads it
-            return x + F.dropout(part(norm(x).to(compute_dtype(x))), self.dropout, self.training)
-        out: Tensor = norm(x + F.dropout(part(x), self.dropout, self.training))
+            return x + self.drop(part(norm(x).to(compute_dtype(x))))
+        out: Tensor = norm(x + self.drop(part(x)))
         return out
+
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
 class Stack(nn.Module):
