@@ -118,6 +118,11 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/model.safetensors")
         (FileExistsError("run/ exists: choose another --out"), "run/ exists: choose another --out"),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a", None, "b"), "permission denied: a -> b"),
         (IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), Path("d")), "is a directory: d"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "run"), "read-only file system: run"),
+        (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "aaa"), "file name too long: aaa"),
+        (OSError(errno.ELOOP, os.strerror(errno.ELOOP), "a"), "too many levels of symbolic links: a"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "disk/x"), "input/output error: disk/x"),
+        (OSError("step-20 was not written; step-10 still stands"), "step-20 was not written; step-10 still stands"),
         (FULL, "the disk is full: run/model.safetensors"),
         (OSError(errno.ENOSPC, "the disk is full; step-10 still stands"), "the disk is full; step-10 still stands"),
         (RuntimeError("I/O error: No space left (os error 28)"), "I/O error: No space left (os error 28)"),
@@ -135,7 +140,7 @@ def test_a_users_mistake_is_one_sentence(
 
 
 def test_our_own_faults_keep_their_traceback(command: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    for fault in (RuntimeError("shape"), OSError(errno.EIO, os.strerror(errno.EIO)), KeyError("x")):
+    for fault in (RuntimeError("shape"), OSError(), OSError(errno.EIO, os.strerror(errno.EIO)), KeyError("x")):
         command(raising(fault))
         with pytest.raises(type(fault)):
             cli.main(["try"])

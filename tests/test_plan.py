@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from modelwright.data import pack
 from modelwright.model.cache import Cache
 from modelwright.model.transformer import Config, Relative, Rope, Transformer
 from modelwright.plan import cost, memory, size
@@ -130,7 +132,6 @@ def test_flops_per_token_by_hand() -> None:
     assert cost.forward_flops(cfg, 8) == 8 * (2 * (2 * 144 + 128) + 2 * 40)
     assert cost.flops_per_token(cfg, 8) == 3 * cost.forward_flops(cfg, 8) / 8
     assert cost.tokens_per_second(cfg, 1e6, 8) == 1e6 / cost.flops_per_token(cfg, 8)
-    assert cost.share_of_peak(3e9, 2.0, 1e10) == 0.15
 
 
 # -- memory
@@ -283,6 +284,43 @@ def test_hands_that_contradict_the_size_or_each_other() -> None:
         shape("causal", 2000, 10_000_000, ByHand(width=256, heads=7))
 
 
+@pytest.mark.parametrize(
+    ("hand", "told"),
+    [
+        ({"width": 0}, "--width must be at least 1, not 0"),
+        ({"layers": -1}, "--layers must be at least 1, not -1"),
+        ({"heads": 0}, "--heads must be at least 1, not 0"),
+        ({"kv_heads": 0}, "--kv-heads must be at least 1, not 0"),
+        ({"ffn": -64}, "--ffn must be at least 1, not -64"),
+        ({"context": 1}, "--context must be at least 3, not 1"),
+        ({"rate": 0.0}, "--rate must be above 0, not 0.0"),
+        ({"rate": math.inf}, "--rate must be above 0, not inf"),
+        ({"matrix_rate": math.nan}, "--matrix-rate must be above 0, not nan"),
+        ({"batch": 0}, "--batch must be at least 1, not 0"),
+        ({"tokens": 0}, "--tokens must be at least 1, not 0"),
+        ({"steps": 0}, "--steps must be at least 1, not 0"),
+        ({"warmup": -1}, "--warmup must be at least 0, not -1"),
+    ],
+    ids=lambda said: next(iter(said)) if isinstance(said, dict) else "",
+)
+def test_a_number_that_means_nothing_is_named_by_its_flag(hand: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        ByHand(**hand)  # type: ignore[arg-type]
+
+
+def test_every_number_that_can_be_said_is_checked() -> None:
+    for field in fields(ByHand):
+        with pytest.raises(ValueError, match="must be"):
+            ByHand(**{field.name: -1})
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_least_that_can_be_said_makes_a_plan(objective: size.Objective) -> None:
+    hand = ByHand(width=2, layers=1, heads=1, kv_heads=1, ffn=1, context=3, batch=1, steps=1, warmup=0)
+    plan = decide(objective, 10, 1e9, hand=hand)
+    assert (plan.config.ffn, plan.config.context, plan.rows, plan.steps, plan.warmup) == (1, 3, 1, 1, 0)
+
+
 # -- the dial: plans
 
 
@@ -290,6 +328,11 @@ def test_t5s_row() -> None:
     """Raffel et al. 2020's own code: 512 input tokens come from 568, whose targets take 114."""
     assert row_lengths("span", 512) == (114, 512)
     assert row_lengths("causal", 256) == (256, 0)
+
+
+@pytest.mark.parametrize("context", [*range(3, 16), *range(16, 601, 8), 1024])
+def test_rows_are_planned_as_they_are_packed(context: int) -> None:
+    assert row_lengths("span", context) == (pack.fitting(context)[1], context)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

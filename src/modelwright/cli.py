@@ -4,7 +4,8 @@ Each command's module is named as a string and imported when the command is call
 for torch. A command is a function `main(args: list[str]) -> int` in its module; this file turns the user's
 mistakes, which reach it as exceptions, into one sentence and an exit code.
 
-Exit codes: 0 done, 2 a mistake of the user's, 130 interrupted, 141 the reader of our output has gone.
+Exit codes: 0 done, 2 a mistake of the user's, 130 interrupted, 141 the reader of our output has gone, 143 asked to stop
+(SIGTERM); a run that is interrupted or asked to stop has saved itself first.
 """
 
 import difflib
@@ -32,13 +33,12 @@ COMMANDS = {
 }
 
 EXAMPLES = """\
-  modelwright tokenizer desk --output desk/tokenizer
-  modelwright pretrain desk --tokenizer desk/tokenizer --time 2min --output desk/run
-  modelwright generate desk/run/model "Agent:"
+  modelwright tokenizer desk --output runs/tokenizer
+  modelwright pretrain desk --tokenizer runs/tokenizer --time 2min --output runs/first
+  modelwright generate runs/first/model "Agent:"
 """
 
-# Exceptions that a user's mistake raises. Any other is a fault of ours and shows its traceback.
-MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+NAMED = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -79,7 +79,15 @@ def run(name: str, args: list[str]) -> int:
 
 
 def is_mistake(error: Exception) -> bool:
-    return isinstance(error, MISTAKES) or disk_full(error)
+    """Whether what went wrong is the user's to mend: a value, or a file that the system would not open, read or write.
+
+    An OSError that names a file, or that has a sentence in place of the system's number, is told; one that says
+    neither where nor what is a fault of ours, and shows its traceback as any other exception does.
+    """
+    if isinstance(error, OSError):
+        named = error.filename is not None or (error.errno is None and str(error) != "")
+        return named or isinstance(error, NAMED) or disk_full(error)
+    return isinstance(error, ValueError) or disk_full(error)
 
 
 def disk_full(error: Exception) -> bool:

@@ -104,8 +104,3 @@ def flops_per_token(cfg: Config, length: int, source: int = 0, predicted: float 
 def tokens_per_second(cfg: Config, speed: float, length: int, source: int = 0, predicted: float = 1.0) -> float:
     """Tokens read per second of training at `speed` FLOP/s (the machine's peak, times the share that is reached)."""
     return speed / flops_per_token(cfg, length, source, predicted)
-
-
-def share_of_peak(flops: float, seconds: float, peak: float) -> float:
-    """Model FLOPs utilisation (MFU): the model's own FLOPs per second over the machine's best."""
-    return flops / seconds / peak

@@ -25,6 +25,7 @@ MASKED = 0.15  # share of tokens that BERT predicts, and that T5 cuts out (Devli
 SPAN = 3  # mean length of T5's cuts (Raffel et al. 2020, table 7)
 MUON_RATE = 0.02  # for updates scaled by max(1, rows / columns)^0.5 (Jordan et al. 2024): one rate for all sizes
 HELD = 1 << 14  # tokens worked on at once where no memory limit is given
+LEAST = {"warmup": 0, "context": 3}  # that can be said by hand, of all else 1; a row has marks on either side of a text
 
 # -- words to numbers ------------------------------------------------------------------------------------
 
@@ -70,7 +71,10 @@ def _scaled(found: re.Match[str] | None, units: dict[str, int], trouble: str) ->
 
 @dataclass(frozen=True)
 class ByHand:
-    """What the user has said; None is for the dial to derive."""
+    """What the user has said; None is for the dial to derive.
+
+    Raises ValueError naming the flag whose number is too small to mean anything.
+    """
 
     width: int | None = None
     layers: int | None = None
@@ -84,6 +88,17 @@ class ByHand:
     tokens: int | None = None
     steps: int | None = None
     warmup: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, said in vars(self).items():
+            flag, least = "--" + name.replace("_", "-"), LEAST.get(name, 1)
+            if said is None:
+                continue
+            if name in ("rate", "matrix_rate"):
+                if not 0 < said < math.inf:
+                    raise ValueError(f"{flag} must be above 0, not {said}")
+            elif not said >= least:
+                raise ValueError(f"{flag} must be at least {least}, not {said}")
 
 
 @dataclass(frozen=True)
@@ -189,14 +204,14 @@ def row_lengths(objective: Objective, context: int) -> tuple[int, int]:
     """(T, S) of a row: tokens of the tower that predicts, and of the encoder that it reads.
 
     Of n tokens, 15% are cut in spans of 3, each span a sentinel: the encoder reads 0.85 n + 0.05 n, the decoder
-    predicts 0.15 n + 0.05 n, and an end each: 568 tokens give T5's 512 and 114 (Raffel et al. 2020).
+    predicts 0.15 n + 0.05 n, and an end each: 568 tokens give T5's 512 and 114 (Raffel et al. 2020). Of the shortest
+    texts one token is cut. `context` is at least 3.
     """
     if objective != "span":
         return context, 0
-    cuts = [(round(n * MASKED), n) for n in range(2, 2 * context + 2)]
-    noise, spans = max(
-        (noise, round(noise / SPAN)) for noise, n in cuts if n - noise + round(noise / SPAN) + 1 <= context
-    )
+    cuts = [(n, max(1, round(n * MASKED))) for n in range(2, 2 * context + 2)]
+    cuts_spans = [(n, noise, max(1, round(noise / SPAN))) for n, noise in cuts]
+    noise, spans = max((noise, spans) for n, noise, spans in cuts_spans if n - noise + spans + 1 <= context)
     return noise + spans + 1, context
 
 
