@@ -454,11 +454,11 @@ def test_testing_and_saving_do_not_count_as_training_time(corpus: Path, tmp_path
 
 @pytest.mark.slow
 def test_memory_is_flat_however_large_the_text(tmp_path: Path) -> None:
-    """A text ten times the memory that training may take on it: beyond what a small text takes, next to nothing."""
+    """A text ten times the memory that it may take beyond what a short one takes."""
     lines = [json.dumps({"text": d.text}) + "\n" for d in desk.documents(0, count=100)]
     train(lines, "bpe", 300).save(tmp_path)
     peaks = []
-    for name, size in (("small", 1 << 20), ("large", 40 << 20)):
+    for name, size in (("small", 20 << 20), ("large", 100 << 20)):
         (tmp_path / f"{name}.jsonl").write_text("".join(lines) * (size // len("".join(lines))))
         args = command(tmp_path / f"{name}.jsonl", tmp_path / name, "causal", "--tokenizer", str(tmp_path))
         args = [word for word in args if word not in ("--vocab", "600")]
@@ -470,7 +470,7 @@ def test_memory_is_flat_however_large_the_text(tmp_path: Path) -> None:
             check=True,
         )
         peaks.append(json.loads(done.stdout)["actual"]["peak_memory"])
-    assert peaks[1] - peaks[0] < 4 << 20
+    assert peaks[1] - peaks[0] < 10 << 20
 
 
 def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
