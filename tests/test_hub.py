@@ -196,7 +196,9 @@ CLUTTER = {
 def hub(home: Path) -> Iterator[Hub]:
     files = {path.name: path.read_bytes() for path in home.iterdir()}
     only_pickles = {"config.json": files["config.json"], "pytorch_model.bin": b"a pickle"}
-    with serve({"desk/tiny": files | CLUTTER, "bare": files, "old/one": only_pickles}) as found:
+    with serve(
+        {"desk/tiny": files | CLUTTER | {"vocab.bpe": b"a GPT-2's merges"}, "bare": files, "old/one": only_pickles}
+    ) as found:
         yield found
 
 
@@ -215,7 +217,14 @@ def test_a_model_is_fetched_once_and_nothing_else_with_it(lm: LanguageModel, onl
     found = load("desk/tiny")
     assert torch.equal(says(found), says(lm))
     assert found.path is not None
-    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    wanted = {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.bpe",
+    }
     assert {str(path.relative_to(found.path)) for path in found.path.rglob("*")} == wanted
     fetched = [line for line in online.asked if line.startswith("GET /") and "desk/tiny/resolve" in line]
     assert {line.rpartition("/")[2] for line in fetched} == wanted
