@@ -21,6 +21,7 @@ class Hub:
     def __init__(self, url: str):
         self.url = url
         self.asked: list[str] = []  # "GET /path", in order
+        self.short = ""  # the file of which half is sent before the connection closes
 
 
 @contextmanager
@@ -36,7 +37,10 @@ def serve(repos: Repos) -> Iterator[Hub]:
             for name, value in ({"Content-Length": str(len(body))} | headers).items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command == "GET" and hub.short and self.path.endswith(hub.short) and status == 200:
+                self.wfile.write(body[: len(body) // 2])
+                self.close_connection = True
+            elif self.command == "GET":
                 self.wfile.write(body)
 
         def do_GET(self) -> None:

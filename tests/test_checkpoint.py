@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
+import shutil
 import struct
 import sys
 from collections.abc import Callable
@@ -374,3 +376,73 @@ def test_a_model_of_no_family_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the nearest, llama, has no words for its relative = Relative"):
         checkpoint.save(fresh(odd), tmp_path / "m")
     assert not list(tmp_path.iterdir())
+
+
+def test_overwriting_replaces_models_alone(saved: Path) -> None:
+    """A config.json is found in many directories that are no model's."""
+
+    def refused(said: str) -> None:
+        with pytest.raises(FileExistsError, match=rf"is no model directory \({said}\)"):
+            checkpoint.save(fresh(), saved, overwrite=True)
+
+    (saved / "checkpoints").mkdir()
+    refused("it holds the directory checkpoints")
+    (saved / "checkpoints").rmdir()
+    config, weights = (saved / "config.json").read_text(), (saved / "model.safetensors").read_bytes()
+    for other in ('{"editor": "vim"}', "[1]", "{"):
+        (saved / "config.json").write_text(other)
+        refused("its config.json names no model_type")
+    (saved / "config.json").write_text(config)
+    (saved / "model.safetensors").unlink()
+    refused("it holds no weights")
+    (saved / "model.safetensors").write_bytes(weights)
+    checkpoint.save(fresh(seed=1), saved, overwrite=True)
+    assert same(checkpoint.load(saved), fresh(seed=1))
+
+
+def test_what_a_killed_save_left_is_set_right(saved: Path) -> None:
+    stale, live = saved.with_name(".model-0123abcd"), saved.with_name(".model-0123abce")
+    others = [saved.with_name(name) for name in (".model-notes", ".model2-0123abcd")]
+    for path in (stale, live, *others):
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+    for path in (stale, *others):
+        os.utime(path, (0, 0))
+    saved.rename(saved.with_name(".model-01234567-old"))  # killed between the two renamings
+    with pytest.raises(FileExistsError, match="already holds a model"):
+        checkpoint.save(fresh(seed=1), saved)
+    assert same(checkpoint.load(saved), fresh())
+    assert sorted(saved.parent.iterdir()) == sorted([saved, live, *others])
+    saved.with_name(".model-01234567-old").mkdir()  # killed before the old one was gone
+    checkpoint.save(fresh(seed=1), saved, overwrite=True)
+    assert sorted(saved.parent.iterdir()) == sorted([saved, live, *others])
+    assert same(checkpoint.load(saved), fresh(seed=1))
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(fresh(), tmp_path / "m", shard_bytes=10_000)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m").stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == {0o640}
+
+
+def test_the_new_name_is_on_the_disk_before_the_old_model_goes(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, delete = checkpoint._sync, shutil.rmtree
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: (done.append(f"sync {path.name}"), sync(path)))
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **how: (done.append(path.name[-4:]), delete(path, **how)))
+    checkpoint.save(fresh(), saved, overwrite=True)
+    assert done.index(f"sync {saved.parent.name}") < done.index("-old")
+
+
+def test_a_bias_under_two_names_must_be_one(tmp_path: Path) -> None:
+    tiny.make("bert").save_pretrained(tmp_path)
+    names = ("cls.predictions.bias", "cls.predictions.decoder.bias")
+    bias = torch.arange(float(load_file(tmp_path / "model.safetensors")[names[0]].numel()))
+    rewrite(tmp_path, lambda tensors: tensors | {name: bias.clone() for name in names})
+    assert torch.equal(checkpoint.load(tmp_path).head.proj.bias, bias)
+    rewrite(tmp_path, lambda tensors: tensors | {names[0]: bias + 1})
+    assert sentence(tmp_path).endswith(f"1 held twice and not alike ({names[1]} and {names[0]})")

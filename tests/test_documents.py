@@ -188,6 +188,19 @@ def fault(*args, kind=ValueError, **kwargs) -> str:
     return message
 
 
+def test_json_is_passed_over_in_a_folder_and_refused_by_name(tmp_path):
+    written(tmp_path / "a.txt", "text")
+    for name in ("index.json", "packed.JSON.gz"):
+        path = written(tmp_path / name, '{"text": "settings"}')
+        assert fault(path) == (
+            f"{path} is JSON, not JSON Lines: name it .jsonl if each line of it is an object, "
+            "or write it so, one object a line"
+        )
+    assert texts(tmp_path) == ["text"]
+    assert "is JSON, not JSON Lines" in fault(f"{tmp_path}/*")
+    assert texts(f"{tmp_path}/*.txt") == ["text"]
+
+
 def test_no_such_path_names_the_nearest(tmp_path):
     written(tmp_path / "corpus" / "train.txt", "x")
     said = fault(tmp_path / "corpus" / "trian.txt", kind=FileNotFoundError)

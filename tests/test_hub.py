@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -15,11 +16,14 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
+import tiny
 from hub_server import COMMIT, Hub, serve
 from modelwright.data.tokenizer import Tokenizer, train
 from modelwright.hub.fetch import is_hub_id
 from modelwright.hub.open import LanguageModel, load, save
+from modelwright.model.families import FAMILIES
 from modelwright.model.transformer import Config, Rope, Transformer, initialise
 
 TEXT = "The agent asks for the order number, and the customer gives the order number at once."
@@ -135,6 +139,46 @@ def test_names_not_on_the_hub(name: str) -> None:
     assert not is_hub_id(name)
 
 
+def test_the_model_is_looked_at_before_the_tokenizer(home: Path) -> None:
+    (home / "tokenizer.json").unlink()
+    config = json.loads((home / "config.json").read_text())
+    (home / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+    assert "model_type 'mamba' is of no known family" in sentence(home, ValueError)
+    (home / "config.json").write_text(json.dumps(config))
+    (home / "model.safetensors").rename(home / "pytorch_model.bin")
+    assert "holds only pickled weights" in sentence(home, ValueError)
+
+
+def test_a_name_that_is_too_long_for_a_file() -> None:
+    said = sentence("x" * 5000, FileNotFoundError)
+    assert said.endswith("cannot be opened as a directory: File name too long")
+    assert len(said) < 120
+
+
+def test_the_nearest_directory_is_named(home: Path) -> None:
+    said = sentence(home.parent / "hme" / "model", FileNotFoundError)
+    assert said.endswith(f"no name of a model on the hub either (did you mean {home}?)")
+
+
+def test_a_name_that_could_be_the_hubs_has_a_near_directory_too(
+    online: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.parent)
+    assert sentence("hoome", FileNotFoundError) == (
+        "'hoome' is neither a directory here nor a public model on the hub (did you mean home?)"
+    )
+
+
+def test_what_was_left_aside_is_known(lm: LanguageModel, tmp_path: Path) -> None:
+    bert = FAMILIES["bert"].read(tiny.BERT | {"vocab_size": 288})
+    save(replace(lm, model=Transformer(bert).eval()), tmp_path / "bert")
+    assert load(tmp_path / "bert").aside == ()
+    file = tmp_path / "bert" / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    save_file(tensors | {"bert.pooler.dense.bias": torch.ones(24)}, file)
+    assert load(tmp_path / "bert").aside == ("bert.pooler.dense.bias",)
+
+
 # -- the hub ----------------------------------------------------------------------------------------------
 
 CLUTTER = {
@@ -152,7 +196,9 @@ CLUTTER = {
 def hub(home: Path) -> Iterator[Hub]:
     files = {path.name: path.read_bytes() for path in home.iterdir()}
     only_pickles = {"config.json": files["config.json"], "pytorch_model.bin": b"a pickle"}
-    with serve({"desk/tiny": files | CLUTTER, "bare": files, "old/one": only_pickles}) as found:
+    with serve(
+        {"desk/tiny": files | CLUTTER | {"vocab.bpe": b"a GPT-2's merges"}, "bare": files, "old/one": only_pickles}
+    ) as found:
         yield found
 
 
@@ -171,7 +217,14 @@ def test_a_model_is_fetched_once_and_nothing_else_with_it(lm: LanguageModel, onl
     found = load("desk/tiny")
     assert torch.equal(says(found), says(lm))
     assert found.path is not None
-    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    wanted = {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.bpe",
+    }
     assert {str(path.relative_to(found.path)) for path in found.path.rglob("*")} == wanted
     fetched = [line for line in online.asked if line.startswith("GET /") and "desk/tiny/resolve" in line]
     assert {line.rpartition("/")[2] for line in fetched} == wanted
@@ -226,6 +279,23 @@ def test_a_fetch_that_breaks_off(online: Hub, monkeypatch: pytest.MonkeyPatch) -
     said = sentence("desk/tiny", FileNotFoundError)
     assert said.startswith("fetching desk/tiny from the hub broke off (")
     assert said.endswith("): try again, what has come is kept")
+
+
+def test_a_download_that_ends_early_is_one_sentence(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # the client tries again, ever more patiently
+    online.short = "model.safetensors"
+    said = sentence("desk/tiny", FileNotFoundError)
+    assert said.startswith("fetching desk/tiny from the hub broke off (")
+    online.short = ""
+    load("desk/tiny")
+
+
+def test_a_full_disk_is_not_the_hubs_fault(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    assert sentence("desk/tiny", OSError) == "[Errno 28] No space left on device"
 
 
 def test_what_the_hub_does_not_have(online: Hub) -> None:

@@ -10,7 +10,7 @@ import transformers
 from modelwright.data import desk
 from modelwright.data.documents import fingerprint
 from modelwright.data.tokenizer import Tokenizer, train
-from modelwright.recipes.tokenizer import MOST, SMALL, Held, main, publish
+from modelwright.recipes.tokenizer import MOST, SMALL, Held, main, may_write, publish
 
 SENTENCES = [
     f"The {colour} {thing} waits for the {role}, said {who}. "
@@ -144,7 +144,7 @@ def test_a_failing_rename_puts_back_what_was_there(tmp_path, monkeypatch):
     rename = Path.rename
 
     def failing(path: Path, target: Path) -> Path:
-        if path.name == "new":
+        if target == out and not path.name.endswith("-old"):
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
@@ -169,3 +169,44 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, before):
         publish(tokenizer, {"first": False}, out)
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if before else [])
     assert not before or json.loads((out / "modelwright.json").read_text()) == {"first": True}
+
+
+def test_only_a_tokenizers_own_files_are_overwritten(tmp_path):
+    """A model's directory has a tokenizer.json too."""
+    tokenizer, out = train(SENTENCES, "bpe", 300), tmp_path / "out"
+    publish(tokenizer, {}, out)
+    may_write(out, True)
+    (out / "model.safetensors").write_bytes(b"weeks of training")
+    with pytest.raises(
+        FileExistsError, match=r"holds more than a tokenizer \(model.safetensors\): name another --output"
+    ):
+        may_write(out, True)
+    with pytest.raises(FileExistsError, match="holds more than a tokenizer"):
+        may_write(out / "model.safetensors", True)
+
+
+def test_an_empty_directory_and_the_one_we_stand_in(corpus, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([str(corpus), "--vocab", "300", "--output", ".", "--json"]) == 0
+    assert Tokenizer.load(tmp_path / "here").vocab == 300
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", "here"]
+
+
+def test_a_folder_named_desk_is_not_read_for_the_desk(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "desk").mkdir()
+    assert main(["desk", "--vocab", "300", "--output", "out", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] is None
+    assert main(["desk:40", "--vocab", "300", "--output", "out", "--json"]) == 0
+    assert json.loads((tmp_path / "out" / "modelwright.json").read_text())["data"] == "desk:40:0"
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        publish(train(SENTENCES, "bpe", 300), {}, tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}

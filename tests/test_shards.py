@@ -432,6 +432,29 @@ def written(original, tmp_path):
     return shards.Shards.open(shutil.copytree(original.directory, tmp_path / "s"))
 
 
+def test_shards_go_into_an_empty_directory_and_follow_the_umask(tmp_path):
+    (tmp_path / "s").mkdir(mode=0o700)
+    before = os.umask(0o027)
+    try:
+        shards.write(documents(5), gpt(), tmp_path / "s")
+    finally:
+        os.umask(before)
+    assert shards.Shards.open(tmp_path / "s").documents == 5
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "s").iterdir()} == {0o640}
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_closed_shard_lets_go_of_its_starts(tmp_path):
+    shard = shards._Shard(tmp_path, 0)
+    pieces = [encode.Piece("a", 1, True, True) for _ in range(3)]
+    shard.add(pieces, encode.Encoded(np.arange(3, dtype="<u2").tobytes(), np.ones(3, np.int64)), np.dtype("<u2"))
+    shard.close()
+    assert not len(shard.starts) + len(shard.byte_starts)
+    assert shard.described()["documents"] == 3
+    assert np.fromfile(shard.paths[1], "<i8").tolist() == [0, 1, 2, 0, 1, 2]
+
+
 def damages(path):
     whole = path.read_bytes()
     flipped = bytearray(whole)

@@ -204,6 +204,67 @@ def test_faults_of_vocabulary_files(tmp_path, files, said):
         Tokenizer.load(tmp_path)
 
 
+PIECES = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\nblue\n"
+
+
+def test_tokens_that_were_added_later_are_read(tmp_path):
+    (tmp_path / "vocab.txt").write_text(PIECES)
+    (tmp_path / "added_tokens.json").write_text('{"[AGENT]": 8, "Öl-Lampe": 7, "[SEP]": 3}')
+    (tmp_path / "tokenizer_config.json").write_text('{"additional_special_tokens": ["[AGENT]"]}')
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.vocab == 9
+    assert tokenizer.encode("red Öl-Lampe") == [5, 7]
+    assert {3, 8} <= tokenizer.special
+    assert 7 not in tokenizer.special
+    assert tokenizer.decode([5, 8, 6]) == "red blue"
+    tokenizer.save(tmp_path / "new")
+    assert Tokenizer.load(tmp_path / "new").encode("red Öl-Lampe") == [5, 7]
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ({"lamp": 9}, "gives 'lamp' the id 9, but after the vocabulary it has the id 7"),
+        ({"red": 7}, "gives 'red' the id 7, but after the vocabulary it has the id 5"),
+        ({"lamp": "7"}, "does not hold a vocabulary, token to id: 'lamp' has '7'"),
+    ],
+)
+def test_an_added_token_keeps_its_id_or_is_refused(tmp_path, added, said):
+    (tmp_path / "vocab.txt").write_text(PIECES)
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    with pytest.raises(ValueError, match=said):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_json_holds_its_added_tokens_itself(tmp_path):
+    train(TEXTS, "bpe", 300).save(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"lamp": 9}')
+    assert Tokenizer.load(tmp_path).vocab == 300
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_of_a_vocabulary_ends_at_a_line_break_alone(tmp_path, end):
+    pieces = ["[UNK]", "a", "\u2028", "\x85", "b"]
+    (tmp_path / "vocab.txt").write_bytes((end.join(pieces) + end).encode())
+    inner = Tokenizer.load(tmp_path).inner
+    assert [inner.token_to_id(piece) for piece in pieces] == [0, 1, 2, 3, 4]
+    assert inner.get_vocab_size() == 5
+
+
+def test_a_merge_may_hold_what_unicode_breaks_lines_at(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "\u2028": 1, "a\u2028": 2}))
+    (tmp_path / "merges.txt").write_bytes("#version: 0.2\na \u2028\n".encode())
+    assert json.loads(Tokenizer.load(tmp_path).inner.to_str())["model"]["merges"] == [["a", "\u2028"]]
+
+
+def test_a_chat_template_in_a_file_of_its_own_is_kept(tmp_path):
+    train(TEXTS, "bpe", 300).save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}, né?")
+    Tokenizer.load(tmp_path).save(tmp_path / "new")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "new"))
+    assert theirs.chat_template == "{{ messages[0].content }}, né?"
+
+
 def test_no_vocabulary_at_all_says_what_was_looked_for(tmp_path):
     (tmp_path / "vocab.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"looked for tokenizer\.json, vocab\.json with merges\.txt, .*spiece"):
@@ -218,6 +279,18 @@ def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch):
 
 
 # --- learning ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("error", [ValueError("line 3 has no field 'text'"), OSError(5, "Input/output error")])
+def test_a_fault_of_the_texts_is_told_as_that(kind, error):
+    def texts():
+        yield from TEXTS[:3]
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        train(texts(), kind, 700)
+    assert str(caught.value) == str(error)
 
 
 @pytest.mark.parametrize(("kind", "objective"), [(k, o) for k in KINDS for o in OBJECTIVES])

@@ -184,8 +184,10 @@ def add(tokenizer: Tokenizer, path: Path, special: Collection[str]) -> None:
 
     Raises ValueError where a token would not get the id that the file gives it: the model knows it by that.
     """
+    there = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for token, number in sorted(_json(path).items(), key=lambda item: item[1]):
-        tokenizer.add_tokens([AddedToken(token, special=token in special, normalized=False)])
+        if token not in there:  # else it would cease to be special
+            tokenizer.add_tokens([AddedToken(token, special=token in special, normalized=False)])
         if (got := tokenizer.token_to_id(token)) != number:
             raise ValueError(f"{path} gives {token!r} the id {number}, but after the vocabulary it has the id {got}")
 

@@ -85,9 +85,12 @@ def _find(path_or_id: str | Path, revision: str | None) -> Path:
 
 def _nearest(path: Path) -> str:
     """The existing directory that is spelled most like the first part of `path` that is missing, as a question."""
-    while not path.parent.is_dir() and path.parent != path:
-        path = path.parent
-    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    try:
+        while not path.parent.is_dir() and path.parent != path:
+            path = path.parent
+        names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    except OSError:  # a folder that may not be listed: there is nothing to suggest
+        return ""
     close = difflib.get_close_matches(path.name, names, n=1)
     return f" (did you mean {path.parent / close[0]}?)" if close else ""
 

@@ -5,8 +5,8 @@ parameters with their tensors. Nothing else in the project knows a family: a mod
 that a model is saved as is the one whose `read(write(cfg))` gives the same config back.
 
 A setting that would change what a model computes and that the Transformer does not have is refused, never ignored.
-Dropout does not, outside training: the Transformer has one rate, and of GPT-2's three and BERT's two it is the one after
-a layer's output that is read. Llama's, which is of the attention alone, becomes the rate of every layer.
+Dropout does not, outside training: the Transformer has one rate, and of GPT-2's three and BERT's two the one after a
+layer's output is read. Llama's, which is of the attention alone, becomes the rate of every layer.
 
 Sources: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023; Dubey et al. 2024), BERT (Devlin et al. 2019),
 T5 (Raffel et al. 2020; v1.1: Shazeer 2020).
