@@ -263,14 +263,3 @@ def test_what_a_tokenizer_lacks_is_named(objective, lacking, length, words):
 
 def both(objective, tokenizer, length):
     return pack.frame(objective, tokenizer), pack.packing(objective, tokenizer, length)
-
-
-def test_padding_left_and_right():
-    left = pack.pad_left([[5], [6, 7, 8], []], pad=9)
-    assert left.tokens.tolist() == [[9, 9, 5], [6, 7, 8], [9, 9, 9]]
-    assert left.pos.tolist() == [[0, 0, 0], [0, 1, 2], [0, 0, 0]]
-    assert left.segment.tolist() == [[0, 0, 1], [1, 1, 1], [0, 0, 0]]
-    right = pack.pad_right([[5], [6, 7, 8]])
-    assert right.tokens.tolist() == [[5, 0, 0], [6, 7, 8]]
-    assert right.pos.tolist() == [[0, 0, 0], [0, 1, 2]]
-    assert right.segment.tolist() == [[1, 0, 0], [1, 1, 1]]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
+import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,10 +38,13 @@ from modelwright.model import attend, transformer
 from modelwright.model.attend import Mask, plain
 from modelwright.model.transformer import Transformer, initialise
 from modelwright.plan.size import ByHand, build
+from modelwright.recipes import pretrain
 from modelwright.recipes.run import Run
-from modelwright.train import optim
+from modelwright.recipes.watch import Screen, Watch
+from modelwright.train import optim, state
 from modelwright.train.interrupt import Interrupted
 from modelwright.train.loop import Diverged, fit
+from modelwright.train.meter import Meter
 
 OBJECTIVES: tuple[Objective, ...] = ("causal", "masked", "span")
 KINDS = {"causal": "bpe", "masked": "wordpiece", "span": "unigram"}
@@ -142,13 +150,20 @@ def run_in(
     return Run(directory, model, optim.make(model, "muon", 1e-3, matrix_lr=0.02), loader)
 
 
+class Silent:
+    def tick(self) -> None: ...
+    def step(self, done: int, metrics: dict[str, Any]) -> None: ...
+    def rest(self) -> None: ...
+
+
 def go(run: Run, steps: int, accumulate: int, precision: Any, stop_at: int | None = None) -> list[tuple[float, float]]:
     told: list[tuple[float, float]] = []
 
-    def watch(step: int, metrics: dict[str, Any]) -> None:
-        told.append((metrics["loss"], metrics["grad_norm"]))
-        if step == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+    class Told(Silent):
+        def step(self, done: int, metrics: dict[str, Any]) -> None:
+            told.append((metrics["loss"], metrics["grad_norm"]))
+            if done == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     with nullcontext() if stop_at is None else pytest.raises(Interrupted, match="SIGTERM"):
         run.fit(
@@ -161,7 +176,7 @@ def go(run: Run, steps: int, accumulate: int, precision: Any, stop_at: int | Non
             test=dict,
             test_every=3,
             save_every=100,
-            watch=watch,
+            watch=Told(),
         )
     return told
 
@@ -195,32 +210,38 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(
-    tmp_path: Path, prepared: dict[str, Any]
-) -> None:
-    run = run_in(tmp_path, prepared["causal"], 0.0, 1, "causal", False)
-    before = [p.detach().clone() for p in run.model.parameters()]
+def broken_after(good: int) -> Any:
+    """A loss that is no number from step `good` on."""
+    seen = []
 
-    def broken(model: nn.Module, batch: Any) -> Any:
+    def loss(model: nn.Module, batch: Any) -> Any:
+        seen.append(1)
         terms, metrics = language_model(model, batch)
         total, weight, coefficient = terms["loss"]
-        return {"loss": (total * float("nan"), weight, coefficient)}, metrics
+        return {"loss": (total * (float("nan") if len(seen) > good else 1.0), weight, coefficient)}, metrics
 
-    with pytest.raises(Diverged, match="10 steps in a row"):
+    return loss
+
+
+@pytest.mark.parametrize(("steps", "sentence"), [(50, "10 steps in a row"), (9, "the loss of the last step, 9")])
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(
+    steps: int, sentence: str, tmp_path: Path, prepared: dict[str, Any]
+) -> None:
+    run = run_in(tmp_path, prepared["causal"], 0.0, 1, "causal", False)
+    with pytest.raises(Diverged, match=sentence):
         run.fit(
-            broken,
-            steps=50,
+            broken_after(4),
+            steps=steps,
             accumulate=1,
             clip=1.0,
             precision="fp32",
             schedule=lambda step: 1.0,
             test=dict,
             test_every=50,
-            save_every=50,
-            watch=lambda step, metrics: None,
+            save_every=2,
+            watch=Silent(),
         )
-    assert all(torch.equal(p, q) for p, q in zip(run.model.parameters(), before, strict=True))
-    assert [p.name for p in (tmp_path / "checkpoints").glob("step-*")] == ["step-0"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*")) == ["step-2", "step-4"]
 
 
 # -- the command ------------------------------------------------------------------------------------------
@@ -259,26 +280,26 @@ def test_the_command_makes_a_model_that_transformers_opens(
     assert theirs.num_parameters() == came["predicted"]["parameters"]
 
 
+@pytest.mark.slow
 def test_a_killed_command_resumes_to_the_same_model(corpus: Path, tmp_path: Path) -> None:
-    assert cli.main(command(corpus, tmp_path / "whole")) == 0
+    steps = ["--steps", "60", "--save-every", "5"]
+    assert cli.main(command(corpus, tmp_path / "whole", "causal", *steps)) == 0
     output = tmp_path / "parts"
-    child = os.fork()
-    if child == 0:  # die without a word, in the middle
-        code = cli.main(command(corpus, output, "causal", "--save-every", "5"))
-        os._exit(code)
-    deadline = 400
-    while deadline and not (output / "checkpoints/step-5").exists():
-        os.waitpid(0, os.WNOHANG)
-        deadline -= 1
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if not (output / "model").exists():
-        assert cli.main(["pretrain", "--resume", "--output", str(output), "--json"]) == 0
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "modelwright.cli", *command(corpus, output, "causal", *steps)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    while killed.poll() is None and not (output / "checkpoints/step-10").exists():
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL, "it was in the middle"
+    assert not (output / "model").exists()
+    assert cli.main(["pretrain", "--resume", "--output", str(output), "--json"]) == 0
     ours, theirs = (load_file(path / "model/model.safetensors") for path in (output, tmp_path / "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert [line["tokens"] for line in lines] == [512 * step for step in range(1, 61)]
 
 
 @pytest.mark.parametrize(
@@ -289,23 +310,167 @@ def test_a_killed_command_resumes_to_the_same_model(corpus: Path, tmp_path: Path
         (["pretrain", "desk", "--output", "x"], "say how large or how long"),
         (["pretrain", "desk:10", "--size", "ten", "--output", "x"], "cannot read 'ten' as a size"),
         (["pretrain", "--resume", "--output", "x"], "no run to resume in x"),
+        (["pretrain", "desk", "--resume", "--steps", "3"], "leave out --data, --steps"),
+        (["pretrain", "desk:10", "--size", "1M", "--heads", "-2", "--output", "x"], "heads"),
+        (["pretrain", "desk:10", "--size", "1M", "--keep", "0", "--output", "x"], "--keep must be 1 or more, not 0"),
+        (["pretrain", "desk:10", "--size", "1M", "--held-out", "1.5", "--output", "x"], "--held-out must lie between"),
+        (["pretrain", "desk:10", "--size", "1M", "--seed", "-1", "--output", "x"], "--seed must lie between"),
+        (["pretrain", "desk:10", "--sise", "1M", "--output", "x"], "perhaps you meant --size"),
+        (["pretrain", "one.txt", "--size", "300k", "--vocab", "300", "--output", "x"], "give more text"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
     wrong: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("one.txt").write_text("one line and no more\n")
     assert cli.main(wrong) == 2
+    assert not Path("x").exists(), "the corrected command finds a free place"
     said = capsys.readouterr().err
     assert sentence in said
     assert "Traceback" not in said
 
 
-def test_an_existing_run_is_never_overwritten(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "sentence"), [("plan.json", "holds a run already"), ("thesis.md", "is not empty")])
+def test_what_is_there_is_never_overwritten(
+    name: str, sentence: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/run.yaml").write_text("{}")
+    (tmp_path / "run" / name).write_text("{}")
     assert cli.main(command(corpus, tmp_path / "run")) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
+
+def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    """A run of the command that a signal stops at step 5."""
+    step = Watch.step
+
+    def and_stop(self: Watch, done: int, metrics: dict[str, Any]) -> None:
+        step(self, done, metrics)
+        if done == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "step", and_stop)
+        assert cli.main(command(corpus, output, "causal", *more)) == 128 + signal.SIGTERM
+
+
+def test_a_resumed_run_decides_nothing_anew(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether bf16 pays is measured once: a machine that is slower the second time must not change the numbers."""
+    peaks = {torch.bfloat16: 2e9, torch.float32: 1e9}
+    monkeypatch.setattr(pretrain, "measure_peak", lambda dtype: peaks[dtype])
+    assert cli.main(command(corpus, tmp_path / "whole")) == 0
+    stopped(corpus, tmp_path / "parts", monkeypatch)
+    peaks[torch.bfloat16] = 1e8
+    assert cli.main(["pretrain", "--resume", "--output", str(tmp_path / "parts"), "--json"]) == 0
+    ours, theirs = (load_file(tmp_path / name / "model/model.safetensors") for name in ("parts", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    both = capsys.readouterr().out.splitlines()
+    assert json.loads(both[0])["actual"]["held_out_loss"] == json.loads(both[-1])["actual"]["held_out_loss"]
+
+
+def test_an_unknown_key_in_a_kept_run_is_an_error(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped(corpus, tmp_path / "run", monkeypatch)
+    kept = tmp_path / "run/run.yaml"
+    kept.write_text(kept.read_text().replace("steps:", "stepz:"))
+    assert cli.main(["pretrain", "--resume", "--output", str(tmp_path / "run")]) == 2
+    assert "unknown key 'stepz'; perhaps you meant steps" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_checkpoint_stands(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = state._write_file
+
+    def full(path: Path, chunks: Iterator[Any]) -> Any:
+        if list((tmp_path / "run/checkpoints").glob("step-4")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, chunks)
+
+    monkeypatch.setattr(state, "_write_file", full)
+    assert cli.main(command(corpus, tmp_path / "run", "causal", "--save-every", "4")) == 2
+    said = capsys.readouterr().err
+    assert "make room, and go on with: modelwright pretrain --resume" in said
+    assert "Traceback" not in said
+    monkeypatch.setattr(state, "_write_file", write)
+    assert cli.main(["pretrain", "--resume", "--output", str(tmp_path / "run"), "--json"]) == 0
+
+
+def test_a_run_that_diverges_names_the_last_good_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrain, "language_model", broken_after(4))
+    assert cli.main(command(corpus, tmp_path / "run", "causal", "--save-every", "2", "--test-every", "99")) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"the last good checkpoint is {tmp_path / 'run/checkpoints/step-4'}" in said
+
+
+def test_half_precision_trains(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(corpus, tmp_path / "run", "causal", "--precision", "fp16")) == 0
+    assert json.loads(capsys.readouterr().out)["actual"]["held_out_loss"] < 6.5
+
+
+def test_the_desk_is_the_embedded_one_even_where_a_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("desk").mkdir()
+    Path("desk/a.txt").write_text("no desk")
+    args = command(Path("desk:200"), Path("run"))
+    assert cli.main([*args, "--dry-run"]) == 0
+    capsys.readouterr()
+    assert cli.main(args) == 0
+    assert json.loads(Path("run/shards/index.json").read_text())["shards"][0]["documents"] == 200
+
+
+def test_bits_per_byte_by_hand() -> None:
+    # 110 tokens in 10 documents: 100 are predicted, at 2 ln 2 nats each: 200 bits for 400 bytes
+    part = SimpleNamespace(tokens=110, documents=10, bytes=400)
+    assert pretrain.bits({"held_out_loss": 2 * math.log(2)}, part, "causal") == {  # type: ignore[arg-type]
+        "held_out_bits_per_byte": pytest.approx(0.5)
+    }
+    assert pretrain.bits({"held_out_loss": 1.0}, part, "masked") == {}  # type: ignore[arg-type]
+
+
+def test_testing_and_saving_do_not_count_as_training_time(corpus: Path, tmp_path: Path) -> None:
+    now = [0.0]
+    meter = Meter(1.0, 1.0, clock=lambda: now[0])
+    with Watch(tmp_path, 2, 100, meter, Screen(quiet=True), 0) as watch:
+        for done in (1, 2):
+            now[0] += 1.0  # the step
+            watch.tick()
+            now[0] += 50.0  # testing
+            watch.step(done, {"loss": 1.0, "grad_norm": 1.0})
+            now[0] += 50.0  # saving
+            watch.rest()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["tokens_per_second"] for line in lines] == [100.0, 100.0]
+
+
+@pytest.mark.slow
+def test_memory_is_flat_however_large_the_text(tmp_path: Path) -> None:
+    """A text ten times the memory that training may take on it: beyond what a small text takes, next to nothing."""
+    lines = [json.dumps({"text": d.text}) + "\n" for d in desk.documents(0, count=100)]
+    train(lines, "bpe", 300).save(tmp_path)
+    peaks = []
+    for name, size in (("small", 1 << 20), ("large", 40 << 20)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines) * (size // len("".join(lines))))
+        args = command(tmp_path / f"{name}.jsonl", tmp_path / name, "causal", "--tokenizer", str(tmp_path))
+        args = [word for word in args if word not in ("--vocab", "600")]
+        done = subprocess.run(
+            [sys.executable, "-m", "modelwright.cli", *args],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(json.loads(done.stdout)["actual"]["peak_memory"])
+    assert peaks[1] - peaks[0] < 4 << 20
 
 
 def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def test_it_writes_what_it_reports(corpus, tmp_path, capsys, kind, objective):
     assert report["longest"] == sorted(report["longest"], key=lambda token: (-len(token), token))
     record = json.loads((out / "modelwright.json").read_text())
     assert record["report"] == report
-    assert record["data"] == fingerprint([str(corpus)])
+    assert record["data"] == f"{fingerprint([str(corpus)])}:text:<|endoftext|>"
     assert record["settings"]["kind"] == kind
     assert transformers.AutoTokenizer.from_pretrained(str(out)).encode("red") == tokenizer.encode("red", special=True)
     assert sorted(path.name for path in out.parent.iterdir()) == ["tokenizer"]
@@ -64,8 +64,8 @@ def test_the_measures_are_right(tmp_path, capsys):
 
 
 def test_the_desk(tmp_path, capsys):
-    flags = ["--documents", 60, "--seed", 3, "--vocab", 400, "--out", tmp_path / "out"]
-    report = reported(capsys, "desk", *flags)
+    flags = ["--seed", 3, "--vocab", 400, "--out", tmp_path / "out"]
+    report = reported(capsys, "desk:60", *flags)
     held = Held()
     texts = (document.text for document in desk.documents(3, "train", count=60))
     expected = train(held.back(texts), "bpe", 400)
@@ -106,7 +106,7 @@ def test_of_very_little_text_all_is_learnt_from():
 def test_what_is_there_is_not_overwritten_unasked(corpus, tmp_path, capsys):
     args = [corpus, "--out", tmp_path / "out", "--vocab"]
     reported(capsys, *args, 300)
-    with pytest.raises(FileExistsError, match="name another --out, or say --overwrite"):
+    with pytest.raises(FileExistsError, match="name another --output, or say --overwrite"):
         main([*map(str, args), "320"])
     assert reported(capsys, *args, 320, "--overwrite")["vocabulary"] == 320
     assert Tokenizer.load(tmp_path / "out").vocab == 320
@@ -114,7 +114,7 @@ def test_what_is_there_is_not_overwritten_unasked(corpus, tmp_path, capsys):
 
 
 def test_a_directory_of_other_things_is_never_overwritten(corpus, tmp_path):
-    with pytest.raises(FileExistsError, match="is not a tokenizer's directory"):
+    with pytest.raises(FileExistsError, match="holds more than a tokenizer"):
         main([str(corpus), "--out", str(tmp_path), "--overwrite"])
     assert corpus.exists()
 

@@ -27,13 +27,15 @@ CHUNK = 1 << 20  # bytes read at a time, and the length in characters at which a
 LINE = 1 << 26  # bytes; a longer line of JSON is taken for a file that is not JSON Lines
 ROWS = 64  # rows of Parquet in memory at a time
 
-# Pictures, archives, weights: passed over in a folder, where they stand beside the text; read, and so
-# refused as not UTF-8, where they are named outright.
+# Pictures, archives, weights, settings: passed over in a folder, where they stand beside the text; read, and so
+# refused as not UTF-8, where they are named outright. JSON, which is UTF-8, is refused by its name.
 NOT_TEXT = re.compile(
-    r"\.(7z|arrow|avif|bin|bmp|bz2|db|exe|gif|ico|jpe?g|mp[34]|np[yz]|onnx|pdf|pickle|pkl|png|pth?|pyc"
+    r"\.(7z|arrow|avif|bin|bmp|bz2|db|exe|gif|ico|jpe?g|json(\.gz)?|mp[34]|np[yz]|onnx|pdf|pickle|pkl|png|pth?|pyc"
     r"|safetensors|so|tar(\.gz)?|tgz|tiff?|wav|webp|woff2?|xz|zip|zst)$",
     re.IGNORECASE,
 )
+
+JSON = re.compile(r"\.json(\.gz)?$", re.IGNORECASE)
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -119,7 +121,13 @@ def files(source: Paths) -> list[File]:
     sources = [source] if isinstance(source, str | Path) else list(source)
     if not sources:
         raise ValueError("the list of data sources is empty: name at least one file, folder or glob")
-    return [file for one in sources for file in _find(str(one))]
+    found = [file for one in sources for file in _find(str(one))]
+    if json_file := next((file.name for file in found if JSON.search(file.name)), None):
+        raise ValueError(
+            f"{json_file} is JSON, not JSON Lines: name it .jsonl if each line of it is an object, "
+            "or write it so, one object a line"
+        )
+    return found
 
 
 def _find(source: str) -> list[File]:

@@ -135,11 +135,16 @@ def _unigram_pieces(texts: Iterator[str], room: int, others: int, vocab: int) ->
     the lowest.
     """
     alphabet: set[str] = set()
+    faults: list[Exception] = []  # of the texts, not of the trainer
 
     def seen() -> Iterator[str]:
-        for text in texts:
-            alphabet.update(text)
-            yield text
+        try:
+            for text in texts:
+                alphabet.update(text)
+                yield text
+        except Exception as error:
+            faults.append(error)
+            raise
 
     inner = tokenizers.Tokenizer(models.Unigram())
     inner.pre_tokenizer = _sentence_words()
@@ -147,6 +152,8 @@ def _unigram_pieces(texts: Iterator[str], room: int, others: int, vocab: int) ->
     try:
         inner.train_from_iterator(seen(), trainer)
     except Exception as error:  # the library raises nothing narrower
+        if faults:
+            raise faults[0] from None
         least = others + len(alphabet)
         raise _too_small(vocab, least, f"the {len(alphabet)} characters, the 256 bytes") from error
     found = [(str(piece), float(score)) for piece, score in json.loads(inner.to_str())["model"]["vocab"]]

@@ -1,4 +1,4 @@
-"""Tokens -> Batch: rows of a fixed length for the three objectives, and padding of ragged lists.
+"""Tokens -> Batch: rows of a fixed length for the three objectives.
 
 All of it is pure functions of numpy arrays and, where chance has a part, of a seeded generator. Documents
 that share a row are told apart by `segment` and each has positions from 0, so that nothing attends from one
@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modelwright.data.tokenizer import Objective as Objective
 from modelwright.data.tokenizer import Tokenizer
 
 Ints = NDArray[np.int64]
-Objective = Literal["causal", "masked", "span"]
 RATE = 0.15  # of the tokens are masked: Devlin et al. (2018), section 3.1; Raffel et al. (2019), 3.1.4
 MEAN_SPAN = 3.0  # tokens: Raffel et al. (2019), section 3.3.4
 SHORTEST = 16  # tokens: a document is not cut to fill a smaller rest of a row
@@ -382,35 +382,3 @@ def collate(rows: Sequence[Row], packing: Packing) -> Batch:
         source = Source(stack(inputs, S, pad), stack(places, S), stack(parts, S))
     words, marks = (stack(tokens, T, pad), stack(targets, T, pad)), (stack(pos, T), stack(segment, T))
     return Batch(*words, stack(weight, T), *marks, source)
-
-
-class Padded(NamedTuple):
-    """Texts of different lengths as rows of one length, each (B, T)."""
-
-    tokens: Tensor
-    pos: Tensor  # from 0 at the first real token
-    segment: Tensor  # 1, and 0 for padding
-
-
-def pad_left(texts: Sequence[Sequence[int]], pad: int = 0) -> Padded:
-    """Padding before each text, so that all end together: for generation. [[5], [6, 7]] -> [[pad, 5], [6,
-    7]].
-    """
-    return _padded(texts, pad, left=True)
-
-
-def pad_right(texts: Sequence[Sequence[int]], pad: int = 0) -> Padded:
-    """Padding after each text, so that all begin together: training. [[5], [6, 7]] -> [[5, pad], [6, 7]]."""
-    return _padded(texts, pad, left=False)
-
-
-def _padded(texts: Sequence[Sequence[int]], pad: int, *, left: bool) -> Padded:
-    T = max(map(len, texts), default=0)
-    tokens = torch.full((len(texts), T), pad)
-    pos, segment = torch.zeros_like(tokens), torch.zeros_like(tokens)
-    for row, text in enumerate(texts):
-        real = slice(T - len(text), T) if left else slice(0, len(text))
-        tokens[row, real] = torch.tensor(text, dtype=torch.int64)
-        pos[row, real] = torch.arange(len(text))
-        segment[row, real] = 1
-    return Padded(tokens, pos, segment)

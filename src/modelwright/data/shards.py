@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -111,7 +112,9 @@ def _temporary(target: Path) -> Path:
     for left in target.parent.glob(f"{prefix}*"):  # a live one is never old: each new shard touches it
         if time.time() - left.stat().st_mtime > STALE:
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    temporary = target.with_name(f"{prefix}{secrets.token_hex(4)}")
+    temporary.mkdir()  # with the modes of any directory; tempfile's is for its owner alone
+    return temporary
 
 
 def _fill(
@@ -190,7 +193,7 @@ class _Shard:
         self.file = self.paths[0].open("wb")
         self.hash = hashlib.sha256()
         self.starts, self.byte_starts = array("q"), array("q")
-        self.tokens = self.bytes = 0
+        self.tokens = self.bytes = self.documents = 0
 
     def add(self, batch: Sequence[Piece], encoded: Encoded, dtype: np.dtype[Any]) -> None:
         self.file.write(encoded.tokens)
@@ -211,11 +214,13 @@ class _Shard:
         with self.paths[1].open("wb") as file:
             np.array([self.starts, self.byte_starts], "<i8").tofile(file)
             _flush(file)
+        self.documents = len(self.starts)
+        self.starts, self.byte_starts = array("q"), array("q")  # or all shards' would add up
 
     def described(self) -> dict[str, Any]:
         sums = [self.hash.hexdigest(), _sha256(self.paths[1])]
         files = {path.name: [path.stat().st_size, sha] for path, sha in zip(self.paths, sums, strict=True)}
-        return {"tokens": self.tokens, "documents": len(self.starts), "bytes": self.bytes, "files": files}
+        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes, "files": files}
 
 
 def _flush(file: IO[bytes]) -> None:

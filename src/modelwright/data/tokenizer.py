@@ -10,7 +10,7 @@ their ids.
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -144,13 +144,29 @@ class Tokenizer:
         for names in FORMATS:
             if all((directory / name).is_file() for name in names):
                 inner = _opened([directory / name for name in names], config)
-                return cls(
-                    inner,
-                    _roles(inner, directory, config),
-                    {key: config[key] for key in KEPT if key in config},
-                )
+                added = directory / "added_tokens.json"
+                if names != FORMATS[0] and added.is_file():  # a tokenizer.json holds them itself
+                    vocabularies.add(inner, added, _special(directory, config))
+                return cls(inner, _roles(inner, directory, config), _kept(directory, config))
         looked_for = ", ".join(" with ".join(names) for names in FORMATS)
         raise FileNotFoundError(f"no tokenizer in {directory}: looked for {looked_for}")
+
+
+def _kept(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is handed on; a chat template in a file of its own is the newer one, and goes back into the config."""
+    kept = {key: config[key] for key in KEPT if key in config}
+    template = directory / "chat_template.jinja"
+    return kept | {"chat_template": template.read_text("utf-8")} if template.is_file() else kept
+
+
+def _special(directory: Path, config: Mapping[str, Any]) -> set[str]:
+    """The tokens that the tokenizer's configs call special."""
+    said = {**_config(directory / "special_tokens_map.json"), **config}
+    named = [said.get(f"{role}_token") for role in ROLES]
+    listed = said.get("additional_special_tokens")
+    tokens = [*named, *(listed if isinstance(listed, list) else [])]
+    contents = [token.get("content") if isinstance(token, dict) else token for token in tokens]
+    return {content for content in contents if isinstance(content, str)}
 
 
 def _opened(files: list[Path], config: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -250,16 +266,15 @@ def _is_found(inner: tokenizers.Tokenizer, token: str) -> bool:
 
 def _write(path: Path, content: str) -> None:
     """All of it or nothing: into a file beside it, to the disk, then renamed."""
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    beside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with beside.open("x", encoding="utf-8") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(beside, 0o644)
-        os.replace(beside, path)
+        beside.replace(path)
     except BaseException:
-        os.unlink(beside)
+        beside.unlink(missing_ok=True)
         raise
 
 

@@ -6,7 +6,7 @@ SentencePiece's model (Kudo and Richardson 2018), which T5 and the first Llamas 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def byte_pairs(vocabulary: Path, merges: Path, config: Mapping[str, Any]) -> Tok
     """GPT-2's: `vocab.json` and `merges.txt`, or `encoder.json` and `vocab.bpe`."""
     ids = _json(vocabulary)
     try:
-        lines = merges.read_text("utf-8").splitlines()
+        lines = _lines(merges)
         rows = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         pairs = [(left, right) for left, right in rows]
         tokenizer = Tokenizer(models.BPE(ids, pairs))
@@ -43,10 +43,10 @@ def byte_pairs(vocabulary: Path, merges: Path, config: Mapping[str, Any]) -> Tok
 def word_pieces(vocabulary: Path, config: Mapping[str, Any]) -> Tokenizer:
     """BERT's `vocab.txt`, a piece a line. Lower-cases unless `do_lower_case` in the config says otherwise."""
     try:
-        pieces = vocabulary.read_text("utf-8").splitlines()
+        pieces = _lines(vocabulary)
     except UnicodeDecodeError as error:
         raise ValueError(f"{vocabulary} is not UTF-8: byte {error.start} belongs to no character") from error
-    ids = {piece.rstrip("\r\n"): number for number, piece in enumerate(pieces)}
+    ids = {piece: number for number, piece in enumerate(pieces)}
     if "[UNK]" not in ids:
         raise ValueError(f"{vocabulary} is not a vocabulary of word pieces: it has no [UNK]")
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
@@ -173,6 +173,23 @@ def _add_special(tokenizer: Tokenizer, tokens: list[str]) -> None:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, split at "\\n" alone: a vocabulary may hold the other characters that Unicode breaks at."""
+    lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    return [line.removesuffix("\r") for line in lines]
+
+
+def add(tokenizer: Tokenizer, path: Path, special: Collection[str]) -> None:
+    """The tokens of an `added_tokens.json`, which models got after their vocabulary was made; `special` are special.
+
+    Raises ValueError where a token would not get the id that the file gives it: the model knows it by that.
+    """
+    for token, number in sorted(_json(path).items(), key=lambda item: item[1]):
+        tokenizer.add_tokens([AddedToken(token, special=token in special, normalized=False)])
+        if (got := tokenizer.token_to_id(token)) != number:
+            raise ValueError(f"{path} gives {token!r} the id {number}, but after the vocabulary it has the id {got}")
+
+
 def _json(path: Path) -> dict[str, int]:
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -180,4 +197,6 @@ def _json(path: Path) -> dict[str, int]:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not hold a vocabulary, token to id")
+    if wrong := next((token for token, number in found.items() if type(number) is not int), None):
+        raise ValueError(f"{path} does not hold a vocabulary, token to id: {wrong!r} has {found[wrong]!r}")
     return found

@@ -3,6 +3,7 @@
 Only what a model directory needs comes: settings, tokenizer and safetensors. Neither pickled weights nor code do.
 """
 
+import errno
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import huggingface_hub  # whose names are resolved on first use: opening a local
 
 from modelwright.model.checkpoint import weight_files
 
-WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "model.safetensors", "model-*.safetensors"]
+WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "model.safetensors", "model-*.safetensors", "vocab.bpe"]
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 PATIENCE = 10.0  # seconds until a hub that does not answer counts as out of reach
 
 
@@ -40,7 +42,9 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     weight_files((file.rfilename for file in info.siblings or ()), f"{repo} on the hub")
     try:
         return _snapshot(repo, revision)
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
+    except Exception as error:  # here too
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            raise
         raise FileNotFoundError(
             f"fetching {repo} from the hub broke off ({_first_line(error)}): try again, what has come is kept"
         ) from error

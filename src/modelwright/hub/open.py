@@ -3,6 +3,8 @@
 `load("runs/one/model")` and `load("gpt2")` are the same to everything above.
 """
 
+import difflib
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +24,16 @@ IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 @dataclass
 class LanguageModel:
-    """A model that can read and write text. `generation` holds its ids of special tokens and its way of sampling."""
+    """A model that can read and write text. `generation` holds its ids of special tokens and its way of sampling.
+
+    `aside` names tensors of its files that the model has no part for (BERT's pooler): saved, it is without them.
+    """
 
     model: Transformer
     tokenizer: Tokenizer
     generation: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    aside: tuple[str, ...] = ()
 
 
 def load(path_or_id: str | Path, *, dtype: torch.dtype | None = None, revision: str | None = None) -> LanguageModel:
@@ -38,10 +44,11 @@ def load(path_or_id: str | Path, *, dtype: torch.dtype | None = None, revision: 
     Raises FileNotFoundError where there is neither, and ValueError where the files do not make a model that we know.
     """
     path = _find(path_or_id, revision)
-    tokenizer = Tokenizer.load(path)
+    # The model first: a directory of no known family, or of pickles, is told as that, and not by its tokenizer.
     model = checkpoint.load(path, torch.float32 if dtype is None else dtype)
+    tokenizer = Tokenizer.load(path)
     _fit(tokenizer, model, path)
-    return LanguageModel(model, tokenizer, _generation(path), path)
+    return LanguageModel(model, tokenizer, _generation(path), path, tuple(checkpoint.aside(path)))
 
 
 def save(lm: LanguageModel, directory: str | Path, *, overwrite: bool = False) -> None:
@@ -59,14 +66,30 @@ def save(lm: LanguageModel, directory: str | Path, *, overwrite: bool = False) -
 
 
 def _find(path_or_id: str | Path, revision: str | None) -> Path:
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ValueError(f"{path} is a file: name the directory that holds it")
+    path, name = Path(path_or_id).expanduser(), reprlib.repr(str(path_or_id))[1:-1]
+    try:
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise ValueError(f"{path} is a file: name the directory that holds it")
+        near = _nearest(path)
+    except OSError as error:  # too long, or behind a door that is closed
+        raise FileNotFoundError(f"{name} cannot be opened as a directory: {error.strerror}") from error
     if not is_hub_id(str(path_or_id)):
-        raise FileNotFoundError(f"there is no directory {path}, and that is no name of a model on the hub either")
-    return fetch(str(path_or_id), revision)
+        raise FileNotFoundError(f"there is no directory {path}, and that is no name of a model on the hub either{near}")
+    try:
+        return fetch(str(path_or_id), revision)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}{near}") from error
+
+
+def _nearest(path: Path) -> str:
+    """The existing directory that is spelled most like the first part of `path` that is missing, as a question."""
+    while not path.parent.is_dir() and path.parent != path:
+        path = path.parent
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f" (did you mean {path.parent / close[0]}?)" if close else ""
 
 
 def _fit(tokenizer: Tokenizer, model: Transformer, where: Path) -> None:

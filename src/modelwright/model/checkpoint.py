@@ -12,6 +12,8 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from modelwright.model.transformer import Config, Transformer
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
+STALE = 3600  # seconds after which what a killed save was writing is swept away
 EMBED, HEAD = "embed.tokens.weight", "head.proj.weight"
 
 
@@ -217,12 +220,14 @@ def _compare(
     directory: Path, model: nn.Module, places: Mapping[str, Name], family: Family, stored: Mapping[str, _Stored]
 ) -> None:
     """One ValueError for all that is missing, too many, or other than the model's parameters."""
-    missing, other, wanted = [], [], set[str]()
+    missing, other, twice, wanted = [], [], [], set[str]()
     for ours, parameter in model.named_parameters():
         name = places[ours]
         wanted.update(name.theirs)
-        found = next((stored[their] for their in name.theirs if their in stored), None)
+        held = [stored[their] for their in name.theirs if their in stored]
+        found = held[0] if held else None
         shape = _stored_shape(parameter.shape, name)
+        twice += [f"{held[0].key} and {copy.key}" for copy in held[1:] if not torch.equal(held[0].read(), copy.read())]
         if found is None:
             missing.append(name.theirs[0])
         elif found.shape != shape:
@@ -230,7 +235,8 @@ def _compare(
         elif found.kind not in FLOATS:
             other.append(f"{found.key} is {found.kind}, not floating-point")
     extra = [name for name in stored if name not in wanted and not _known(family, name, stored)]
-    faults = [_several(missing, "missing"), _several(extra, "extra"), _several(other, "unlike config.json")]
+    faults = [_several(missing, "missing"), _several(extra, "extra"), _several(other, "unlike config.json"),
+              _several(twice, "held twice and not alike")]  # fmt: skip
     if any(faults):
         raise ValueError(f"the weights in {directory} do not fit its {CONFIG}: {'; '.join(filter(None, faults))}")
 
@@ -314,8 +320,10 @@ def _write_weights(directory: Path, outgoing: Mapping[str, list[tuple[Name, nn.P
     shards = _cut(sizes, shard_bytes)
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     names = names if len(shards) > 1 else [WEIGHTS]
+    mode = stat.S_IMODE((directory / CONFIG).stat().st_mode)
     for name, shard in zip(names, shards, strict=True):
         save_file({their: _join(outgoing[their]) for their in shard}, directory / name, metadata={"format": "pt"})
+        (directory / name).chmod(mode)  # the library's file is for its owner alone, whatever the umask
     if len(shards) > 1:
         where = {their: name for name, shard in zip(names, shards, strict=True) for their in shard}
         write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})
@@ -346,8 +354,18 @@ def whole(directory: str | Path, overwrite: bool = False) -> Iterator[Path]:
     model, which is never deleted. Where the block fails, nothing is left behind and nothing is changed.
     """
     directory = Path(directory).resolve()
+    _sweep(directory)
     _refuse_existing(directory, overwrite)
+    with replacing(directory) as work:
+        yield work
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[Path]:
+    """The same, whatever stands at `directory`: for callers who have looked at what it is."""
+    directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(directory)
     work = directory.with_name(f".{directory.name}-{secrets.token_hex(4)}")
     work.mkdir()
     try:
@@ -355,18 +373,53 @@ def whole(directory: str | Path, overwrite: bool = False) -> Iterator[Path]:
         for path in (*work.rglob("*"), work):
             _sync(path)
         _replace(directory, work)
-        _sync(directory.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _sweep(directory: Path) -> None:
+    """Set right what a killed save left beside `directory`: half a new one goes, and what it had set aside comes back.
+
+    Half a new one may be of a save that still runs: only one that nothing was added to for an hour is stale.
+    """
+    ours = re.compile(rf"\.{re.escape(directory.name)}-[0-9a-f]{{8}}(-old)?")
+    for left in directory.parent.glob(".*"):
+        if not (found := ours.fullmatch(left.name)):
+            continue
+        if found[1] and not _holds(directory):
+            left.rename(directory)  # over an empty directory too
+        elif found[1] or time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _holds(directory: Path) -> bool:
+    return directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))
+
+
 def _refuse_existing(directory: Path, overwrite: bool) -> None:
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    if not _holds(directory):
         return
-    if not (directory / CONFIG).exists():
-        raise FileExistsError(f"{directory} exists and is no model directory (it has no {CONFIG}): choose another")
+    if fault := _unlike_a_model(directory):
+        raise FileExistsError(f"{directory} exists and is no model directory ({fault}): choose another")
     if not overwrite:
         raise FileExistsError(f"{directory} already holds a model: choose another directory, or ask for overwriting")
+
+
+def _unlike_a_model(directory: Path) -> str:
+    """Why a directory must not be deleted as if it were a model, or nothing."""
+    if not (directory / CONFIG).exists():
+        return f"it has no {CONFIG}"
+    try:
+        named = "model_type" in read_json(directory / CONFIG)
+    except ValueError:
+        named = False
+    if not named:
+        return f"its {CONFIG} names no model_type"
+    entries = sorted(directory.iterdir())
+    if inner := next((path.name for path in entries if path.is_dir()), None):
+        return f"it holds the directory {inner}"
+    weights = any(path.name.endswith((".safetensors", *PICKLES)) for path in entries)
+    return "" if weights else "it holds no weights"
 
 
 def _replace(directory: Path, work: Path) -> None:
@@ -380,6 +433,7 @@ def _replace(directory: Path, work: Path) -> None:
         if old.exists():
             old.rename(directory)
         raise
+    _sync(directory.parent)  # or a power cut could keep the deletion and lose the renaming
     shutil.rmtree(old, ignore_errors=True)
 
 

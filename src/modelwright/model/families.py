@@ -4,7 +4,9 @@ A family is a row of `FAMILIES`: `read` turns a `config.json` into a `Config`, `
 parameters with their tensors. Nothing else in the project knows a family: a model keeps no name of one, and the family
 that a model is saved as is the one whose `read(write(cfg))` gives the same config back.
 
-A setting that would change the numbers and that the Transformer does not have is refused, never ignored.
+A setting that would change what a model computes and that the Transformer does not have is refused, never ignored.
+Dropout does not, outside training: the Transformer has one rate, and of GPT-2's three and BERT's two it is the one after
+a layer's output that is read. Llama's, which is of the attention alone, becomes the rate of every layer.
 
 Sources: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023; Dubey et al. 2024), BERT (Devlin et al. 2019),
 T5 (Raffel et al. 2020; v1.1: Shazeer 2020).
@@ -24,7 +26,11 @@ from modelwright.model.family import (
     known,
     number,
     only,
+    positive,
+    rate,
+    settings,
     size,
+    unsupported,
     yes,
 )
 from modelwright.model.transformer import Config, Relative, Rope, RopeScaling
@@ -59,7 +65,7 @@ def _read_gpt2(config: Json) -> Config:
         learned=True,
         tied=yes(config, "tie_word_embeddings", True),
         attn_scale=None if yes(config, "scale_attn_weights", True) else 1.0,
-        dropout=number(config, "resid_pdrop", 0.1),
+        dropout=rate(config, "resid_pdrop", 0.1),
     )
 
 
@@ -116,19 +122,21 @@ LLAMA_MODELS = ("LlamaForCausalLM", "LlamaModel")
 
 def _read_rope(config: Json, context: int) -> Rope:
     """Rotary settings from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-    said = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    said = {**settings(config, "rope_scaling"), **settings(config, "rope_parameters")}
     said = {"rope_type": said.get("type"), "rope_theta": config.get("rope_theta"), "model_type": "llama"} | said
     only(said, rope_type=("default", "llama3"), partial_rotary_factor=(1.0,))
     only(config, partial_rotary_factor=(1.0,))
-    base = number(said, "rope_theta", 10_000.0)
+    base = positive(said, "rope_theta", 10_000.0)
     if said["rope_type"] != "llama3":
         return Rope(base)
     scaling = RopeScaling(
-        factor=number(said, "factor", 8.0),
-        low=number(said, "low_freq_factor", 1.0),
-        high=number(said, "high_freq_factor", 4.0),
+        factor=positive(said, "factor", 8.0),
+        low=positive(said, "low_freq_factor", 1.0),
+        high=positive(said, "high_freq_factor", 4.0),
         original=size(said, "original_max_position_embeddings", default=context),
     )
+    if scaling.low >= scaling.high:
+        raise unsupported(said, "high_freq_factor", f"a number above low_freq_factor = {scaling.low}")
     return Rope(base, scaling)
 
 
@@ -169,7 +177,7 @@ def _read_llama(config: Json) -> Config:
         ffn_bias=yes(config, "mlp_bias", False),
         rope=_read_rope(config, context),
         tied=yes(config, "tie_word_embeddings", False),
-        dropout=number(config, "attention_dropout", 0.0),
+        dropout=rate(config, "attention_dropout", 0.0),
     )
 
 
@@ -254,7 +262,7 @@ def _read_bert(config: Json) -> Config:
         tied=bare or yes(config, "tie_word_embeddings", True),
         head_transform=not bare,
         head_bias=not bare,
-        dropout=number(config, "hidden_dropout_prob", 0.1),
+        dropout=rate(config, "hidden_dropout_prob", 0.1),
     )
 
 
@@ -353,7 +361,7 @@ def _read_t5(config: Json) -> Config:
         # before transformers 5, tied meant scaled
         scale_logits=width**-0.5 if yes(config, "scale_decoder_outputs", tied) else 1.0,
         attn_scale=1.0,
-        dropout=number(config, "dropout_rate", 0.1),
+        dropout=rate(config, "dropout_rate", 0.1),
     )
     decoder_layers = size(config, "num_decoder_layers", default=layers)
     return replace(tower, layers=decoder_layers, encoder=replace(tower, causal=False))

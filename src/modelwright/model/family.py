@@ -1,11 +1,13 @@
 """What a family of published checkpoints is: a spelling of the configuration, and a table of tensor names.
 
 The families themselves are in `families.py`; here stand the two records and the words to read a config.json with.
-A setting that would change the numbers and that the Transformer does not have is refused, never ignored.
+A setting that would change what a model computes and that the Transformer does not have is refused, never ignored;
+dropout does not, outside training, so of a family's several rates one is read and the others are passed over.
 """
 
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,7 +106,10 @@ def only(config: Json, **supported: tuple[Any, ...]) -> None:
 def known(config: Json, architectures: tuple[str, ...]) -> None:
     """Refuses what no family has: heads other than the language model's, and packed weights."""
     only(config, quantization_config=(None,))
-    for architecture in config.get("architectures") or ():
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(architecture, str) for architecture in named):
+        raise unsupported(config, "architectures", f"a list of names: {', '.join(architectures)}")
+    for architecture in named:
         if architecture not in architectures:
             raise ValueError(
                 f"config.json ({config.get('model_type')}): architecture {architecture!r}; "
@@ -122,11 +127,35 @@ def size(config: Json, *keys: str, default: int | None = None) -> int:
 
 
 def number(config: Json, key: str, default: float) -> float:
-    """The number of at least 0 under `key`."""
+    """The number of at least 0 under `key`; JSON as Python writes it may also hold NaN and Infinity."""
     value = default if config.get(key) is None else config[key]
-    if type(value) not in (int, float) or value < 0:
+    if type(value) not in (int, float) or not 0 <= value <= sys.float_info.max:
         raise unsupported(config, key, "a number of at least 0")
     return float(value)
+
+
+def positive(config: Json, key: str, default: float) -> float:
+    """The number above 0 under `key`: one that is divided by."""
+    found = number(config, key, default)
+    if found == 0:
+        raise unsupported(config, key, "a number above 0")
+    return found
+
+
+def rate(config: Json, key: str, default: float) -> float:
+    """The share of what is dropped."""
+    found = number(config, key, default)
+    if found > 1:
+        raise unsupported(config, key, "a share from 0 to 1")
+    return found
+
+
+def settings(config: Json, key: str) -> Json:
+    """The object under `key`; empty where it is left out or null."""
+    found = config.get(key)
+    if found is not None and not isinstance(found, dict):
+        raise unsupported(config, key, "an object of settings, or null")
+    return found or {}
 
 
 def yes(config: Json, key: str, default: bool) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -12,7 +16,15 @@ from torch import nn
 from modelwright.data.loader import Loader
 from modelwright.train import state
 from modelwright.train.interrupt import Interrupted, interruptible
-from modelwright.train.loop import Loss, Precision, fit, loss_scaler
+from modelwright.train.loop import Diverged, Loss, Precision, fit, loss_scaler
+
+
+class Watcher(Protocol):
+    """Who is told of every step; `tick` comes as it ends, `rest` after what was done between it and the next."""
+
+    def tick(self) -> None: ...
+    def step(self, done: int, metrics: dict[str, Any]) -> None: ...
+    def rest(self) -> None: ...
 
 
 class Run:
@@ -24,10 +36,11 @@ class Run:
         self.checkpoints, self.keep = directory / "checkpoints", keep
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.start = 0
+        self.seconds = 0.0  # that earlier sittings took, testing and saving included
         self.tested: dict[str, float] = {}  # what the last test measured
-        self.kept: dict[str, Any] = {}  # the loss scaler's state, from a checkpoint
+        self.scaler: dict[str, Any] = {}  # the loss scaler's state, from a checkpoint
 
-    def save(self, step: int, scaler: dict[str, Any]) -> None:
+    def save(self, step: int, seconds: float, scaler: dict[str, Any]) -> None:
         tensors = {
             "model": state.model_tensors(self.model),
             "optimizer": state.optimizer_tensors(self.model, self.optimizer),
@@ -37,6 +50,7 @@ class Run:
             "random": state.rng_state(),
             "scaler": scaler,
             "tested": self.tested,
+            "seconds": seconds,
         }
         state.save(self.checkpoints, step, tensors, meta, keep=self.keep)
 
@@ -49,7 +63,8 @@ class Run:
         state.restore_optimizer(self.model, self.optimizer, found.tensors["optimizer"])
         state.restore_rng(found.meta["random"])
         self.loader.load_state_dict(found.meta["loader"])
-        self.start, self.tested, self.kept = found.step, found.meta["tested"], found.meta["scaler"]
+        self.start, self.seconds = found.step, found.meta["seconds"]
+        self.tested, self.scaler = found.meta["tested"], found.meta["scaler"]
         return found.passed_over
 
     def fit(
@@ -64,30 +79,40 @@ class Run:
         test: Callable[[], dict[str, float]],
         test_every: int,
         save_every: int,
-        watch: Callable[[int, dict[str, Any]], None],
+        watch: Watcher,
     ) -> None:
         """Train from where the run stands to `steps`; test and save on the way, and save when a signal asks to stop.
 
-        Raises Interrupted after such a save, Diverged, and NotSaved where a checkpoint could not be written.
+        A step whose loss was no number is no occasion to save: the last good checkpoint stays the last.
+        Raises Interrupted after saving; Diverged, also where the last step was such a one; and NotSaved.
         """
+        began = time.perf_counter() - self.seconds
         scaler = loss_scaler(precision, next(self.model.parameters()).device)
-        if self.kept:
-            scaler.load_state_dict(self.kept)
+        if scaler.is_enabled() and self.scaler:
+            scaler.load_state_dict(self.scaler)
+
+        def save(done: int) -> None:
+            self.seconds = time.perf_counter() - began
+            self.save(done, self.seconds, scaler.state_dict())
+
+        def after_step(step: int, metrics: dict[str, Any]) -> None:
+            done, last = step + 1, step + 1 == steps
+            watch.tick()
+            if last and not math.isfinite(metrics["loss"]):
+                raise Diverged(f"the loss of the last step, {done}, is no finite number")
+            if done % test_every == 0 or last:
+                self.tested = test()
+                metrics = metrics | self.tested
+            watch.step(done, metrics)
+            if (done % save_every == 0 and not metrics["skipped"]) or last or interrupt.signal:
+                save(done)
+            if interrupt.signal and not last:
+                raise Interrupted(interrupt.signal)
+            watch.rest()
+
         if self.start == 0:
-            self.save(0, scaler.state_dict())  # from the first moment on there is something to go back to
+            save(0)  # from the first moment on there is something to go back to
         with interruptible() as interrupt:
-
-            def after_step(step: int, metrics: dict[str, Any]) -> None:
-                done, last = step + 1, step + 1 == steps
-                if done % test_every == 0 or last:
-                    self.tested = test()
-                    metrics = metrics | self.tested
-                watch(done, metrics)
-                if done % save_every == 0 or last or interrupt.signal:
-                    self.save(done, scaler.state_dict())
-                if interrupt.signal and not last:
-                    raise Interrupted(interrupt.signal)
-
             fit(
                 self.model,
                 self.loader,
@@ -102,3 +127,14 @@ class Run:
                 after_step=after_step,
                 scaler=scaler,
             )
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Hold a run directory for this process. Raises ValueError where another one is at work in it."""
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is at work in {directory}: wait for it, or stop it") from None
+        yield

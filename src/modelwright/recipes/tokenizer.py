@@ -10,14 +10,11 @@ few hundred megabytes settle a vocabulary, and the words that were counted must 
 """
 
 import json
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,11 +33,14 @@ from rich.progress import (
 from rich.table import Table
 
 from modelwright import __version__
-from modelwright.data import desk, documents
+from modelwright.data import documents
 from modelwright.data.tokenizer import Kind, Objective, Tokenizer, train
+from modelwright.model.checkpoint import replacing
 from modelwright.recipes import flags
+from modelwright.recipes.source import desk_count, documents_of
 
-DESK = "desk"
+RECORD = "modelwright.json"
+OURS = {"tokenizer.json", "tokenizer_config.json", RECORD}  # what a directory may hold and be overwritten
 SHARE, MOST = 0.05, 1 << 20  # of the characters, and characters: held back to measure on, whichever is less
 SMALL = 10_000  # characters; of less than this nothing is held back
 LONGEST = 8  # tokens to show
@@ -51,8 +51,8 @@ class Tokenize:
     """Learn a vocabulary from text and say how well it fits text it has not seen."""
 
     data: tyro.conf.Positional[tuple[str, ...]]
-    """Text, JSON Lines or Parquet: files, folders, globs or URLs; or `desk`, the embedded support desk."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["--output"])]
+    """Text, JSON Lines or Parquet: files, folders, globs or URLs; or `desk` (`desk:50k`), the embedded desk."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["--out"])]
     """The directory to write."""
     kind: Kind = "bpe"
     """bpe keeps every text to the letter, and so does unigram; wordpiece lower-cases, as BERT does."""
@@ -64,8 +64,6 @@ class Tokenize:
     """The field or column that holds the text, in JSON Lines and Parquet."""
     separator: str = documents.SEPARATOR
     """What divides documents in text files."""
-    documents: int = 20_000
-    """With `desk`: how many documents."""
     seed: int = 0
     """With `desk`: which documents. Learning itself takes no chances: the same text gives the same ids."""
     overwrite: bool = False
@@ -79,21 +77,23 @@ class Tokenize:
 def main(args: list[str]) -> int:
     """Run the command. Raises ValueError, FileNotFoundError or FileExistsError for the user's mistakes."""
     options = flags.parse(tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(Tokenize), args, "modelwright tokenizer")
-    may_write(options.out, options.overwrite)
+    options = replace(options, output=options.output.expanduser().resolve())  # "." has a name to write beside
+    may_write(options.output, options.overwrite)
     size = bytes_to_read(options)
     if options.dry_run:
-        say(options, {"data": list(options.data), "bytes": size, "out": str(options.out)}, "what would be read")
+        say(options, {"data": list(options.data), "bytes": size, "output": str(options.output)}, "what would be read")
         return 0
     started, held = time.perf_counter(), Held()
+    found, source = documents_of(options.data, seed=options.seed, column=options.column, separator=options.separator)
     with progress() as bar:
-        texts = watched(texts_of(options), bar, size, options.vocab)
+        texts = watched((document.text for document in found), bar, size, options.vocab)
         tokenizer = train(held.back(texts), options.kind, options.vocab, objective=options.objective)
     report = {
         "kind": options.kind, "objective": options.objective, "vocabulary": tokenizer.vocab,
         **fit(tokenizer, held.texts), "held_out": held.unseen, "longest": longest(tokenizer),
-        "seconds": round(time.perf_counter() - started, 2), "out": str(options.out),
+        "seconds": round(time.perf_counter() - started, 2), "output": str(options.output),
     }  # fmt: skip
-    publish(tokenizer, lineage(options, report), options.out)
+    publish(tokenizer, lineage(options, source, report), options.output)
     say(options, report, f"{options.kind} of {tokenizer.vocab} ids")
     return 0
 
@@ -101,17 +101,9 @@ def main(args: list[str]) -> int:
 # --- 1. the text ---
 
 
-def texts_of(options: Tokenize) -> Iterator[str]:
-    if options.data == (DESK,):
-        found = desk.documents(options.seed, "train", count=options.documents)
-    else:
-        found = documents.read(options.data, column=options.column, separator=options.separator)
-    return (document.text for document in found)
-
-
 def bytes_to_read(options: Tokenize) -> int | None:
     """What there is to read, for the bar; None where sizes do not tell: packed files, and the desk."""
-    if options.data == (DESK,):
+    if desk_count(options.data) is not None:
         return None
     found = documents.files(options.data)
     packed = any(file.name.lower().endswith((".gz", ".parquet")) for file in found)
@@ -185,43 +177,25 @@ def longest(tokenizer: Tokenizer) -> list[str]:
 # --- 4. the directory ---
 
 
-def may_write(out: Path, overwrite: bool) -> None:
-    if not out.exists():
+def may_write(output: Path, overwrite: bool) -> None:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
+    other = sorted({path.name for path in output.iterdir()} - OURS) if output.is_dir() else [output.name]
+    if other:
+        raise FileExistsError(f"{output} holds more than a tokenizer ({other[0]}): name another --output")
     if not overwrite:
-        raise FileExistsError(f"{out} exists: name another --out, or say --overwrite")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "tokenizer.json").exists()):
-        raise FileExistsError(f"{out} is not a tokenizer's directory, so it is not overwritten: name another --out")
+        raise FileExistsError(f"{output} exists: name another --output, or say --overwrite")
 
 
-def lineage(options: Tokenize, report: dict[str, Any]) -> dict[str, Any]:
+def lineage(options: Tokenize, source: str, report: dict[str, Any]) -> dict[str, Any]:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
-    data = None if options.data == (DESK,) else documents.fingerprint(options.data)
-    return {"recipe": "tokenizer", "modelwright": __version__, "settings": settings, "data": data, "report": report}
+    return {"recipe": "tokenizer", "modelwright": __version__, "settings": settings, "data": source, "report": report}
 
 
-def publish(tokenizer: Tokenizer, record: dict[str, Any], out: Path) -> None:
-    """Write beside `out`, to the disk, then rename; what stood there is gone only when the new one stands."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    replaced = made / "replaced"
-    try:
-        new = made / "new"
-        tokenizer.save(new)
-        with (new / "modelwright.json").open("w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=2, ensure_ascii=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if out.exists():
-            out.rename(replaced)
-        try:
-            new.rename(out)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(out)
-            raise
-    finally:
-        shutil.rmtree(made)
+def publish(tokenizer: Tokenizer, record: dict[str, Any], output: Path) -> None:
+    with replacing(output) as work:
+        tokenizer.save(work)
+        (work / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def say(options: Tokenize, report: dict[str, Any], title: str) -> None:

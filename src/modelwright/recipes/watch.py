@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from modelwright.train.meter import Meter, peak_memory
@@ -55,15 +55,15 @@ class Screen:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
     def table(self, title: str, lines: dict[str, str]) -> None:
         table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
         for name, value in lines.items():
-            table.add_row(name, value)
+            table.add_row(name, Text(value))
         self.console.print(table)
 
     @contextmanager
@@ -90,7 +90,9 @@ class Watch:
 
     def __init__(self, directory: Path, steps: int, batch: int, meter: Meter, screen: Screen, start: int):
         self.directory, self.steps, self.batch, self.meter, self.screen = directory, steps, batch, meter, screen
-        self.start, self.began = start, time.perf_counter()
+        self.start = start
+        self.meter.tokens = start * batch
+        self.rates: dict[str, float] = {}
         self.last: dict[str, Any] = {}
 
     def __enter__(self) -> Watch:
@@ -108,14 +110,22 @@ class Watch:
         self.events.close()
         self.file.close()
 
+    def tick(self) -> None:
+        self.rates = self.meter.step(self.batch)
+
+    def rest(self) -> None:
+        """Testing and saving are no training: the next step's time begins here."""
+        self.meter.resume()
+
     def step(self, done: int, metrics: dict[str, Any]) -> None:
-        rates = self.meter.step(self.batch)
-        self.last = {"step": done, **metrics, **rates, "peak_memory": peak_memory()}
+        self.last = {"step": done, **metrics, **self.rates, "peak_memory": peak_memory()}
         self.file.write(json.dumps({name: plain(value) for name, value in self.last.items()}) + "\n")
         self.file.flush()
         for name, value in self.last.items():
             if name != "step":
                 self.events.add_scalar(name, value, done)
+        if not math.isfinite(metrics["loss"]):
+            self.screen.warn(f"step {done} was skipped: its loss is no finite number")
         self.update(done, self.words())
 
     def words(self) -> str:
@@ -125,8 +135,8 @@ class Watch:
 
     def actual(self) -> dict[str, Any]:
         """What the run really took, to be held against its plan."""
-        took = {"seconds": time.perf_counter() - self.began, "peak_memory": peak_memory()}
-        return took | {name: self.last[name] for name in ("loss", "tokens_per_second", "mfu") if name in self.last}
+        found = {name: self.last[name] for name in ("loss", "tokens_per_second", "mfu") if name in self.last}
+        return found | {"peak_memory": peak_memory()}
 
 
 def plain(value: Any) -> Any:
@@ -149,9 +159,12 @@ def forget_after(path: Path, step: int) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, path)
+    part = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with part.open("x") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,175 @@
+"""The settings of a pretraining run: what can be said, what is refused, and what a resumed run takes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+from pydantic import TypeAdapter
+
+from modelwright.data import documents
+from modelwright.data.pack import Objective
+from modelwright.data.tokenizer import Kind
+from modelwright.plan.memory import Optimizer, Precision
+from modelwright.plan.size import Plan, parse_count, parse_time
+from modelwright.recipes.watch import write_whole
+
+SETTINGS, PLAN = "run.yaml", "plan.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Train a model from scratch on text."""
+
+    data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Files, folders, globs or URLs of text, JSONL or Parquet; or `desk`, the embedded support desk (`desk:50000` for
+    so many dialogues)."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("runs/pretrain")
+    """The run directory: plan, metrics, checkpoints, and the model in `model/`."""
+    resume: bool = False
+    """Go on with the run in `--output` where it was stopped; everything else is as it was then, and is not said."""
+    objective: Objective = "causal"
+    """causal: a decoder that predicts the next token; masked: an encoder; span: an encoder-decoder."""
+    size: str | None = None
+    """Parameters, embedding included: 260k, 10M, 1.5B. Without a time it is trained on 20 tokens a parameter."""
+    time: str | None = None
+    """How long to train: 90s, 3min, 2h. Without a size, the size that 20 tokens a parameter suit."""
+    column: str = "text"
+    """The field of JSONL rows, or the column of Parquet files, that holds the text."""
+    separator: str = documents.SEPARATOR
+    """What stands between the documents of a text file."""
+    tokenizer: Path | None = None
+    """A directory with a tokenizer; without one, it is learned from the text."""
+    kind: Kind | None = None
+    """Of the tokenizer that is learned: bpe for causal, wordpiece for masked, unigram for span."""
+    vocab: int | None = None
+    """Its size; 4096 without a word."""
+    width: int | None = None
+    """Said by hand, as are all that follow: what is left out is derived from the size."""
+    layers: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    ffn: int | None = None
+    context: int | None = None
+    """Tokens in a row."""
+    batch: int | None = None
+    """Tokens in a step."""
+    steps: int | None = None
+    warmup: int | None = None
+    rate: float | None = None
+    """AdamW's learning rate: embeddings, norms and biases; with `--optimizer adamw`, everything."""
+    matrix_rate: float | None = None
+    """Muon's learning rate: the matrices of the blocks."""
+    optimizer: Optimizer = "muon"
+    decay: float = 0.1
+    """Weight decay of matrices."""
+    dropout: float = 0.0
+    clip: float = 1.0
+    """The largest gradient norm."""
+    precision: Precision | None = None
+    """Of the products; weights stay float32. Without it, bf16 where this machine multiplies it faster, else fp32."""
+    held_out: float = 0.02
+    """Share of the text that is tested on and never trained on."""
+    test_every: int | None = None
+    """Steps between tests; a tenth of the run."""
+    save_every: int | None = None
+    """Steps between checkpoints; a tenth of the run, and at the end."""
+    keep: int = 2
+    """Checkpoints that are kept."""
+    seed: int = 0
+    dry_run: bool = False
+    """Show the plan, and stop."""
+    json: bool = False
+    """Print one JSON object at the end, and no progress."""
+
+
+# -- what is refused --------------------------------------------------------------------------------------
+
+
+def check(args: Pretrain) -> Pretrain:
+    """What can be told before anything is read or written. A resumed run takes back the settings it began with.
+
+    Raises ValueError, FileNotFoundError or FileExistsError, one sentence each.
+    """
+    if args.resume:
+        return resumed(args)
+    if not args.data:
+        raise ValueError("say what to train on: files, folders, globs, URLs, or desk")
+    if not args.size and not args.time and not (args.width and args.layers):
+        raise ValueError("say how large or how long: --size 10M, --time 3min, or both --width and --layers")
+    if args.size is not None:
+        parse_count(args.size)
+    if args.time is not None:
+        parse_time(args.time)
+    if args.tokenizer is not None and (args.kind is not None or args.vocab is not None):
+        raise ValueError("--kind and --vocab are of a tokenizer that is learned: leave them out beside --tokenizer")
+    for name in ("vocab", "test_every", "save_every", "keep"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+    for name, low, high in (("dropout", 0, 1), ("held_out", 0, 1), ("clip", 0, math.inf), ("seed", -1, 2**63)):
+        value = getattr(args, name)
+        if not (low < value < high or (name == "dropout" and value == 0)):
+            raise ValueError(f"--{name.replace('_', '-')} must lie between {low} and {high}, not be {value}")
+    if args.output.exists() and not args.output.is_dir():
+        raise FileExistsError(f"{args.output} is a file: name a directory as --output")
+    if (args.output / PLAN).exists():
+        raise FileExistsError(f"{args.output} holds a run already: go on with --resume, or name another --output")
+    if args.output.exists() and any(args.output.iterdir()):
+        raise FileExistsError(f"{args.output} is not empty: name another --output")
+    return args
+
+
+def resumed(args: Pretrain) -> Pretrain:
+    said = [
+        f"--{field.name.replace('_', '-')}"
+        for field in dataclasses.fields(args)
+        if field.name not in ("resume", "output", "json") and getattr(args, field.name) != field.default
+    ]
+    if said:
+        raise ValueError(f"--resume goes on with the settings the run began with: leave out {', '.join(said)}")
+    if not (args.output / SETTINGS).exists() or not (args.output / PLAN).exists():
+        raise FileNotFoundError(f"there is no run to resume in {args.output}: it has no {SETTINGS} and {PLAN}")
+    if (args.output / "model").exists():
+        raise ValueError(f"the run in {args.output} is finished: its model is {args.output / 'model'}")
+    return dataclasses.replace(recall_settings(args.output / SETTINGS), resume=True, json=args.json, output=args.output)
+
+
+# -- what is kept -----------------------------------------------------------------------------------------
+
+
+def described(found: Plan) -> dict[str, Any]:
+    plain: dict[str, Any] = TypeAdapter(Plan).dump_python(found, mode="json")
+    return plain
+
+
+def remember(args: Pretrain, found: Plan) -> None:
+    """Keep what a resumed run must not decide anew: the settings, and the plan to the number."""
+    settings = TypeAdapter(Pretrain).dump_python(args, mode="json")
+    write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
+    write_whole(args.output / PLAN, json.dumps({"predicted": described(found)}, indent=2))
+
+
+def recall_plan(directory: Path) -> Plan:
+    try:
+        return TypeAdapter(Plan).validate_python(json.loads((directory / PLAN).read_text())["predicted"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{directory / PLAN} is not a plan as this program writes it: {error}") from None
+
+
+def recall_settings(path: Path) -> Pretrain:
+    try:
+        said = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from None
+    known = [field.name for field in dataclasses.fields(Pretrain)]
+    for key in said if isinstance(said, dict) else [str(said)]:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"{path} has an unknown key {key!r}" + (f"; perhaps you meant {near[0]}" if near else ""))
+    return TypeAdapter(Pretrain).validate_python(said)
