@@ -123,7 +123,11 @@ def test_a_dry_run_tells_and_writes_nothing(decoder, encoder, capsys, monkeypatc
     assert told["bytes"] == weights + 4 * 2 * 2 * 32 * (tokens + 9) * 3  # keys and values of 2 layers, 32 wide
     assert (told["settings"]["n"], told["settings"]["seed"], told["settings"]["temperature"]) == (3, 4, 1.0)
     assert main([decoder, "the cat", "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith(f"model: decoder, {weights // 4:,} parameters: width 32, 2 layers\n")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"model: decoder, {weights // 4:,} parameters: width 32, 2 layers"
+    assert lines[1] == f"prompt: {tokens} tokens"
+    assert lines[2].startswith("settings: max_new 128, temperature 0.0, repetition_penalty 1.0")
+    assert "seed" not in lines[2]
     with pytest.raises(ValueError, match="context is 48"):
         main([decoder, "the " * 60, "--dry-run"])
     with pytest.raises(ValueError, match="an encoder only fills"):

@@ -196,17 +196,18 @@ def show_plan(lm: LanguageModel, prompts: list[str], asked: Sampling, as_json: b
     begun, source = (max(map(len, rows or [[]])) for rows in (encoded.prompts, encoded.sources))
     length, number = begun + room(cfg, begun, asked.max_new), lm.model.embed.tokens.weight.itemsize
     rows = min(len(prompts), max(1, ROWS // asked.n)) * asked.n
-    told = {
+    told: dict[str, Any] = {
         "model": f"{cfg.shape}, {parameters(cfg):,} parameters: width {cfg.width}, {cfg.layers} layers",
         "prompt_tokens": [len(row) for row in encoded.sources or encoded.prompts],
-        "settings": vars(asked) | ({"seed": None} if asked.greedy else {}),
+        "settings": {name: value for name, value in vars(asked).items() if name != "seed" or not asked.greedy},
         "bytes": inference(cfg, rows, length, source, number=number).total,
     }
     if as_json:
         print(json.dumps(told, ensure_ascii=False))
         return
-    for name, value in told.items():
-        print(f"{name}: {value}")
+    said = ", ".join(f"{name} {value}" for name, value in told["settings"].items() if value not in (None, ()))
+    print(f"model: {told['model']}\nprompt: {', '.join(map(str, told['prompt_tokens']))} tokens\nsettings: {said}")
+    print(f"memory: {told['bytes'] / 2**20:,.1f} MiB beside the program's own")
 
 
 def warn(found: list[Completion]) -> int:
