@@ -54,12 +54,12 @@ demo: $(VENV)/.installed
 	@rm -rf $(DEMO)/tokenizer $(DEMO)/run
 	$(BIN)/modelwright tokenizer desk --output $(DEMO)/tokenizer
 	$(BIN)/modelwright pretrain desk --tokenizer $(DEMO)/tokenizer --time $(TIME) --output $(DEMO)/run
-	$(BIN)/modelwright generate $(DEMO)/run/model 'Customer: Hello, my' --max-new 120 --seed 1
+	$(BIN)/modelwright generate $(DEMO)/run/model 'Customer: Hello, my' --max-new 120 --temperature 0.8 --seed 1
 	@echo
 	@echo 'Next, with $(BIN) on the PATH:'
-	@echo '  modelwright generate $(DEMO)/run/model "Agent: Good morning" --temperature 0.7 --samples 3'
-	@echo '  modelwright pretrain YOUR_TEXT --time 10min --output runs/first       text, JSONL, Parquet, folders'
-	@echo '  modelwright pretrain desk --objective masked --output runs/encoder    an encoder; span: encoder-decoder'
+	@echo '  modelwright generate $(DEMO)/run/model "Agent: Good morning" --temperature 0.7 --n 3'
+	@echo '  modelwright pretrain YOUR_TEXT --time 10min --output runs/first    # text, JSONL, Parquet, folders'
+	@echo '  modelwright pretrain desk --objective masked --time 2min --output runs/encoder    # span: encoder-decoder'
 	@echo '  modelwright --help'
 
 test: $(VENV)/.installed-dev

@@ -15,6 +15,7 @@ from tokenizers.pre_tokenizers import Metaspace
 
 from modelwright.data import tokenizer as tokenizers
 from modelwright.data.tokenizer import Tokenizer
+from modelwright.infer import engine
 from modelwright.infer.engine import complete, fill_mask, generate, generate_tokens, pad_left, stream
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling
@@ -252,6 +253,31 @@ def test_text_of_a_batch_equals_text_alone(speaker):
     together = generate(speaker, prompts, max_new=6)
     assert together == [generate(speaker, prompt, max_new=6) for prompt in prompts]
     assert together[1] == "".join(stream(speaker, prompts[1], max_new=6))
+
+
+def test_no_prompts_give_no_text(speaker):
+    assert generate(speaker, []) == []
+    assert generate(replace(speaker, model=build(T5)), []) == []
+
+
+def test_whether_weights_are_packed_does_not_depend_on_the_other_prompts(speaker, monkeypatch):
+    packed = []
+    monkeypatch.setattr(engine, "prepare", lambda model: packed.append(model) or model)
+    for prompts, new in ((["the cat"], 31), (["the cat"] * 70, 31), (["the cat"], 32), (["the cat"] * 70, 32)):
+        generate(speaker, prompts, max_new=new)
+        assert len(packed) == (new >= engine.PACKING_PAYS)
+        packed.clear()
+
+
+def test_a_changed_weight_is_seen(speaker):
+    lm = replace(speaker, model=build(GPT2))
+    before = generate(lm, "the cat", max_new=40)
+    lm.model.stack.blocks[1].ffn.down.weight.data.mul_(-1.0)
+    after = generate(lm, "the cat", max_new=40)
+    assert after != before
+    slow = Speaker(build(GPT2), lm.tokenizer)
+    slow.model.load_state_dict(lm.model.state_dict())
+    assert after == generate(slow, "the cat", max_new=40)
 
 
 def test_samples_of_a_prompt_stand_side_by_side(speaker):

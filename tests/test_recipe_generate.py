@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,63 @@ def test_prompts_of_a_file_and_of_standard_input(decoder, capsys, tmp_path, monk
     monkeypatch.setattr("sys.stdin", io.StringIO("a dog\n"))
     assert main([decoder, "-", "--max-new", "5"]) == 0
     assert capsys.readouterr().out == lines[1]["text"] + "\n"
+
+
+def test_a_line_of_a_file_ends_at_a_line_feed_alone(decoder, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes("the\u2028cat\x0csat\r\na dog".encode())
+    assert main([decoder, "--prompts", str(tmp_path / "prompts.txt"), "--max-new", "2", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]
+    assert [line["prompt"] for line in lines] == ["the\u2028cat\x0csat", "a dog"]
+
+
+def test_a_prompt_that_is_not_utf8_is_said(decoder, monkeypatch):
+    with pytest.raises(ValueError, match=r"^the prompt is not UTF-8 at character 6: "):
+        main([decoder, os.fsdecode(b"the na\xefve")])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the na\xefve"), encoding="utf-8"))
+    with pytest.raises(ValueError, match="standard input is not UTF-8 at byte 6"):
+        main([decoder, "-"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef"), "utf-8", errors="surrogateescape"))
+    with pytest.raises(ValueError, match="not UTF-8 at character 0"):
+        main([decoder, "-"])
+
+
+def test_a_seed_asks_for_sampling(decoder, capsys):
+    assert main([decoder, "the cat", "--max-new", "12", "--seed", "1"]) == 0
+    sampled = capsys.readouterr().out
+    assert sampled == generate(load(decoder), "the cat", max_new=12, temperature=1.0, seed=1) + "\n"
+    assert main([decoder, "the cat", "--max-new", "12"]) == 0
+    assert capsys.readouterr().out != sampled
+
+
+@pytest.mark.parametrize(
+    "flags", ["--temperature 0.8", "--top-k 4", "--top-p 0.5", "--min-p 0.1", "--seed 0", "--top-k 4 --seed 1 --n 2"]
+)
+def test_greedy_goes_with_nothing_that_draws(decoder, flags):
+    named = ", ".join(word for word in flags.split() if word.startswith("--"))
+    with pytest.raises(ValueError, match=f"^--greedy draws nothing: leave out either it or {named}$"):
+        main([decoder, "the", "--greedy", *flags.split()])
+
+
+def test_a_dry_run_tells_and_writes_nothing(decoder, encoder, capsys, monkeypatch):
+    lm = load(decoder)
+    monkeypatch.setattr("modelwright.recipes.generate.pieces", lambda *_: pytest.fail("a token was drawn"))
+    assert main([decoder, "the cat", "--dry-run", "--max-new", "9", "--n", "3", "--seed", "4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    tokens = len(lm.tokenizer.encode("the cat", special=True))
+    weights = 4 * sum(p.numel() for p in lm.model.parameters())
+    assert told["prompt_tokens"] == [tokens]
+    assert told["bytes"] == weights + 4 * 2 * 2 * 32 * (tokens + 9) * 3  # keys and values of 2 layers, 32 wide
+    assert (told["settings"]["n"], told["settings"]["seed"], told["settings"]["temperature"]) == (3, 4, 1.0)
+    assert main([decoder, "the cat", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"model: decoder, {weights // 4:,} parameters: width 32, 2 layers"
+    assert lines[1] == f"prompt: {tokens} tokens"
+    assert lines[2].startswith("settings: max_new 128, temperature 0.0, repetition_penalty 1.0")
+    assert "seed" not in lines[2]
+    with pytest.raises(ValueError, match="context is 48"):
+        main([decoder, "the " * 60, "--dry-run"])
+    with pytest.raises(ValueError, match="an encoder only fills"):
+        main([encoder, "the [MASK]", "--dry-run"])
 
 
 def test_a_stop_string_and_a_full_context(decoder, capsys):

@@ -169,4 +169,8 @@ def test_settings_are_the_models_own_where_nothing_is_asked():
     assert settings({"temperature": 0.6}).greedy  # transformers too samples only when told to
     assert settings({}, top_k=5) == Sampling(temperature=1.0, top_k=5)
     assert settings({}, n=3).temperature == 1.0
+    assert settings({}, seed=0) == Sampling(temperature=1.0, seed=0)
+    assert settings({"temperature": 0.6}, seed=1).temperature == 0.6
+    assert settings({}, seed=1, temperature=0).greedy
+    assert settings({}, seed=None).greedy
     assert settings({}, stop="end").stop == ("end",)

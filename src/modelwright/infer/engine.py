@@ -233,7 +233,7 @@ class Draft:
 def pieces(lm: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> Iterator[Piece]:
     """The continuations as they are written. Sample j of prompt i is row i * n + j.
 
-    Prompts beyond what is decoded together take turns, the shortest first.
+    Prompts beyond what is decoded together take turns, the shortest first. No prompts give no pieces.
     """
     encoded = encode_prompts(lm, prompts)
     read = encoded.sources or encoded.prompts
@@ -243,7 +243,9 @@ def pieces(lm: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> Ite
     random = generators(read, sampling.n, seed)
     order, at_once = sorted(range(len(prompts)), key=lambda i: len(read[i])), max(1, ROWS // sampling.n)
     turns = [order[i : i + at_once] for i in range(0, len(order), at_once)]
-    model = prepare(lm.model) if sampling.max_new * len(turns) >= PACKING_PAYS else lm.model
+    # By the length alone, so that a prompt's numbers do not depend on how many others there are. Packed weights are not
+    # kept for the next call: a write through a parameter's `.data` leaves no trace that would tell they are stale.
+    model = prepare(lm.model) if turns and sampling.max_new >= PACKING_PAYS else lm.model
     for turn in turns:
         rows = [i * sampling.n + j for i in turn for j in range(sampling.n)]
         for piece in _turn(lm, model, encoded.part(turn), sampling, [random[row] for row in rows]):
@@ -321,7 +323,7 @@ def stream(lm: LanguageModel, prompt: str, **sampling: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One token for a mask: what it is, how likely, and the text with it in place of its mask."""
+    """One token for a mask: its id, its own text, and how likely it is."""
 
     token: int
     text: str

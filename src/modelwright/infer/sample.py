@@ -78,13 +78,14 @@ def settings(generation: Mapping[str, Any], **wanted: Any) -> Sampling:
     `generation_config.json`.
 
     A model that does not ask to be sampled (`do_sample`) is read greedily, unless a setting asks for sampling:
-    a temperature above 0, top-k, top-p, min-p, or several continuations.
+    a temperature above 0, top-k, top-p, min-p, a seed, or several continuations.
     """
     _check_names(wanted)
     asked = {name: value for name, value in wanted.items() if value is not None}
     sampled = (
         generation.get("do_sample")
         or any(asked.get(name) for name in ("temperature", "top_k", "top_p", "min_p"))
+        or "seed" in asked
         or asked.get("n", 1) != 1
     )
     own: dict[str, Any] = {"temperature": float(generation.get("temperature") or 1.0) if sampled else 0.0}

@@ -18,9 +18,11 @@ import torch
 import tyro
 
 from modelwright.hub.open import load
-from modelwright.infer.engine import Completion, fill_mask, pieces
+from modelwright.infer.engine import ROWS, Completion, fill_mask, pieces, room
 from modelwright.infer.sample import Sampling, settings
-from modelwright.infer.text import LanguageModel
+from modelwright.infer.text import LanguageModel, encode_prompts
+from modelwright.plan.cost import parameters
+from modelwright.plan.memory import inference
 from modelwright.recipes.flags import parse
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -32,8 +34,8 @@ class Options:
     """Continue a prompt; with an encoder, fill each mask of a text ("the [MASK] of France").
 
     What is not said is as the model's generation_config.json says. A model that does not ask there to be sampled
-    (do_sample) is read greedily: the likeliest token each time. Whoever asks for a temperature, top-k, top-p, min-p or
-    several samples asks for sampling.
+    (do_sample) is read greedily: the likeliest token each time. Whoever asks for a temperature, top-k, top-p, min-p, a
+    seed or several samples asks for sampling.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -66,6 +68,8 @@ class Options:
     """Candidates to show for each mask, with an encoder."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of weights and computation."""
+    dry_run: bool = False
+    """Show the model, the prompts' tokens, the settings and the memory, and stop."""
     json: bool = False
     """One JSON object a line: prompt, sample, text, tokens, finish, seed."""
     stream: bool = True
@@ -77,10 +81,15 @@ def main(args: list[str]) -> int:
     prompts = read_prompts(o)
     lm = load(o.model, dtype=DTYPES[o.precision])
     if lm.model.cfg.shape == "encoder":
+        if o.dry_run:
+            raise ValueError("--dry-run is for models that write on: an encoder only fills the masks of a text")
         for prompt in prompts:
             show_masks(lm, prompt, o)
         return 0
     asked = sampling(lm, o)
+    if o.dry_run:
+        show_plan(lm, prompts, asked, o.json)
+        return 0
     if len(prompts) * asked.n == 1 and o.stream and not o.json:
         done = show_stream(lm, prompts[0], asked)
         return warn([done])
@@ -92,14 +101,13 @@ def main(args: list[str]) -> int:
 
 
 def read_prompts(o: Options) -> list[str]:
-    """Raises ValueError where there is no prompt, or two ways to one."""
+    """Raises ValueError where there is no prompt, two ways to one, or one that is not UTF-8."""
     if (o.prompt is None) == (o.prompts is None):
         raise ValueError('say either a prompt ("Once upon a time", or - for standard input) or --prompts FILE')
     if o.prompts is None:
-        text = sys.stdin.read() if o.prompt == "-" else str(o.prompt)
-        return [text.removesuffix("\n") if o.prompt == "-" else text]
+        return [unbroken(standard_input() if o.prompt == "-" else str(o.prompt))]
     try:
-        lines = o.prompts.read_text(encoding="utf-8").splitlines()
+        lines = o.prompts.read_text(encoding="utf-8").split("\n")  # and at no other of Unicode's ends of line
     except UnicodeDecodeError as error:
         raise ValueError(f"{o.prompts} is not UTF-8 at byte {error.start}") from error
     if not (found := [line for line in lines if line.strip()]):
@@ -107,10 +115,28 @@ def read_prompts(o: Options) -> list[str]:
     return found
 
 
+def standard_input() -> str:
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the prompt on standard input is not UTF-8 at byte {error.start}") from error
+
+
+def unbroken(prompt: str) -> str:
+    """The prompt, if it is text: a byte of the command line that is not UTF-8 reaches Python as half a character."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the prompt is not UTF-8 at character {error.start}: write it in UTF-8") from error
+    return prompt
+
+
 def sampling(lm: LanguageModel, o: Options) -> Sampling:
     """The flags that were given over the model's own settings; the seed is drawn here, so that it can be told."""
-    if o.greedy and (o.temperature or o.n != 1):
-        raise ValueError("--greedy draws nothing: it goes with neither --temperature nor --n")
+    draws = [name for name in ("temperature", "top_k", "top_p", "min_p", "seed") if getattr(o, name) is not None]
+    if o.greedy and (unfit := draws + ["n"] * (o.n != 1)):
+        flags = ", ".join("--" + name.replace("_", "-") for name in unfit)
+        raise ValueError(f"--greedy draws nothing: leave out either it or {flags}")
     said: dict[str, Any] = {
         name: getattr(o, name)
         for name in ("max_new", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "n", "seed")
@@ -162,6 +188,26 @@ def show_masks(lm: LanguageModel, text: str, o: Options) -> None:
         print(f"mask {number} of {len(found)}: {text}")
         for c in candidates:
             print(f"  {c.probability:7.2%}  {c.text}")
+
+
+def show_plan(lm: LanguageModel, prompts: list[str], asked: Sampling, as_json: bool) -> None:
+    """What would be run. The memory is that of the weights and of the cache of the rows decoded together."""
+    cfg, encoded = lm.model.cfg, encode_prompts(lm, prompts)
+    begun, source = (max(map(len, rows or [[]])) for rows in (encoded.prompts, encoded.sources))
+    length, number = begun + room(cfg, begun, asked.max_new), lm.model.embed.tokens.weight.itemsize
+    rows = min(len(prompts), max(1, ROWS // asked.n)) * asked.n
+    told: dict[str, Any] = {
+        "model": f"{cfg.shape}, {parameters(cfg):,} parameters: width {cfg.width}, {cfg.layers} layers",
+        "prompt_tokens": [len(row) for row in encoded.sources or encoded.prompts],
+        "settings": {name: value for name, value in vars(asked).items() if name != "seed" or not asked.greedy},
+        "bytes": inference(cfg, rows, length, source, number=number).total,
+    }
+    if as_json:
+        print(json.dumps(told, ensure_ascii=False))
+        return
+    said = ", ".join(f"{name} {value}" for name, value in told["settings"].items() if value not in (None, ()))
+    print(f"model: {told['model']}\nprompt: {', '.join(map(str, told['prompt_tokens']))} tokens\nsettings: {said}")
+    print(f"memory: {told['bytes'] / 2**20:,.1f} MiB beside the program's own")
 
 
 def warn(found: list[Completion]) -> int:
