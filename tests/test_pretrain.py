@@ -458,19 +458,19 @@ def test_memory_is_flat_however_large_the_text(tmp_path: Path) -> None:
     lines = [json.dumps({"text": d.text}) + "\n" for d in desk.documents(0, count=100)]
     train(lines, "bpe", 300).save(tmp_path)
     peaks = []
-    for name, size in (("small", 20 << 20), ("large", 100 << 20)):
+    for name, size in (("small", 10 << 20), ("large", 300 << 20)):
         (tmp_path / f"{name}.jsonl").write_text("".join(lines) * (size // len("".join(lines))))
         args = command(tmp_path / f"{name}.jsonl", tmp_path / name, "causal", "--tokenizer", str(tmp_path))
         args = [word for word in args if word not in ("--vocab", "600")]
         done = subprocess.run(
             [sys.executable, "-m", "modelwright.cli", *args],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             check=True,
         )
         peaks.append(json.loads(done.stdout)["actual"]["peak_memory"])
-    assert peaks[1] - peaks[0] < 10 << 20
+    assert peaks[1] - peaks[0] < 30 << 20, peaks
 
 
 def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
