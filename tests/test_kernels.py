@@ -67,6 +67,7 @@ def test_attention_of_equal_keys_is_the_mean_of_what_may_be_seen() -> None:
 def test_token_logps(monkeypatch: pytest.MonkeyPatch, chunk: int, keep: int, biased: bool) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(logps, "CHUNK", chunk)
+    monkeypatch.setattr(logps, "ROWS", 3)
     monkeypatch.setattr(logps, "KEEP", keep)
     x, weight, bias = leaf(50, 16), leaf(31, 16), leaf(31) if biased else None
     targets = torch.randint(31, (50,))

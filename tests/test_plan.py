@@ -179,7 +179,7 @@ def test_memory_by_part() -> None:
 def test_kept_logits_are_bounded() -> None:
     few, many = memory.logits(GPT2, 1000, 2), memory.logits(GPT2, 10_000, 2)
     assert few - many == 2 * 1000 * 50257  # the many are made again on the way back, a chunk at a time
-    assert many < 2**26
+    assert many < 2**27
 
 
 def test_inference_memory_is_that_of_the_cache() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from modelwright.model.kernels import compute_dtype
 
-CHUNK = 1 << 20  # logits computed at once: 4 MiB in float32, within the processor's cache
+CHUNK = 1 << 20  # logits computed at once: 4 MiB in float32, within the processor's cache ...
+ROWS = 256  # ... but never fewer rows than make a product worth reading the vocabulary's weight for
 KEEP = 1 << 28  # probabilities kept for the way back; beyond that they are computed again
 
 
@@ -36,6 +37,11 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Te
     return found
 
 
+def rows_at_once(vocab: int) -> int:
+    """How many rows of logits are computed at once."""
+    return max(ROWS, CHUNK // vocab)
+
+
 def _log_softmax(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     logits: Tensor = torch.nn.functional.linear(x, weight, bias)  # (n, V)
     return logits.float().log_softmax(-1)
@@ -44,7 +50,7 @@ def _log_softmax(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        n = max(1, CHUNK // weight.size(0))
+        n = rows_at_once(weight.size(0))
         keep = any(ctx.needs_input_grad) and x.size(0) * weight.size(0) <= KEEP
         probs = x.new_empty(x.size(0), weight.size(0)) if keep else None  # (N, V)
         logps = x.new_empty(x.size(0), dtype=torch.float32)  # (N)
@@ -63,7 +69,7 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, weight, bias, targets = ctx.saved_tensors
         kept, ctx.probs = ctx.probs, None  # used up here: a second way back computes them again
-        n = max(1, x.size(0) if kept is not None else CHUNK // weight.size(0))
+        n = max(1, x.size(0)) if kept is not None else rows_at_once(weight.size(0))
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
         dbias = None if bias is None else torch.zeros_like(bias)
         for i in range(0, x.size(0), n):

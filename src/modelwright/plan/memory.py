@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from modelwright.model.attend import BLOCK, LONG
-from modelwright.model.logps import CHUNK, KEEP
+from modelwright.model.logps import KEEP, rows_at_once
 from modelwright.model.transformer import Config
 from modelwright.plan.cost import matrices, parameters
 
@@ -115,7 +115,7 @@ def attention(cfg: Config, length: int, keys: int, number: int) -> int:
 def logits(cfg: Config, predictions: int, number: int) -> int:
     """Bytes of the head for this many predictions: probabilities are kept while they are few, else made again."""
     kept = number * predictions * cfg.vocab if predictions * cfg.vocab <= KEEP else 0
-    return kept + 2 * 4 * min(CHUNK, predictions * cfg.vocab)
+    return kept + 2 * 4 * cfg.vocab * min(rows_at_once(cfg.vocab), predictions)
 
 
 def inference(cfg: Config, rows: int, length: int, source: int = 0, *, number: int = 4) -> InferenceMemory:
