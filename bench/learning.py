@@ -134,12 +134,14 @@ def timed(args: argparse.Namespace, who: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=0.004)
-    parser.add_argument("--matrix-rate", type=float, default=0.02)
+    parser.add_argument("--rate", type=float, default=0.006)
+    parser.add_argument("--matrix-rate", type=float, default=0.06)
     parser.add_argument("--one", choices=["ours", "peer"])
     args = parser.parse_args()
+    if "MODELWRIGHT_DATA" not in os.environ:
+        sys.exit("MODELWRIGHT_DATA must name the folder that holds tinyshakespeare/train.txt")
     if args.one:
         print(peer() if args.one == "peer" else ours(args.steps, args.rows, args.rate, args.matrix_rate))
         return
