@@ -19,16 +19,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modelwright.train.meter import Meter, peak_memory
 
-BAR = (
+LINE = (
     SpinnerColumn(),
-    TextColumn("{task.description}"),
-    BarColumn(bar_width=24),
     TextColumn("{task.percentage:>3.0f}%"),
     TimeElapsedColumn(),
     TextColumn("left"),
     TimeRemainingColumn(),
     TextColumn("{task.fields[said]}"),
 )
+WIDE = 100  # columns from which there is room for a bar beside the numbers
 
 
 def thousands(number: float) -> str:
@@ -80,7 +79,9 @@ class Screen:
     @contextmanager
     def bar(self, what: str, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
         """A bar with the time that is left, and a few words at its end."""
-        with Progress(*BAR, console=self.console, refresh_per_second=4) as progress:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), *LINE)
+        shown = columns if self.console.width >= WIDE else LINE
+        with Progress(*shown, console=self.console, refresh_per_second=4) as progress:
             task = progress.add_task(what, total=total, completed=done, said="")
             yield lambda at, said: progress.update(task, completed=at, said=said)
 
@@ -129,9 +130,9 @@ class Watch:
         self.update(done, self.words())
 
     def words(self) -> str:
-        said = f"loss {self.last['loss']:.3f}  {thousands(self.last['tokens_per_second'])} tok/s"
-        said += f"  MFU {self.last['mfu']:.0%}  norm {self.last['grad_norm']:.2f}"
-        return said + f"  {self.last['peak_memory'] / 2**20:,.0f} MiB"
+        said = f"loss {self.last['loss']:.3f} {thousands(self.last['tokens_per_second'])} tok/s"
+        said += f" MFU {self.last['mfu']:.0%} norm {self.last['grad_norm']:.2f}"
+        return said + f" {self.last['peak_memory'] / 2**20:,.0f} MiB"
 
     def actual(self) -> dict[str, Any]:
         """What the run really took, to be held against its plan."""
