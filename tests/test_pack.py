@@ -1,5 +1,7 @@
 """Rows for the three objectives: hand-made examples, measured rates, and what must be got back exactly."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -263,3 +265,21 @@ def test_what_a_tokenizer_lacks_is_named(objective, lacking, length, words):
 
 def both(objective, tokenizer, length):
     return pack.frame(objective, tokenizer), pack.packing(objective, tokenizer, length)
+
+
+@pytest.mark.parametrize("source", [32, 100, 256, 512])
+def test_every_row_that_is_filled_fits(source: int) -> None:
+    """As `span` will see it: what stands of one document in a row is one piece."""
+    rng = np.random.default_rng(source)
+    lengths = np.maximum(1, rng.lognormal(4.5, 1.2, 20_000).astype(np.int64))
+    lengths[:4] = [2, 271, 6, 271]
+    bounds = np.cumsum(lengths)
+    starts, tokens = np.append(0, bounds[:-1]), int(bounds[-1])
+    rows = np.append(pack.fill([starts], tokens, source), tokens)
+    target = pack.fitting(source)[1]
+    for begin, end in pairwise(rows.tolist()):
+        cuts = starts[np.searchsorted(starts, begin, "right") : np.searchsorted(starts, end)]
+        pieces = np.diff(np.concatenate([[begin], cuts, [end]]))
+        made = np.array([pack.sizes(int(piece)) for piece in pieces]).sum(0)
+        assert made[0] <= source, (begin, pieces)
+        assert made[1] <= target, (begin, pieces)

@@ -266,6 +266,9 @@ def fill(starts: Iterable[Ints], tokens: int, source: int) -> Ints:
                 continue
             room = (room[0] - int(costs[piece, 0]), room[1] - int(costs[piece, 1]))
             at += piece
+            if at < end:  # the rest would be one piece with this again, and longer by rounding than the two apart
+                rows.append(at)
+                room = (source, target)
     return np.array(rows, np.int64)
 
 
