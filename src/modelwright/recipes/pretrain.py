@@ -300,6 +300,10 @@ def main(argv: list[str]) -> int:
     except Interrupted as stop:
         screen.say(f"{stop}; saved. Go on with: {again}")
         return 128 + stop.signal
+    except KeyboardInterrupt:  # not in training, which a signal leaves by way of a checkpoint
+        kept = (args.output / PLAN).exists()
+        screen.say(f"stopped. Go on with: {again}" if kept else "stopped before training began: nothing is kept")
+        return 130
     if args.json:
         print(json.dumps({name: plain(value) for name, value in came.items()}))
     elif not args.dry_run:
