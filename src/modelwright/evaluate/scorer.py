@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -19,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modelwright.adapt.lora import merged_copy
+from modelwright.adapt.prompt import soft_ids
 from modelwright.data.kind import Decoding
 from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompt
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.evaluate.reading import batches, marks, pad_right, reach, stacked, text_rows
-from modelwright.infer.engine import ROWS, Finish, evaluating, prefill, turn
+from modelwright.infer.engine import ROWS, Finish, prefill, turn
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators
 from modelwright.infer.text import Encoded, LanguageModel
@@ -90,24 +91,22 @@ class Scorer(Protocol):
 
 
 class ModelScorer:
-    """The five verbs of a model of ours, with the weights that it has when the scorer is made or first used.
+    """The five verbs of a model of ours, with the weights that it has when the scorer is made: after training, make
+    another.
 
-    After training, make another: for writing, weights are packed once and kept. With `precision` bf16, weights and
-    products are bfloat16; log-probabilities are float32 always.
+    A LoRA is merged, into a copy, and for writing the weights are packed, once for all that is asked. With `precision`
+    bf16, weights and products are bfloat16; log-probabilities are float32 always.
     """
 
     def __init__(self, lm: LanguageModel, *, precision: Literal["fp32", "bf16"] = "fp32", budget: int = TOKENS):
         self.lm, self.tokenizer, self.budget = lm, lm.tokenizer, budget
-        self.model = lm.model if precision == "fp32" else copy.deepcopy(lm.model).to(torch.bfloat16)
+        model = merged_copy(lm.model)  # plain layers, which can be packed
+        self.model = model if precision == "fp32" else copy.deepcopy(model).to(torch.bfloat16)
         self.labels = lm.model.cfg.labels.names if lm.model.cfg.labels else ()
 
     @property
     def device(self) -> torch.device:
         return self.model.embed.tokens.weight.device
-
-    @property
-    def soft(self) -> tuple[int, ...]:
-        return tuple(getattr(self.model.embed, "soft", ()))
 
     @cached_property
     def packed(self) -> Transformer:
@@ -135,7 +134,7 @@ class ModelScorer:
             for places in alike
         ]
         found: dict[int, Likelihood] = {}
-        with self._reading():
+        with torch.inference_mode():
             for some in batches(sizes, self.budget):
                 groups = [alike[i] for i in some]
                 found.update(self._answers(groups, prompts, answers))
@@ -232,7 +231,7 @@ class ModelScorer:
         if labels is None:
             raise ValueError("this model has no labels to predict: fine-tune it on a task of labels first")
         found: dict[int, NDArray[np.float32]] = {}
-        with self._reading():
+        with torch.inference_mode():
             for some in batches([len(prompt.tokens) for prompt in prompts], self.budget):
                 hidden = self._hidden([prompts[at].tokens for at in some])  # (B, T, C)
                 for row, at in enumerate(some):
@@ -263,7 +262,7 @@ class ModelScorer:
             )
         rows = [(i, row) for i, text in enumerate(texts) for row in self._rows(text)]
         sums, counts = np.zeros(len(texts)), np.zeros(len(texts), np.int64)
-        with self._reading():
+        with torch.inference_mode():
             for some in batches([reach(row) for _, row in rows], self.budget):
                 batch = stacked([rows[i][1] for i in some], self.device)
                 logps = self.model(
@@ -279,7 +278,7 @@ class ModelScorer:
         return [Rolling(float(s), int(n), size) for s, n, size in zip(sums, counts, sizes, strict=True)]
 
     def _rows(self, text: str) -> list[Row]:
-        return text_rows(text, self.tokenizer, self.model.cfg, GAPS, self.soft)
+        return text_rows(text, self.tokenizer, self.model.cfg, GAPS, soft_ids(self.model))
 
     def _shares(self, texts: Sequence[str], rows: Sequence[tuple[int, Row]]) -> list[float]:
         """How much of each text is predicted: all of it, or the tokens that fill its gaps."""
@@ -297,11 +296,11 @@ class ModelScorer:
 
         Of an encoder-decoder, its encoder's.
         """
-        cfg, soft = self.model.cfg, list(self.soft)
+        cfg, soft = self.model.cfg, soft_ids(self.model)
         room = (cfg.encoder or cfg).context - len(soft)
         rows = [(i, ids[j : j + room]) for i, ids in enumerate(self._ids(texts)) for j in range(0, len(ids), room)]
         sums, counts = np.zeros((len(texts), cfg.width)), np.zeros(len(texts))
-        with self._reading():
+        with torch.inference_mode():
             for some in batches([len(row) for _, row in rows], self.budget):
                 hidden = self._hidden([[*soft, *rows[i][1]] for i in some])  # (B, T, C)
                 for x, (owner, row) in zip(hidden, [rows[i] for i in some], strict=True):
@@ -314,11 +313,6 @@ class ModelScorer:
         return self.tokenizer.encode_batch(list(texts), special=True)
 
     # -- guards -----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with torch.inference_mode(), evaluating(self.model):
-            yield
 
     def _check_speaks(self) -> None:
         if self.model.cfg.shape == "encoder":

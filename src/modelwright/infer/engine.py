@@ -377,7 +377,7 @@ def fill_mask(lm: LanguageModel, text: str, top: int = 5) -> list[list[Candidate
         raise ValueError(f"a {model.cfg.shape} has no mask to fill: let this model generate instead")
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
-    ids = encode(lm.tokenizer, text, (mask,))
+    ids = [*model.embed.soft, *encode(lm.tokenizer, text, (mask,))]
     if mask not in ids:
         raise ValueError(
             f"the text has no {lm.tokenizer.decode([mask], special=True)} to fill: put one where a word is missing"

@@ -336,6 +336,7 @@ class Embedding(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.dropout = cfg.dropout
+        self.soft: tuple[int, ...] = ()  # ids that stand before every text: those of a soft prompt, from V on
         self.tokens = nn.Embedding(cfg.vocab, cfg.width)
         self.positions = nn.Embedding(cfg.context, cfg.width) if cfg.learned else None
         self.types = nn.Embedding(cfg.types, cfg.width) if cfg.types else None
