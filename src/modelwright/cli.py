@@ -34,6 +34,7 @@ COMMANDS = {
     ),
     "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
+    "chat": Command("modelwright.recipes.chat", "integrate", "talk with a model"),
 }
 
 EXAMPLES = """\
