@@ -404,7 +404,7 @@ def test_real_vocabularies():
     if not data:
         pytest.skip("MODELWRIGHT_DATA does not name the folder with the real data")
     llama = Tokenizer.load(Path(data) / "stories260k")
-    prompter = Prompter(TASK, llama, "decoder", 400)
+    prompter = Prompter(TASK, llama, "decoder", 4000)
     rows = (Path(data) / "dialogsum/dev.jsonl").read_text().splitlines()[:5]
     for at, line in enumerate(rows):
         found = json.loads(line)
