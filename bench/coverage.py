@@ -225,7 +225,8 @@ def study(world: World, metric: Metric, n: int, repeats: int) -> Iterator[str]:
     for name, found in wrong.items():
         small, large, held, width = found / done
         unit = 2 * NORMAL.inv_cdf(0.975) * spread
-        yield f"{n} | {name} | {small / ERRORS[0]:.2f} | {large / ERRORS[1]:.2f} | {100 * held:.1f} | {width / unit:.2f}"
+        times = f"{small / ERRORS[0]:.2f} | {large / ERRORS[1]:.2f}"
+        yield f"{n} | {name} | {times} | {100 * held:.1f} | {width / unit:.2f}"
 
 
 def tally(bounds: Bounds, truth: float, higher: bool) -> Array:
@@ -246,9 +247,8 @@ def main() -> None:
     chance = math.sqrt((1 - ERRORS[0]) / (ERRORS[0] * args.repeats))
     print(f"{args.repeats} repeats; the standard error of an error of 0.05 / 12 told as a multiple is {chance:.2f}")
     for name in args.worlds:
-        print(
-            f"\n| {name}: n | method | errs at 0.05 / 12, times | at 0.05, times | 95% covers | width |\n|---|---|---|---|---|---|"
-        )
+        print(f"\n| {name}: n | method | errs at 0.05 / 12, times | at 0.05, times | 95% covers | width |")
+        print("|---|---|---|---|---|---|")
         for n in args.sizes:
             for line in study(*WORLDS[name], n, args.repeats):
                 print(f"| {line} |", flush=True)

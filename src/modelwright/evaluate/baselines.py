@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def bag_of_words(task: Task, train: Sequence[Example], metric: Metric) -> Baseli
 def features(text: str) -> list[str]:
     """Each word and each pair of neighbours once; words are what white space parts, in lower case."""
     words = text.casefold().split()
-    return list(dict.fromkeys([*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]))
+    return list(dict.fromkeys([*words, *(f"{a} {b}" for a, b in pairwise(words))]))
 
 
 def most_common(names: Iterable[str]) -> str:

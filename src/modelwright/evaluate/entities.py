@@ -23,7 +23,7 @@ def _entities(tags: Sequence[str]) -> Iterator[Entity]:
         place, _, here = tag.partition("-")
         if place not in ("B", "I", "O") or (place == "O") == bool(here):
             raise ValueError(
-                f"{tag!r} is no tag of an entity (B-TYPE, I-TYPE or O): for tags of another kind take the metric accuracy"
+                f"{tag!r} is no tag of an entity (B-TYPE, I-TYPE or O): for other tags take the metric accuracy"
             )
         if kind and (place != "I" or here != kind):
             yield start, at, kind

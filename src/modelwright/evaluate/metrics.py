@@ -117,7 +117,8 @@ def label_counts(prediction: str, reference: str, labels: Sequence[str]) -> Arra
 
 def macro_f1(sums: Array) -> Array:
     """(..., 3 L) -> the mean over the labels of each one's F1 (...); a label never written nor wanted counts 0."""
-    return f1(sums.reshape(*sums.shape[:-1], -1, 3)).mean(-1)
+    each = f1(sums.reshape(*sums.shape[:-1], -1, 3))  # (..., L)
+    return np.asarray(each.mean(-1))
 
 
 def macro_f1_extremes(stats: Array) -> tuple[Array, Array]:
@@ -165,6 +166,7 @@ LABELLED: frozenset[Kind] = frozenset(("classify", "tag"))
 
 
 def _metrics() -> list[Metric]:
+    rouges: list[tuple[str, Callable[[str, Any], Array]]]
     rouges = [(kind, partial(rouge, kind)) for kind in ("rouge1", "rouge2", "rougeL")]
     means = [
         *rouges,

@@ -121,7 +121,8 @@ def chrf(stats: Array) -> Array:
     recall = np.divide(found, wanted, where=long, out=np.zeros(long.shape)).sum(-1) / orders
     beta = CHRF.BETA**2
     both = beta * precision + recall
-    return 100 * (1 + beta) * np.divide(precision * recall, both, where=both > 0, out=np.zeros(both.shape))
+    score: Array = 100 * (1 + beta) * np.divide(precision * recall, both, where=both > 0, out=np.zeros(both.shape))
+    return score
 
 
 def chrf_extremes(stats: Array) -> tuple[Array, Array]:

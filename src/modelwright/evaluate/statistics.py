@@ -22,7 +22,7 @@ CHUNK = 500  # swaps at once
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric's value over n examples, and where its true value lies, with probability `level` or more."""
+    """A metric's value over n examples, and two bounds that its true value lies between with probability `level`."""
 
     value: float
     low: float
@@ -80,10 +80,10 @@ def error_shares(count: int, total: float = 0.05) -> list[float]:
 
     A ladder of r rungs and c candidates decides r c times whether a bound lies above the target, and stops at the
     first that does: it errs where any rung that is not good enough seems so. Equal shares (Bonferroni) keep to
-    `total` whatever the scores have in common, and few of these decisions can be spared: that a rung was not good
-    enough says nothing of the next, so its share is not free to be passed on, as it would be after a success (Bretz
-    et al. 2009). More for the cheap rungs would be less for the dear ones, where an undetected success ends in no
-    model at all; and shares matter little: half the error moves a bound by a tenth of its distance.
+    `total` whatever the scores have in common. A graph of shares (Bretz et al. 2009) gains nothing here: it passes a
+    share on after a success, and after a success the ladder stops. More for the cheap rungs would be less for the
+    dear ones, where a success that is missed leaves no model at all; nor does it matter much, as half the error moves
+    a bound by a tenth of its distance.
 
     Raises ValueError for a count below 1, or a total that is not between 0 and 1.
     """
