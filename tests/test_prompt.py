@@ -88,6 +88,8 @@ def test_a_decoders_row(gpt):
     assert prompter.completion(talk(3)) == tuple(answer)
     assert prompter.completion(talk(3), "my kettle") == tuple(gpt.encode(" my kettle"))
     assert prompter.end == gpt.eos
+    with pytest.raises(ValueError, match="talks has no prompt 2: it has 0 to 1"):
+        prompter.prompt(talk(3), template=2)
     assert prompter.prompt(talk(3), template=1).text == "Say it shortly: Customer: my lamp 3 is late."
 
 
@@ -200,6 +202,16 @@ def test_a_boundary_that_moves_is_told(gpt):
     assert tuple(row.tokens[: len(prompt.tokens)]) == prompt.tokens  # what generation will see is what is trained
 
 
+def test_a_boundary_that_moves_in_a_chat(gpt):
+    merged = CHATML.replace("{{ message.content }}", "{{ ' ' + message.content }}").replace("nt\n{%", "nt\n{{ ' ' }}{%")
+    told = Prompter(TASK, chatty(gpt, merged), "decoder", 200).boundary(talk(3))
+    assert told is not None
+    assert told.startswith("the prompt of d.jsonl:3 ends in ' ', which becomes ' the'")
+    thinking = CHATML.replace("assistant\n", "assistant\nThinking.")
+    told = Prompter(TASK, chatty(gpt, thinking), "decoder", 200).boundary(talk(3))
+    assert told == "the chat template shows the prompt of d.jsonl:3 in another way once the answer follows it"
+
+
 def trl_rows(folder, tokenizer, rows):
     """TRL's own tokenisation of prompts and completions, by its SFT trainer, and its masks."""
     trl = pytest.importorskip("trl")
@@ -308,10 +320,10 @@ CHATML = (
 )
 
 
-def chatty(tokenizer):
+def chatty(tokenizer, template=CHATML):
     inner = type(tokenizer.inner).from_str(tokenizer.inner.to_str())
     inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<|im_start|>", "<|im_end|>")])
-    return Tokenizer(inner, tokenizer.roles, {"chat_template": CHATML})
+    return Tokenizer(inner, tokenizer.roles, {"chat_template": template})
 
 
 def test_a_chat_models_row(gpt):

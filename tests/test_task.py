@@ -260,7 +260,7 @@ def test_labels_are_found_in_a_stable_order(tmp_path):
 def test_a_label_unseen_in_training(tmp_path):
     with pytest.raises(ValueError) as said:  # noqa: PT011
         prepare(classify(tmp_path, ["a", "b"], ["a", "c", "c"]))
-    rows = "2 times, test.jsonl:2, test.jsonl:3"
+    rows = "2 times, test.jsonl:2, test.jsonl:3; if it is one all the same, list all of them in labels"
     assert str(said.value) == f"test has the label 'c', unseen in training (a, b): {rows}"
 
 

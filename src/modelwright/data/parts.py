@@ -146,6 +146,13 @@ def _check_labels(task: Task, found: Mapping[str, Sequence[Example]]) -> None:
         wrong = [(e.id, label) for e in examples for label in _labels(task, e) if label not in task.labels]
         if wrong:
             rows = ", ".join(dict.fromkeys(row for row, _ in wrong[:5]))
-            labels = ", ".join(sorted({repr(label) for _, label in wrong}))
-            known = ", ".join(task.labels)
-            raise ValueError(f"{part} has the label {labels}, unseen in training ({known}): {len(wrong)} times, {rows}")
+            labels, known = _few(sorted({repr(label) for _, label in wrong})), _few(task.labels)
+            what = f"{part} has the label {labels}, unseen in training ({known})"
+            raise ValueError(
+                f"{what}: {len(wrong)} times, {rows}; if it is one all the same, list all of them in labels"
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 9} more" if len(names) > 9 else ""
+    return ", ".join(names[:9]) + more
