@@ -61,6 +61,7 @@ class LoRALinear(nn.Module):
         self.A = A if isinstance(A, nn.Parameter) else nn.Parameter(A)
         self.B = B if isinstance(B, nn.Parameter) else nn.Parameter(B)
         self.scale, self.dropout, self.on = scale, dropout, True
+        self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
