@@ -11,17 +11,21 @@ from typing import Any
 import peft as library
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import tiny
 from modelwright.adapt import peft
 from modelwright.adapt.lora import LoRA, LoRALinear, add_lora
+from modelwright.adapt.merge import merge_adapter
 from modelwright.adapt.open import digest, is_adapter, method, open_model, save_adapter
 from modelwright.adapt.prompt import SoftPrompt, add_prompt, soft_ids
 from modelwright.data.tokenizer import Tokenizer, train
 from modelwright.hub.open import LanguageModel, load, save
 from modelwright.model import checkpoint
-from modelwright.model.transformer import Config, Rope, Transformer, initialise
+from modelwright.model.families import FAMILIES as FAMILY
+from modelwright.model.heads import relabel
+from modelwright.model.transformer import Config, Labels, Rope, Transformer, initialise
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's, of transformers
 TOKENS = tiny.tokens(2, 9)
@@ -85,7 +89,7 @@ def same(ours: Transformer, theirs: Any) -> None:
 def back(folder: Path) -> Any:
     """What peft makes of the files in `folder / "adapter"`, on the base beside it."""
     kind = json.loads((folder / "base" / "config.json").read_text())["architectures"][0]
-    base = getattr(__import__("transformers"), kind).from_pretrained(folder / "base")
+    base = getattr(transformers, kind).from_pretrained(folder / "base")
     return library.PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
 
 
@@ -220,6 +224,60 @@ def test_soft_prompts_both_ways(name: str, tmp_path: Path) -> None:
     peft.write(model, SoftPrompt(4), tmp_path / "adapter", str(tmp_path / "base"))
     same(model, back(tmp_path))
     assert list(load_file(tmp_path / "adapter" / peft.WEIGHTS)) == [peft.PROMPT]
+
+
+# -- heads over labels ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("each", ["text", "token"])
+@pytest.mark.parametrize("cfg", [LoRA(2, 4.0), SoftPrompt(3)], ids=["lora", "prompt"])
+def test_a_head_over_labels_goes_with_the_adapter(each: Any, cfg: LoRA | SoftPrompt, tmp_path: Path) -> None:
+    """The base has none: peft gives it one of its own drawing, which the adapter's replaces, pooler and all."""
+    _, plain = bases("bert", tmp_path)
+    model = relabel(plain, Labels(("a", "b", "c"), each), draw()).eval()
+    add = add_lora(model, cfg, draw()) if isinstance(cfg, LoRA) else add_prompt(model, cfg, draw())
+    assert add is model
+    stir(model)
+    learns = {name for name, p in model.named_parameters() if p.requires_grad and name.startswith("head.")}
+    assert learns == {name for name, _ in model.named_parameters() if name.startswith("head.")}
+    (tmp_path / "adapter").mkdir()
+    peft.write(model, cfg, tmp_path / "adapter", str(tmp_path / "base"))
+    kind = "Sequence" if each == "text" else "Token"
+    base = getattr(transformers, f"BertFor{kind}Classification").from_pretrained(tmp_path / "base", num_labels=3)
+    theirs = library.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    with torch.no_grad():
+        found, said = said_by_theirs(theirs), said_by(model)  # (2, 3) or (2, P + 9, 3), and (2, P + 9, 3)
+        torch.testing.assert_close(said[:, 0] if each == "text" else said, found, atol=1e-5, rtol=1e-5)
+    again = relabel(checkpoint.load(tmp_path / "base"), Labels(("a", "b", "c"), each), draw(5))
+    peft.put_on(again, peft.read(tmp_path / "adapter"))
+    with torch.no_grad():
+        torch.testing.assert_close(said_by(again), said)
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = relabel(checkpoint.load(tmp_path / "base"), Labels(("a", "b", "c"), each), draw(5))
+    peft.put_on(again, peft.read(tmp_path / "theirs"))
+    with torch.no_grad():
+        torch.testing.assert_close(said_by(again), said)
+
+
+@pytest.mark.parametrize("cfg", [LoRA(2), SoftPrompt(3)], ids=["lora", "prompt"])
+def test_a_labelled_adapter_opens_with_its_labels(cfg: Any, tmp_path: Path) -> None:
+    shape = FAMILY["bert"].read(tiny.BERT | {"vocab_size": 288})
+    words = train([TEXT] * 3, "wordpiece", 280, objective="masked")
+    save(LanguageModel(initialise(Transformer(shape), draw()).eval(), words), tmp_path / "base")
+    lm = load(tmp_path / "base")
+    lm = replace(lm, model=relabel(lm.model, Labels(("good", "bad"), "text"), draw()).eval())
+    add_lora(lm.model, cfg, draw()) if isinstance(cfg, LoRA) else add_prompt(lm.model, cfg, draw())
+    save_adapter(lm, cfg, tmp_path / "a", base=str(tmp_path / "base"), base_digest=digest(tmp_path / "base"))
+    found = open_model(tmp_path / "a")
+    assert found.model.cfg.labels == Labels(("good", "bad"), "text")
+    assert torch.equal(says(found), says(lm))
+    if isinstance(cfg, LoRA):
+        assert merge_adapter(tmp_path / "a", tmp_path / "out")["relative"] < 1e-5
+        assert open_model(tmp_path / "out").model.cfg.labels == Labels(("good", "bad"), "text")
+    stored = load_file(tmp_path / "a" / peft.WEIGHTS)
+    save_file({name: t for name, t in stored.items() if "pooler" not in name}, tmp_path / "a" / peft.WEIGHTS)
+    with pytest.raises(ValueError, match=r"lacks head\.pooler\.weight, a weight of the head over its labels"):
+        open_model(tmp_path / "a")
 
 
 # -- what is refused --------------------------------------------------------------------------------------

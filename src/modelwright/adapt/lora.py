@@ -150,7 +150,7 @@ def add_lora(model: Transformer, cfg: LoRA, generator: torch.Generator) -> Trans
 def freeze(model: Transformer) -> None:
     """Nothing learns but a head over labels, which is new."""
     model.requires_grad_(False)
-    if getattr(model.cfg, "labels", None) is not None:
+    if model.cfg.labels is not None:
         model.head.requires_grad_(True)
 
 

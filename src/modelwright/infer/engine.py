@@ -20,7 +20,16 @@ from torch import Generator, Tensor
 
 from modelwright.infer.packed import cache_dtype, prepare
 from modelwright.infer.sample import History, Sampling, apply_rules, generators, history, pick, settings
-from modelwright.infer.text import Encoded, LanguageModel, Writer, encode, encode_prompts, eos_ids, writer
+from modelwright.infer.text import (
+    Encoded,
+    LanguageModel,
+    Writer,
+    encode,
+    encode_prompts,
+    eos_ids,
+    refuse_labels,
+    writer,
+)
 from modelwright.model.cache import Cache
 from modelwright.model.transformer import Config, Memory, Transformer
 
@@ -341,6 +350,7 @@ def fill_mask(lm: LanguageModel, text: str, top: int = 5) -> list[list[Candidate
     Raises ValueError for a model that is no encoder, a text without a mask, one beyond the context, and top below 1.
     """
     model, mask = lm.model, lm.tokenizer.mask
+    refuse_labels(model.cfg)
     if model.cfg.shape != "encoder" or mask is None:
         raise ValueError(f"a {model.cfg.shape} has no mask to fill: let this model generate instead")
     if top < 1:
