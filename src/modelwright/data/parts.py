@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from modelwright.data.examples import Example, read_examples
-from modelwright.data.kind import LISTS, PARTS, Part, Task, fill, templates
+from modelwright.data.kind import LISTS, PARTS, SPLIT, Part, Task, fill, templates
 
 
 def parts(task: Task) -> dict[str, list[Example]]:
@@ -85,13 +85,14 @@ def _short(value: Any) -> str:
 
 def _cut(task: Task, own: dict[str, list[Example]]) -> dict[str, list[Example]]:
     """Train divided among itself and the parts without a source, by a hash of the input."""
-    shares = {part: task.data.split[part] for part in PARTS if part == "train" or part not in own}
+    shares = {part: task.data.split.get(part, SPLIT[part]) for part in PARTS if part == "train" or part not in own}
     shares = {part: share for part, share in shares.items() if share}
     whole, cut = sum(shares.values()), {part: list[Example]() for part in shares}
     for example in own["train"]:
         at = _chance(f"{task.data.seed}/split/{task.input(example)}") * whole
         cut[_falls(at, shares)].append(example)
-    return {part: (cut | {p: e for p, e in own.items() if p != "train"})[part] for part in PARTS if part in cut | own}
+    found: dict[str, list[Example]] = own | cut
+    return {part: found[part] for part in PARTS if part in found}
 
 
 def _falls(at: float, shares: Mapping[Part, float]) -> Part:
