@@ -229,7 +229,10 @@ def test_macro_f1_by_hand():
 def test_macro_f1_of_the_worst_and_the_best_example():
     """Found by trying all there are."""
     draw, metric, labels = random.Random(3), METRICS["macro_f1"], "abcd"
-    for often in [0, 40] * 10:  # in half of the cases one label is common and always right, so that a miss hurts it little
+    for often in [
+        0,
+        40,
+    ] * 10:  # in half of the cases one label is common and always right, so that a miss hurts it little
         predictions, references = draw.choices("abcdx", k=9), draw.choices("abcd", k=9)
         stats = stats_of("macro_f1", ["a"] * often + predictions, ["a"] * often + references, labels)
         worst, best = metric.extremes(stats)
