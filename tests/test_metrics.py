@@ -122,6 +122,7 @@ def test_bleu_by_hand():
     short = overlap.bleu_stats("the cat is on", "the cat is on the mat")
     assert overlap.bleu(short) == pytest.approx(100 * math.exp(1 - 6 / 4))  # nothing but the penalty
     assert overlap.bleu(overlap.bleu_stats("the cat", "the cat")) == 0  # too short for a 4-gram
+    assert overlap.bleu(overlap.bleu_stats("one two three four", "a b c d")) == 0  # nothing found: not smoothed
     assert overlap.bleu(overlap.bleu_stats("", "the cat")) == overlap.bleu(overlap.bleu_stats("a", "")) == 0
 
 
@@ -228,8 +229,12 @@ def test_macro_f1_by_hand():
 def test_macro_f1_of_the_worst_and_the_best_example():
     """Found by trying all there are."""
     draw, metric, labels = random.Random(3), METRICS["macro_f1"], "abcd"
-    for _ in range(20):
-        stats = stats_of("macro_f1", draw.choices("abcdx", k=9), draw.choices("abcd", k=9), labels)
+    for often in [
+        0,
+        40,
+    ] * 10:  # in half of the cases one label is common and always right, so that a miss hurts it little
+        predictions, references = draw.choices("abcdx", k=9), draw.choices("abcd", k=9)
+        stats = stats_of("macro_f1", ["a"] * often + predictions, ["a"] * often + references, labels)
         worst, best = metric.extremes(stats)
         one_more = [metric.stats(p, r, labels) for p in labels for r in labels]
         values = [score(metric, np.vstack([stats, more])) for more in one_more]
