@@ -12,6 +12,8 @@ import peft as library
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import tiny
@@ -204,6 +206,17 @@ def test_modules_are_named_by_the_shortest_end_that_tells_them_apart(tmp_path: P
         found[name, targets] = json.loads((tmp_path / peft.CONFIG).read_text())["target_modules"]
     assert list(found.values()) == [["attn.c_proj"], ["attention.output.dense"], ["intermediate.dense"], ["q", "wi"],
                                     ["query"]]  # fmt: skip
+
+
+NAME = st.tuples(*[st.sampled_from("ab")] * 4).map(".".join)
+
+
+@given(st.sets(NAME, min_size=1), st.sets(NAME))
+def test_the_ends_choose_the_wanted_modules_and_no_others(wanted: set[str], others: set[str]) -> None:
+    """By peft's rule: a module is chosen where its name is a target, or ends with a dot and a target."""
+    ends = peft._shortest(wanted, wanted | others)
+    chosen = {name for name in wanted | others if any(name == end or name.endswith(f".{end}") for end in ends)}
+    assert chosen == wanted
 
 
 # -- soft prompts -----------------------------------------------------------------------------------------
