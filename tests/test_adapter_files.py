@@ -153,6 +153,22 @@ def test_we_open_pefts(name: str, targets: Any, rslora: bool, tmp_path: Path) ->
     assert first.dropout == 0.1
 
 
+@pytest.mark.parametrize(("name", "targets"), [("gpt2-bare-names", ["c_attn"]), ("bert-model", ["query", "value"])])
+def test_an_adapter_of_a_model_without_its_head(name: str, targets: list[str], tmp_path: Path) -> None:
+    theirs, model = bases(name, tmp_path)
+    cfg = library.LoraConfig(r=3, target_modules=targets, fan_in_fan_out=name.startswith("gpt2"))
+    theirs = library.get_peft_model(theirs, cfg).eval()
+    stir_theirs(theirs)
+    theirs.save_pretrained(tmp_path / "adapter")
+    adapter = peft.read(tmp_path / "adapter")
+    peft.put_on(model, adapter)
+    with torch.no_grad():
+        found = theirs(TOKENS).last_hidden_state
+        torch.testing.assert_close(model.hidden(TOKENS), found, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="has a LoRA already"):
+        peft.put_on(model, adapter)
+
+
 def test_gradients_of_a_matrix_for_three_are_pefts(tmp_path: Path) -> None:
     """GPT-2's c_attn: one A for q, k and v; and written again it is the same file."""
     theirs, model = bases("gpt2", tmp_path)
