@@ -20,6 +20,8 @@ from modelwright.infer.sample import Sampling
 from modelwright.losses.language import language_model
 from modelwright.model.families import FAMILIES
 from modelwright.model.transformer import Config, Transformer
+from modelwright.recipes.chat import Chat
+from modelwright.recipes.evaluate import Evaluate
 from modelwright.recipes.flags import parse
 from modelwright.recipes.generate import Options as Generate
 from modelwright.recipes.generate import sampling
@@ -32,7 +34,9 @@ from modelwright.train.meter import Meter
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-OPTIONS: dict[str, Any] = {"tokenizer": Tokenize, "pretrain": Pretrain, "generate": Generate}
+OPTIONS: dict[str, Any] = {
+    "tokenizer": Tokenize, "pretrain": Pretrain, "evaluate": Evaluate, "generate": Generate, "chat": Chat,
+}  # fmt: skip
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
