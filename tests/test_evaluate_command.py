@@ -131,7 +131,7 @@ def test_a_model_against_itself(here: Path, capsys: pytest.CaptureFixture[str]) 
 def test_shots_that_are_dropped_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(here, "one", "sentiment", "--shots", "9")) == 0
     out, err = capsys.readouterr()
-    assert "9 shots, chosen by seed" in out
+    assert "9 shots by seed" in out
     assert "prompts lost" in err
     found = asked(here, capsys, *words(here, "one", "sentiment", "--shots", "9", "--choose", "nearest"))
     assert found["dropped"] > 0

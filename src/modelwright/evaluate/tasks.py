@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelwright.data.examples import Example
-from modelwright.data.kind import Task
+from modelwright.data.kind import Kind, Task
 from modelwright.data.prompt import Prompt, Prompter
 from modelwright.data.task import contract
 from modelwright.evaluate.metrics import METRICS, Metric, default_metric, fits, wanted
@@ -24,6 +24,16 @@ from modelwright.evaluate.statistics import Interval, interval
 
 Array = NDArray[np.float64]
 Answer = str | list[str]
+
+OVERLAPS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf")
+COMPANIONS: Mapping[Kind, tuple[str, ...]] = {  # what is told beside a task's own metric
+    "summarise": (*OVERLAPS, "mentions"),
+    "translate": ("bleu", "chrf", "mentions"),
+    "answer": ("exact_match", "token_f1", "rougeL", "mentions"),
+    "generate": (*OVERLAPS, "exact_match", "token_f1", "mentions"),
+    "classify": ("accuracy", "macro_f1"),
+    "tag": ("entity_f1", "accuracy"),
+}
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ def labelled(
 
 
 def metrics_of(task: Task, examples: Sequence[Example]) -> list[Metric]:
-    """The task's metric, and behind it the others that fit its kind and its examples.
+    """The task's metric, and behind it its companions, those that the examples have columns for.
 
     Raises ValueError where the task's own metric does not fit.
     """
@@ -196,8 +206,7 @@ def metrics_of(task: Task, examples: Sequence[Example]) -> list[Metric]:
         lacking.add("mentions")
     if not all(label == "O" or label[:2] in ("B-", "I-") for label in task.labels):
         lacking.add("entity_f1")
-    others = [metric for name, metric in METRICS.items() if name != own.name and name not in lacking]
-    return [own, *(metric for metric in others if task.kind in metric.kinds)]
+    return [own, *(METRICS[name] for name in COMPANIONS[task.kind] if name != own.name and name not in lacking)]
 
 
 def judge(metrics: Sequence[Metric], task: Task, example: Example, answer: Answer) -> dict[str, Array]:

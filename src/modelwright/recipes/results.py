@@ -154,7 +154,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 def heading(found: Mapping[str, Any]) -> str:
     if "text" in found:
         return f"{found['metric']} of {', '.join(found['text'])} ({found['n']} documents), with 95% intervals"
-    shots = f"{found['shots']} shots, chosen by {found['choose']}" if found["shots"] else "no shots"
+    shots = f"{found['shots']} shot{'s' * (found['shots'] > 1)} by {found['choose']}" if found["shots"] else "no shots"
     return f"{found['metric']} on {found['n']} examples of {found['task']}/{found['part']}, {shots}, with 95% intervals"
 
 
