@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Metaspace
 from modelwright.data import tokenizer as tokenizers
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.infer import engine
-from modelwright.infer.engine import complete, fill_mask, generate, generate_tokens, pad_left, stream
+from modelwright.infer.engine import complete, fill_mask, generate, generate_tokens, pad_left, shared_start, stream
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling
 from modelwright.infer.text import Writer, encode, overlap, writer
@@ -408,3 +408,28 @@ def test_fill_mask_is_the_models_distribution():
         fill_mask(lm, text, top=0)
     with pytest.raises(ValueError, match=r"\d+ tokens.*context is 48"):
         fill_mask(lm, "[MASK]" + " the" * 60)
+
+
+def test_what_prompts_begin_with_by_hand():
+    many = 300  # rows that make reading it once pay
+    assert shared_start([[1, 2, 3, 4], [1, 2, 3, 5]] * many) == 3
+    assert shared_start([[1, 2, 3, 4]] * many) == 3  # the last token of each is read in its own row
+    assert shared_start([[1, 2, 3], [1, 2, 3, 4, 5]] * many) == 2
+    assert shared_start([[1, 2], [2, 2]] * many) == 0
+    assert shared_start([[1]] * many) == 0
+    assert shared_start([[1, 2, 3, 4]] * 2) == 0
+
+
+@pytest.mark.parametrize("cfg", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_shared_beginning_is_read_once_and_changes_nothing(cfg, packed):
+    plain = build(cfg)
+    model = prepare(plain) if packed else plain
+    (start,) = ragged(20)
+    prompts = [[*start, *tail] for tail in ragged(*[1, 2, 5, 9] * 5, seed=1)] + [start] * 3
+    assert shared_start(prompts) == 19
+    expected = [slowly(plain, prompt, 6) for prompt in prompts]
+    assert rows(model, prompts, Sampling(max_new=6, temperature=0)) == expected
+    same = [start] * 20
+    assert shared_start(same) == 19
+    assert rows(model, same, Sampling(max_new=6, temperature=0)) == [slowly(plain, start, 6)] * 20
