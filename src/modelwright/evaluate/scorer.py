@@ -92,8 +92,7 @@ class Scorer(Protocol):
 
 
 class ModelScorer:
-    """The five verbs of a model of ours, with the weights that it has when the scorer is made: after training, make
-    another.
+    """The five verbs of a model of ours, with the weights of this moment: after training, make another.
 
     A LoRA is merged, into a copy, and for writing the weights are packed, once for all that is asked. With `precision`
     bf16, weights and products are bfloat16; log-probabilities are float32 always.
@@ -118,8 +117,7 @@ class ModelScorer:
     def loglikelihood(
         self, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]], *, told: Told = untold
     ) -> list[Likelihood]:
-        """log p(answer | prompt) of each pair. A prompt that stands there several times, beside each label, is read
-        once.
+        """log p(answer | prompt) of each pair; a prompt that stands beside several answers is read once.
 
         Raises ValueError for an encoder, an answer without a token, and a pair that is longer than the context.
         """
