@@ -115,7 +115,8 @@ def ours(stats: Array, metric: Metric, draws: int, seed: int) -> Bounds:
     extremes = [edge(one, metric) for one in stats]
     total = sums(drawn[:, 1:], stats)
     down, up = (
-        np.sort(metric.value(total + drawn[:, :1, None] * np.stack([pair[side] for pair in extremes])), 0) for side in (0, 1)
+        np.sort(metric.value(total + drawn[:, :1, None] * np.stack([pair[side] for pair in extremes])), 0)
+        for side in (0, 1)
     )
     return lambda error: (quantiles(down, error), -quantiles(-up[::-1], error))
 
@@ -233,7 +234,9 @@ def main() -> None:
     chance = math.sqrt((1 - ERRORS[0]) / (ERRORS[0] * args.repeats))
     print(f"{args.repeats} repeats; the standard error of an error of 0.05 / 12 told as a multiple is {chance:.2f}")
     for name in args.worlds:
-        print(f"\n| {name}: n | method | errs at 0.05 / 12, times | at 0.05, times | 95% covers | width |\n|---|---|---|---|---|---|")
+        print(
+            f"\n| {name}: n | method | errs at 0.05 / 12, times | at 0.05, times | 95% covers | width |\n|---|---|---|---|---|---|"
+        )
         for n in args.sizes:
             for line in study(*WORLDS[name], n, args.repeats):
                 print(f"| {line} |", flush=True)

@@ -169,7 +169,10 @@ def entity_like(draw, n):
     return np.stack([right, right + draw.binomial(2, 0.1, n), wanted], 1).astype(float), 2 * 0.9 / (0.9 + 0.2 + 1.2)
 
 
-WORLDS = {f.__name__: (f, F1 if f is entity_like else MEAN) for f in (right_or_wrong, rouge_like, zeros, rare_failures, entity_like)}
+WORLDS = {
+    f.__name__: (f, F1 if f is entity_like else MEAN)
+    for f in (right_or_wrong, rouge_like, zeros, rare_failures, entity_like)
+}
 
 
 def misses(world, metric, n, error, repeats) -> int:
@@ -287,7 +290,9 @@ def test_a_model_is_not_better_than_itself():
 
 def test_the_p_value_of_all_swaps_by_hand():
     a, b = mean_stats([0.9, 0.8, 0.7]), mean_stats([0.5, 0.5, 0.6])
-    assert paired(a, b, MEAN).p == 2 / 8  # differences 0.4, 0.3, 0.1: only all as they are, or all turned, are as far apart
+    assert (
+        paired(a, b, MEAN).p == 2 / 8
+    )  # differences 0.4, 0.3, 0.1: only all as they are, or all turned, are as far apart
     assert paired(a, b, MEAN).difference.value == pytest.approx(0.8 / 3)
     assert paired(b, a, MEAN).difference.value == pytest.approx(-0.8 / 3)
     assert paired(mean_stats([1, 0]), mean_stats([0, 0]), MEAN).p == 1
@@ -296,7 +301,9 @@ def test_the_p_value_of_all_swaps_by_hand():
 def test_the_p_value_equals_scipys():
     draw = np.random.default_rng(2)
     a, b = draw.random(10), draw.random(10)
-    theirs = permutation_test((a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf).pvalue
+    theirs = permutation_test(
+        (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+    ).pvalue
     assert paired(mean_stats(a), mean_stats(b), MEAN).p == pytest.approx(theirs)
     a = draw.random(80)
     b = np.clip(a + draw.normal(0.03, 0.1, 80), 0, 1)
@@ -342,5 +349,7 @@ def test_paired_differences_cover_and_gain_from_pairs(monkeypatch):
 
 
 def test_other_examples_are_no_pair():
-    with pytest.raises(ValueError, match=r"on the same examples, but one has statistics of shape \(3, 2\), the other of \(4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"on the same examples, but one has statistics of shape \(3, 2\), the other of \(4, 2\)"
+    ):
         paired(mean_stats([1] * 3), mean_stats([1] * 4), MEAN)

@@ -38,6 +38,8 @@ def entity_counts(prediction: Sequence[str], reference: Sequence[str]) -> NDArra
     Raises ValueError where there are not as many tags as words.
     """
     if len(prediction) != len(reference):
-        raise ValueError(f"{len(prediction)} tags were predicted for {len(reference)} words: there must be one for each")
+        raise ValueError(
+            f"{len(prediction)} tags were predicted for {len(reference)} words: there must be one for each"
+        )
     written, wanted = set(entities(prediction)), set(entities(reference))
     return np.array([len(written & wanted), len(written), len(wanted)], np.float64)  # (3,)

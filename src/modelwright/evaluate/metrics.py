@@ -90,7 +90,9 @@ def accuracy(prediction: str | Sequence[str], reference: str | Sequence[str], la
     if isinstance(reference, str):
         return np.array([str(prediction).strip() == reference.strip(), 1.0], np.float64)
     if len(prediction) != len(reference):
-        raise ValueError(f"{len(prediction)} tags were predicted for {len(reference)} words: there must be one for each")
+        raise ValueError(
+            f"{len(prediction)} tags were predicted for {len(reference)} words: there must be one for each"
+        )
     return np.array([sum(p == r for p, r in zip(prediction, reference, strict=True)), len(reference)], np.float64)
 
 
@@ -153,13 +155,21 @@ def of_texts(stats: Callable[[str, Any], Array]) -> Callable[[Any, Any, Sequence
     return lambda prediction, reference, labels: stats(prediction, reference)
 
 
-WRITTEN: frozenset[Kind] = frozenset(("summarise", "translate", "answer", "generate"))  # kinds whose output is free text
+WRITTEN: frozenset[Kind] = frozenset(
+    ("summarise", "translate", "answer", "generate")
+)  # kinds whose output is free text
 LABELLED: frozenset[Kind] = frozenset(("classify", "tag"))
 
 
 def _metrics() -> list[Metric]:
     rouges = [(kind, partial(rouge, kind)) for kind in ("rouge1", "rouge2", "rougeL")]
-    means = [*rouges, ("rougeLsum", rouge_sum), ("exact_match", exact_match), ("token_f1", token_f1), ("mentions", mentions)]
+    means = [
+        *rouges,
+        ("rougeLsum", rouge_sum),
+        ("exact_match", exact_match),
+        ("token_f1", token_f1),
+        ("mentions", mentions),
+    ]
     return [
         *(Metric(name, WRITTEN, True, of_texts(stats), ratio, ratio_extremes) for name, stats in means),
         Metric("bleu", WRITTEN, True, of_texts(bleu_stats), bleu, bleu_extremes),
@@ -206,7 +216,9 @@ def wanted(metric: Metric, task: Task, example: Example) -> Any:
     if metric.name != "mentions":
         return task.reference(example)
     if "required" not in example.fields:
-        raise ValueError(f"the metric mentions needs a column `required`, a list of strings, which {example.id} does not have")
+        raise ValueError(
+            f"the metric mentions needs a column `required`, a list of strings, which {example.id} does not have"
+        )
     return example.fields["required"]
 
 

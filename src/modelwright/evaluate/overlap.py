@@ -100,7 +100,9 @@ def bleu_extremes(stats: Array) -> tuple[Array, Array]:
 def chrf_stats(prediction: str, reference: str) -> Array:
     """(n-grams written, wanted, found) for n = 1..6, n-grams of characters without white space."""
     pairs = zip(*(extract_all_char_ngrams(text, CHARS, False) for text in (prediction, reference)), strict=True)
-    counts = [(h.total() if r else 0, r.total(), (h & r).total()) for h, r in pairs]  # as sacrebleu: none without a reference
+    counts = [
+        (h.total() if r else 0, r.total(), (h & r).total()) for h, r in pairs
+    ]  # as sacrebleu: none without a reference
     return np.array(counts, np.float64).ravel()  # (3 N,)
 
 

@@ -155,7 +155,9 @@ def _extremes(stats: Array, metric: Metric) -> tuple[Array, Array]:
 
 def _value(stats: Array, metric: Metric) -> float:
     if np.ndim(stats) != 2 or not len(stats):
-        raise ValueError(f"a score of {metric.name} needs the statistics of one example or more, not shape {np.shape(stats)}")
+        raise ValueError(
+            f"a score of {metric.name} needs the statistics of one example or more, not shape {np.shape(stats)}"
+        )
     return float(metric.value(stats.sum(0)))
 
 

@@ -112,10 +112,10 @@ def make_plan(args: Pretrain, vocab: int, precision: Precision, speed: float) ->
     return dataclasses.replace(found, config=dataclasses.replace(found.config, dropout=args.dropout, encoder=encoder))
 
 
-def choose_precision(args: Pretrain) -> tuple[Precision, float]:
+def choose_precision(said: Precision | None) -> tuple[Precision, float]:
     """What to multiply in, and this machine's peak in it, FLOP/s."""
-    if args.precision is not None:
-        return args.precision, measure_peak(DTYPES[args.precision])
+    if said is not None:
+        return said, measure_peak(DTYPES[said])
     narrow, full = measure_peak(torch.bfloat16), measure_peak(torch.float32)
     return ("bf16", narrow) if narrow > 1.3 * full else ("fp32", full)
 
@@ -202,7 +202,7 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
     # 1. a tokenizer
     tokenizer = find_tokenizer(args, directory / "tokenizer", screen)
     # 2. a plan: its mistakes are told before a long text is read
-    precision, peak = choose_precision(args)
+    precision, peak = choose_precision(args.precision)
     found = recall_plan(directory) if args.resume else make_plan(args, tokenizer.vocab, precision, SHARE * peak)
     # 3. token shards; and then as many steps as really fit into the time
     texts, source = read(args)
