@@ -287,7 +287,7 @@ def train(
         )
     go_back(model, directory / BEST)
     model.eval()
-    return {"seconds": run.seconds, "select_seconds": best.seconds} | watch.actual() | run.tested
+    return {"seconds": run.seconds, "answering": best.seconds} | watch.actual() | run.tested
 
 
 # -- 7. what came of it -----------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def finished(screen: Screen, came: dict[str, Any]) -> None:
     screen.table(
         "done",
         {
-            "time": f"{duration(actual['seconds'])}, {duration(actual['select_seconds'])} of it answering the select "
+            "time": f"{duration(actual['seconds'])}, {duration(actual['answering'])} of it answering the select "
             f"part (planned {duration(predicted['seconds'])} for the steps alone)",
             "memory": f"{actual['peak_memory'] / 2**20:,.0f} MiB in all (planned {predicted['memory'] / 2**20:,.0f} "
             "beside the program's own)",
