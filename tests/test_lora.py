@@ -15,6 +15,8 @@ from modelwright.adapt.lora import LoRA, LoRALinear, adapters_off, add_lora, mer
 from modelwright.data.pack import Batch
 from modelwright.infer.packed import PackedAttention, can_pack, prepare
 from modelwright.model.checkpoint import load
+from modelwright.model.kernels import _RMSNorm
+from modelwright.model.logps import _TokenLogps, token_logps
 from modelwright.model.transformer import Config, Rope, Transformer, initialise
 from modelwright.train.optim import make
 
@@ -119,7 +121,21 @@ def test_dropout_is_on_the_thin_way_alone() -> None:
     kept = torch.nn.functional.dropout(x, 0.5)
     torch.testing.assert_close(dropped, base(x) + kept @ layer.A.T @ layer.B.T)
     assert not torch.equal(kept, x)
-    torch.testing.assert_close(layer.eval()(x), base(x) + x @ layer.A.T @ layer.B.T, atol=1e-5, rtol=1e-5)
+    for f in (layer.eval(), layer.plain):
+        torch.testing.assert_close(f(x), base(x) + x @ layer.A.T @ layer.B.T, atol=1e-5, rtol=1e-5)
+
+
+def test_no_gradient_is_made_for_a_frozen_head_or_norm() -> None:
+    """Asked on the way back itself: autograd would throw away without a word what it did not want."""
+    x, weight = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8)
+    for learns in (False, True):
+        norm, head = torch.ones(8, requires_grad=learns), weight.clone().requires_grad_(learns)
+        y = token_logps(_RMSNorm.apply(x, norm, 1e-5), head, None, torch.tensor([1, 2, 3, 4, 5]))
+        dx, dhead, *_ = _TokenLogps.backward(y.grad_fn, torch.ones(5))
+        assert (dhead is not None) is learns
+        normed = _RMSNorm.apply(x, norm, 1e-5)
+        assert (_RMSNorm.backward(normed.grad_fn, torch.ones(5, 8))[1] is not None) is learns
+        assert dx.shape == (5, 8)
 
 
 # -- the whole model --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from modelwright.data.documents import Document
 from modelwright.plan.size import parse_count
 
 DESK, EPISODES = "desk", "desk+episodes"
+HELD = 500  # dialogues to measure on, at most
 MANY = {DESK: 20_000, EPISODES: 60_000}  # documents, where the word stands without a number
 
 
@@ -30,6 +31,23 @@ def documents_of(data: Sequence[str], *, seed: int, column: str, separator: str)
         return Text(desk.documents(seed, "train", count=count), f"{word}:{count}:{seed}")
     texts = documents.read(list(data), column=column, separator=separator)
     return Text(texts, f"{documents.fingerprint(list(data))}:{column}:{separator}")
+
+
+def texts_of(
+    data: Sequence[str], *, seed: int, column: str = "text", separator: str = documents.SEPARATOR
+) -> list[str]:
+    """The texts to measure a model on, all in memory; of the desk, dialogues that training never shows.
+
+    Raises what `documents_of` does, and ValueError where there is no text.
+    """
+    if (named := desk_of(data)) is not None:
+        found = desk.documents(seed, "valid", count=min(named[1], HELD))
+    else:
+        found = documents.read(list(data), column=column, separator=separator)
+    texts = [document.text for document in found]
+    if not texts:
+        raise ValueError(f"{', '.join(data)} holds no text")
+    return texts
 
 
 def desk_of(data: Sequence[str]) -> tuple[str, int] | None:
