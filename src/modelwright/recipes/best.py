@@ -21,7 +21,7 @@ TRIED = 8  # examples, to learn how long an answer takes
 
 
 class Best:
-    """Answers the select part by the task's own metric, as evaluation will; keeps what has been learned when it is best.
+    """Answers the select part as evaluation will, and keeps what is learned by then if that was best so far.
 
     Of two moments that are equally good the earlier is kept; where there is no example, always the last.
     """

@@ -57,9 +57,9 @@ def preflight(
     allowed: Allowed = Allowed(),
     samples: int = 3,
 ) -> Preflight:
-    """Look at the training rows and at what the parts have in common. rows: one for each example of parts["train"], under
-    the task's prompts in turn.
+    """Look at the training rows and at what the parts have in common.
 
+    rows: one for each example of parts["train"], under the task's prompts in turn.
     eos: the ids at which generation will stop. Faults are sentences; a run with a fault is not to begin.
     """
     train = parts["train"]

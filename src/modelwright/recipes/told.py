@@ -40,7 +40,7 @@ def show(screen: Screen, args: Tune, ready: Ready, found: Plan, looked: Prefligh
             f"{found.rows} rows of {width} in a step"
             + (f" in {found.accumulate} parts" if found.accumulate > 1 else ""),
             "steps": f"{found.steps:,} at rate {found.rate:.2g} in {precision}, warm-up {found.warmup}",
-            "time": f"{duration(found.seconds)}, and at most about {duration(found.answering)} to answer the select part",
+            "time": f"{duration(found.seconds)}, and up to {duration(found.answering)} to answer the select part",
             "memory": f"{found.memory / 2**20:,.0f} MiB beside the program's own",
         },
     )

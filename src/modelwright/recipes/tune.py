@@ -154,8 +154,8 @@ def keep(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any], lost: di
     model = args.output / "model"
     lineage = lineage_of(args, ready, found, actual) | {"forgetting": lost}
     write(ready.lm, ready.adapter, model, args.model, ready.inputs.base, lineage)
-    came = {"inputs": dataclasses.asdict(ready.inputs), "predicted": dataclasses.asdict(found), "actual": actual}
-    came |= {"forgetting": lost, "model": str(model)}
+    came: dict[str, Any] = {"inputs": dataclasses.asdict(ready.inputs), "predicted": dataclasses.asdict(found)}
+    came |= {"actual": actual, "forgetting": lost, "model": str(model)}
     write_whole(args.output / PLAN, json.dumps(came, indent=2))
     for name in ("checkpoints", "best"):
         shutil.rmtree(args.output / name, ignore_errors=True)
