@@ -1,0 +1,266 @@
+"""What is looked at before a model is tuned: which tokens carry loss, and what would be learned wrong in silence.
+
+Each check has cost somebody a training run whose loss curve looked healthy: an end that is never learned, a beginning
+that is there twice, a prompt whose last token is another one once the answer follows, test rows among training rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby
+
+from modelwright.data.examples import Example
+from modelwright.data.kind import Task, templates
+from modelwright.data.pack import Row
+from modelwright.data.prompt import Prompter
+from modelwright.data.tokenizer import Tokenizer
+
+GRAM = 8  # words of a run that two inputs may share
+NEAR = 0.8  # share of an input's runs that, found in one training input, make it a near copy
+NAMED = 5  # rows that a fault names
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Shares of a part that may be so before it is a fault."""
+
+    truncated: float = 0.05
+    overlap: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training row as it will be learned: pieces of text, and whether each carries loss."""
+
+    name: str
+    pieces: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    samples: tuple[Sample, ...]
+    faults: tuple[str, ...]
+    truncated: int  # training inputs that were cut
+    learned: int  # tokens that carry loss, of all training rows
+    tokens: int
+
+
+def preflight(
+    prompter: Prompter,
+    parts: Mapping[str, Sequence[Example]],
+    rows: Sequence[Row],
+    *,
+    eos: Collection[int],
+    allowed: Allowed = Allowed(),
+    samples: int = 3,
+) -> Preflight:
+    """Look at the training rows and at what the parts have in common.
+
+    rows: one for each example of parts["train"], under the task's prompts in turn.
+    eos: the ids at which generation will stop. Faults are sentences; a run with a fault is not to begin.
+    """
+    train = parts["train"]
+    turns = [at % len(prompter.task.prompts) for at in range(len(train))]
+    asked = [prompter.prompt(example, template=at) for example, at in zip(train, turns, strict=True)]
+    cut = [example.id for example, prompt in zip(train, asked, strict=True) if prompt.truncated]
+    found = [
+        *_silent(train, rows),
+        *_endless(prompter, train, rows),
+        *_unstopped(prompter, eos),
+        *_beginnings(prompter, train, rows),
+        *_spelled(prompter),
+        *_padding(prompter.tokenizer, eos),
+        *_boundaries(prompter, train, turns),
+        *_truncated(cut, len(train), allowed.truncated),
+        *_unfinished(prompter, train, rows, allowed.truncated),
+        *overlaps(prompter.task, parts, allowed.overlap),
+    ]
+    shown = [sample(prompter, *pair) for pair in zip(train[:samples], rows, strict=False)]
+    learned = sum(int((row.weight > 0).sum()) for row in rows)
+    return Preflight(tuple(shown), tuple(found), len(cut), learned, sum(len(row.tokens) for row in rows))
+
+
+# -- the checks -------------------------------------------------------------------------------------------
+
+
+def _silent(train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
+    names = [example.id for example, row in zip(train, rows, strict=True) if not row.weight.any()]
+    return [f"no token of {_several(names)} carries loss: is the answer's column empty?"] if names else []
+
+
+def _endless(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
+    """The answer's last target must be its end, or the model never stops."""
+    if prompter.shape == "encoder":
+        return []
+    names = [
+        example.id
+        for example, row in zip(train, rows, strict=True)
+        if row.weight.any() and int(row.targets[row.weight > 0][-1]) != prompter.end
+    ]
+    said = "the end of the answer is never learned in"
+    return [f"{said} {_several(names)}: a model tuned on them would not stop"] if names else []
+
+
+def _unstopped(prompter: Prompter, eos: Collection[int]) -> list[str]:
+    """The end that is learned must be one at which generation stops, or the model runs on behind it."""
+    if prompter.shape == "encoder" or prompter.end in eos:
+        return []
+    name = prompter.tokenizer.decode([prompter.end], special=True)
+    return [
+        f"answers are learned to end in {name} ({prompter.end}), and generation does not stop there: add it to "
+        "eos_token_id in the model's generation_config.json"
+    ]
+
+
+def _beginnings(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
+    """A text that begins with two BOS is one that no model was trained on."""
+    bos, soft = prompter.tokenizer.bos, len(prompter.soft)
+    if bos is None:
+        return []
+    read = [row.tokens if row.source is None else row.source[0] for row in rows]
+    names = [e.id for e, ids in zip(train, read, strict=True) if list(ids[soft : soft + 2]) == [bos, bos]]
+    said = f"{_several(names)} begin with two BOS tokens: take one out of the chat template, the tokenizer sets its own"
+    return [said] if names else []
+
+
+def _spelled(prompter: Prompter) -> list[str]:
+    """Text never becomes a special token: one that a template spells out is read letter by letter."""
+    task, tokenizer = prompter.task, prompter.tokenizer
+    said = [*templates(task), ("instruction", task.instruction), ("separator", task.separator)]
+    special = [tokenizer.decode([token], special=True) for token in sorted(tokenizer.special)]
+    return [
+        f"the {name} spells out {token}, which would be read letter by letter: take it out, the special tokens that a "
+        "model expects are set without it"
+        for name, text in said
+        for token in special
+        if token.strip() and token in text
+    ]
+
+
+def _padding(tokenizer: Tokenizer, eos: Collection[int]) -> list[str]:
+    """Where padding also ends a text, other tools mask the end with the padding; and a reader stops at a pad."""
+    if tokenizer.pad is None or tokenizer.pad == tokenizer.eos or tokenizer.pad not in eos:
+        return []
+    name = tokenizer.decode([tokenizer.pad], special=True)
+    return [f"the padding token {name} stands among the ids that end a text: take it out of eos_token_id"]
+
+
+def _boundaries(prompter: Prompter, train: Sequence[Example], turns: Sequence[int]) -> list[str]:
+    pairs = zip(train, turns, strict=True)
+    changed = [said for example, at in pairs if (said := prompter.boundary(example, template=at))]
+    if not changed:
+        return []
+    mend = "end the prompt where a token ends, without a space, and begin the completion's with the space"
+    return [f"{changed[0]}, in {len(changed)} of {len(train)} rows: {mend}"]
+
+
+def _truncated(cut: Sequence[str], rows: int, allowed: float) -> list[str]:
+    if len(cut) <= allowed * rows:
+        return []
+    said = f"{len(cut)} of {rows} training inputs are too long for the context and would be cut ({_several(cut)})"
+    return [f"{said}: take a model with a longer context, or allow it with --truncated {_share(len(cut), rows)}"]
+
+
+def _unfinished(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row], allowed: float) -> list[str]:
+    """An answer that is learned whole and may not be written whole."""
+    task = prompter.task
+    if prompter.shape == "encoder" or task.kind == "classify":  # labels are not written, but chosen
+        return []
+    most = task.decoding.max_new
+    long = [e.id for e, row in zip(train, rows, strict=True) if int((row.weight > 0).sum()) > most]
+    if len(long) <= allowed * len(train):
+        return []
+    said = f"the answers of {len(long)} of {len(train)} training rows are longer than decoding.max_new, {most} tokens"
+    return [f"{said} ({_several(long)}): raise it, or allow it with --truncated {_share(len(long), len(train))}"]
+
+
+def _share(part: int, whole: int) -> str:
+    """Rounded up, so that it is enough."""
+    return f"{math.ceil(100 * part / whole) / 100:.2f}"
+
+
+# -- what the parts share ---------------------------------------------------------------------------------
+
+
+def overlaps(task: Task, parts: Mapping[str, Sequence[Example]], allowed: float) -> list[str]:
+    """Inputs of a later part that stand in an earlier one too, to the letter; or nearly, in the training part."""
+    said = []
+    for first, second in combinations(parts, 2):
+        shared = same(task, parts[first], parts[second])
+        if len(shared) > allowed * len(parts[second]):
+            said.append(f"{len(shared)} inputs of {second} stand in {first} too ({_several(shared)})")
+        near = sorted({*nearly(task, parts[first], parts[second])} - {*shared}) if first == "train" else []
+        if len(near) > allowed * len(parts[second]):
+            said.append(f"{len(near)} inputs of {second} are near copies of training inputs ({_several(near)})")
+    return [f"{line}: take them out, or allow it with --overlap SHARE" for line in said]
+
+
+def same(task: Task, first: Sequence[Example], second: Sequence[Example]) -> list[str]:
+    """Ids of the examples of `second` whose input stands in `first`."""
+    known = {task.input(example) for example in first}
+    return [example.id for example in second if task.input(example) in known]
+
+
+def nearly(task: Task, train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
+    """Ids of the examples most of whose runs of 8 words stand in one training input."""
+    own = [grams(task.input(example)) for example in examples]
+    index: dict[tuple[str, ...], list[int]] = defaultdict(list)  # of these, which are far fewer than what is trained on
+    for at, found in enumerate(own):
+        for gram in found:
+            index[gram].append(at)
+    most = [0] * len(examples)
+    for example in train:
+        shared = Counter(at for gram in grams(task.input(example)) if gram in index for at in index[gram])
+        for at, count in shared.items():
+            most[at] = max(most[at], count)
+    return [e.id for e, found, count in zip(examples, own, most, strict=True) if found and count >= NEAR * len(found)]
+
+
+def grams(text: str) -> set[tuple[str, ...]]:
+    """The runs of 8 words in a text; of a shorter one, none: it would be found in too many others."""
+    words = text.split()
+    return {tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1)}
+
+
+def _several(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+# -- what is shown ----------------------------------------------------------------------------------------
+
+
+def sample(prompter: Prompter, example: Example, row: Row) -> Sample:
+    """The row as text, in pieces that carry loss or do not."""
+    if prompter.shape == "encoder":
+        return _labelled(prompter, example, row)
+    first = int((row.weight > 0).argmax()) if row.weight.any() else len(row.tokens)
+    read = row.source[0] if row.source is not None else row.tokens[: first + 1]
+    # A target stands where it is predicted, one step ahead of where it is read.
+    targets, weight = row.targets[first:].tolist(), row.weight[first:].tolist()
+    pieces = [(_text(prompter.tokenizer, read.tolist()), False)]
+    for learned, pair in groupby(zip(targets, weight, strict=True), key=lambda pair: pair[1] > 0):
+        pieces.append((_text(prompter.tokenizer, [target for target, _ in pair]), learned))
+    return Sample(example.id, tuple(pieces))
+
+
+def _labelled(prompter: Prompter, example: Example, row: Row) -> Sample:
+    """An encoder's row: its tokens, and behind each that carries loss the label."""
+    pieces, begun = [], 0
+    for at in [*map(int, row.weight.nonzero()[0]), len(row.tokens)]:
+        end = min(at + 1, len(row.tokens))
+        pieces.append((_text(prompter.tokenizer, row.tokens[begun:end].tolist()), False))
+        if at < len(row.tokens):
+            pieces.append((f" = {prompter.task.labels[row.targets[at]]}  ", True))
+        begun = end
+    return Sample(example.id, tuple(pieces))
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Ids as text; those of a soft prompt, which have none, as a sign."""
+    soft = sum(token >= tokenizer.vocab for token in ids)
+    plain = tokenizer.decode([token for token in ids if token < tokenizer.vocab], special=True)
+    return f"[soft prompt of {soft}]{plain}" if soft else plain

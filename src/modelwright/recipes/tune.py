@@ -1,0 +1,222 @@
+"""Tune a model on a task: examples in, a tuned model or an adapter out, with what it is worth and what it forgot.
+
+    1. a task             its examples in four parts, its prompts
+    2. a model            opened; with a head over the task's labels where it is an encoder; with an adapter
+    3. rows               each example as prompt and answer; the answer and its end alone carry loss
+    4. a preflight        what would be learned wrong in silence is a fault, before any time is spent
+    5. a plan             steps, memory and time, from a few steps at rate 0
+    6. training           one loop; every so often the select part is answered, and the best moment kept
+    7. what came of it    the best moment, saved; the select part's score; the loss on general text before and after
+
+Instruction tuning with the loss on the completion (Ouyang et al. 2022); LoRA (Hu et al. 2021); prompt tuning (Lester et
+al. 2021). Left out: several tasks at once, several machines, replay of general text against forgetting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+
+from modelwright.data import documents
+from modelwright.data.desk import documents as desk_documents
+from modelwright.evaluate.forgetting import grown
+from modelwright.evaluate.scorer import ModelScorer, Rolling
+from modelwright.hub.open import LanguageModel
+from modelwright.infer.text import eos_ids
+from modelwright.losses.language import language_model
+from modelwright.recipes.best import Best, spread
+from modelwright.recipes.budget import flops_per_token, make_plan, optimizer_of, timed
+from modelwright.recipes.flags import parse
+from modelwright.recipes.methods import speaking, write
+from modelwright.recipes.options import PLAN
+from modelwright.recipes.preflight import Allowed, Preflight, preflight
+from modelwright.recipes.pretrain import choose_precision
+from modelwright.recipes.ready import Ready, get_ready, loader_of
+from modelwright.recipes.run import Run, alone_in
+from modelwright.recipes.told import finished, show, show_samples
+from modelwright.recipes.tuning import Plan, Tune, check, recall, remember
+from modelwright.recipes.watch import Screen, Watch, write_whole
+from modelwright.train import optim
+from modelwright.train.interrupt import Interrupted
+from modelwright.train.loop import Diverged
+from modelwright.train.meter import Meter
+from modelwright.train.state import NotSaved
+
+GENERAL = 100  # texts that forgetting is measured on
+
+
+def tune(args: Tune, screen: Screen) -> dict[str, Any]:
+    """Do what `args` say, and answer what came of it; see `main` for how it may end early."""
+    # 1. a task, 2. a model, 3. rows
+    ready = get_ready(args)
+    # 4. a preflight
+    looked = look(args, ready, screen)
+    # 5. a plan
+    precision, peak = choose_precision(args.precision)
+    args = dataclasses.replace(args, precision=precision)
+    best = best_of(args, ready)
+    if args.resume:
+        found = recall(args.output, ready.inputs)
+    else:
+        found = timed(args, ready, make_plan(args, ready, precision), best, precision)
+    show(screen, args, ready, found, looked, precision)
+    if args.dry_run:
+        return {"predicted": dataclasses.asdict(found), "samples": [s.pieces for s in looked.samples]}
+    # 6. training, between two looks at general text: full fine-tuning changes the base's own tensors
+    texts, named = general_text(args)
+    before = loss_on(ready.base, texts)
+    if not args.resume:
+        remember(args, found, ready.inputs)
+    actual = train(args, ready, found, best, peak, screen)
+    after = loss_on(speaking(ready.lm, ready.base), texts) if before else []
+    # 7. what came of it
+    lost = {"text": named, **dataclasses.asdict(grown(before, after, seed=args.seed))} if before else None
+    return keep(args, ready, found, actual, lost)
+
+
+# -- 4. a preflight ---------------------------------------------------------------------------------------
+
+
+def look(args: Tune, ready: Ready, screen: Screen) -> Preflight:
+    """Raises ValueError with all the faults there are."""
+    allowed = Allowed(args.truncated, args.overlap)
+    looked = preflight(ready.prompter, ready.parts, ready.rows, eos=eos_ids(ready.lm), allowed=allowed)
+    if args.dry_run:
+        show_samples(screen, looked)
+    if looked.faults:
+        raise ValueError("; and ".join(looked.faults))
+    return looked
+
+
+# -- 6. training ------------------------------------------------------------------------------------------
+
+
+def best_of(args: Tune, ready: Ready) -> Best:
+    examples = spread(ready.parts.get("select", ()), args.select)
+    return Best(ready.lm, ready.task, ready.prompter, examples, args.output / "best", args.seed)
+
+
+def train(args: Tune, ready: Ready, found: Plan, best: Best, peak: float, screen: Screen) -> dict[str, Any]:
+    """Through the loop, and back to the best moment -> what the run took."""
+    assert args.precision is not None
+    model, directory = ready.lm.model, args.output
+    torch.manual_seed(args.seed)  # of dropout, which takes no generator
+    loader = loader_of(ready, found.length, found.source, found.rows // found.accumulate, args.seed)
+    run = Run(directory, model, optimizer_of(args, ready, found.rate), loader, keep=1, whole=False)
+    for said in run.restore() if args.resume else ():
+        screen.warn(said)
+    every = -(-found.steps // min(args.tests, found.steps))
+    tokens = found.rows * (found.length + found.source)
+    with Watch(directory, found.steps, tokens, Meter(flops_per_token(ready, found), peak), screen, run.start) as watch:
+        run.fit(
+            language_model,
+            steps=found.steps,
+            accumulate=found.accumulate,
+            clip=args.clip,
+            precision=args.precision,
+            schedule=optim.linear(found.steps, found.warmup),
+            test=lambda: best.test(run),
+            test_every=every,
+            save_every=every,
+            watch=watch,
+        )
+    best.go_back()
+    model.eval()
+    return {"seconds": run.seconds} | watch.actual() | run.tested
+
+
+# -- 7. what came of it -----------------------------------------------------------------------------------
+
+
+def general_text(args: Tune) -> tuple[list[str], str]:
+    """The texts that forgetting is measured on, and what to call them."""
+    if args.general:
+        return [found.text for found in islice(documents.read(list(args.general)), GENERAL)], ", ".join(args.general)
+    return [found.text for found in desk_documents(0, "valid", count=GENERAL)], "dialogues of the embedded desk"
+
+
+def loss_on(lm: LanguageModel, texts: Sequence[str]) -> list[Rolling]:
+    """What the model says of the texts as it is now; nothing where it has no vocabulary to speak with."""
+    return [] if lm.model.cfg.labels else ModelScorer(lm).rolling(texts)
+
+
+def keep(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any], lost: dict[str, Any] | None) -> dict[str, Any]:
+    """Write the model, then the plan beside what came of it; what `model` takes the place of goes."""
+    model = args.output / "model"
+    lineage = lineage_of(args, ready, found, actual) | {"forgetting": lost}
+    write(ready.lm, ready.adapter, model, args.model, ready.inputs.base, lineage)
+    came: dict[str, Any] = {"inputs": dataclasses.asdict(ready.inputs), "predicted": dataclasses.asdict(found)}
+    came |= {"actual": actual, "forgetting": lost, "model": str(model)}
+    write_whole(args.output / PLAN, json.dumps(came, indent=2))
+    for name in ("checkpoints", "best"):
+        shutil.rmtree(args.output / name, ignore_errors=True)
+    return came
+
+
+def lineage_of(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any]) -> dict[str, Any]:
+    """What the tuned model was made of and how, beside its base."""
+    return {
+        "contract": ready.inputs.contract,
+        "task": ready.task.name,
+        "data": dict(ready.inputs.data),
+        "seed": args.seed,
+        "steps": found.steps,
+        "rate": found.rate,
+        "precision": args.precision,
+        "select": {name: value for name, value in actual.items() if name.startswith(("select_", "best"))},
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+    }
+
+
+# -- the command ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def place(args: Tune) -> Iterator[None]:
+    """The run directory for this process alone; gone again where no run was begun. A dry run needs none."""
+    if args.dry_run:
+        yield
+        return
+    made = not args.output.exists()
+    args.output.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone_in(args.output):
+            yield
+    finally:
+        if made and not (args.output / PLAN).exists():
+            shutil.rmtree(args.output, ignore_errors=True)
+
+
+def main(argv: list[str]) -> int:
+    """`modelwright tune`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
+    args = check(parse(Tune, argv, "modelwright tune"))
+    screen = Screen(quiet=args.json)
+    again = f"modelwright tune --resume --output {args.output}"
+    try:
+        with place(args):
+            came = tune(args, screen)
+    except Diverged as error:
+        raise ValueError(f"{error}: begin anew with a lower --rate and another --output") from None
+    except NotSaved as error:
+        raise ValueError(f"{error}; make room, and go on with: {again}") from None
+    except Interrupted as stop:
+        screen.say(f"{stop}; saved. Go on with: {again}")
+        return 128 + stop.signal
+    except KeyboardInterrupt:  # not in training, which a signal leaves by way of a checkpoint
+        kept = (args.output / PLAN).exists()
+        screen.say(f"stopped. Go on with: {again}" if kept else "stopped before training began: nothing is kept")
+        return 130
+    if args.json:
+        print(json.dumps(came))
+    elif not args.dry_run:
+        finished(screen, came)
+    return 0

@@ -1,0 +1,188 @@
+"""The settings of a tuning run: what can be said, what is refused, and what a resumed run takes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+from pydantic import TypeAdapter
+
+from modelwright.plan.memory import Precision
+from modelwright.plan.size import parse_time
+from modelwright.recipes.methods import Method
+from modelwright.recipes.options import PLAN, SETTINGS, recall_settings, unsaid
+from modelwright.recipes.watch import write_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune:
+    """Fine-tune a model on a task."""
+
+    model: Annotated[str, tyro.conf.Positional] = ""
+    """A model directory or a hub id."""
+    task: Path = Path()
+    """A task.yaml."""
+    method: Method = "lora"
+    """full: all weights; lora: two thin matrices beside chosen layers; prompt: a few vectors before every text."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("runs/tune")
+    """The run directory: plan, metrics, checkpoints, and the model or adapter in `model/`."""
+    resume: bool = False
+    """Go on with the run in `--output` where it was stopped."""
+    epochs: float = 3.0
+    """Times that the training part is read."""
+    steps: int | None = None
+    """Steps, in place of epochs."""
+    time: str | None = None
+    """At most so long, the select part's answers included: as many steps as fit, if they are fewer."""
+    batch: int = 16
+    """Examples in a step, on average."""
+    rate: float | None = None
+    """AdamW's learning rate; by default 0.1 (full), 1 (lora) or 3 (prompt) over the model's width."""
+    warmup: float = 0.06
+    """Share of the steps on which the rate rises."""
+    decay: float = 0.0
+    """Weight decay of matrices."""
+    clip: float = 1.0
+    """The largest gradient norm."""
+    dropout: float | None = None
+    """Of all layers; by default what the model was saved with."""
+    rank: int = 8
+    """Of a LoRA."""
+    alpha: float = 16.0
+    """Of a LoRA: its update counts alpha / rank."""
+    targets: tuple[str, ...] | None = None
+    """Of a LoRA: which layers of each block, among q k v o gate up down; by default all that the model has."""
+    tokens: int = 20
+    """Of a soft prompt."""
+    length: int | None = None
+    """Tokens in a row, which several examples share; by default what a few of them fill."""
+    precision: Precision | None = None
+    """Of the products; without it, bf16 where this machine multiplies it faster, else fp32."""
+    tests: int = 4
+    """Times that the select part is answered, the last at the end; the best moment is kept."""
+    select: int = 100
+    """Examples of the select part that are answered each time."""
+    general: tuple[str, ...] = ()
+    """Text to measure forgetting on: files, folders, globs; by default dialogues of the embedded desk."""
+    truncated: float = 0.05
+    """Share of the training examples of which the input may be cut, or the answer be longer than decoding.max_new."""
+    overlap: float = 0.0
+    """Share of a part's inputs that may stand in another part."""
+    seed: int = 0
+    dry_run: bool = False
+    """Show the plan and samples with the tokens that carry loss coloured, and stop."""
+    json: bool = False
+    """Print one JSON object at the end, and no progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is decided before the first step, and what it is expected to cost."""
+
+    steps: int
+    warmup: int
+    rate: float
+    rows: int  # in a step
+    accumulate: int
+    length: int
+    source: int
+    predicted: float  # share of the tokens of a row that carry loss
+    examples: int
+    learning: int  # parameters
+    parameters: int
+    memory: int  # bytes, beside the program's own
+    seconds: float = 0.0  # of the steps
+    answering: float = 0.0  # seconds of answering the select part
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run is made of, as sha256: its prompts, its model, each part of its data."""
+
+    contract: str
+    base: str
+    data: Mapping[str, str]
+
+
+# -- what is refused --------------------------------------------------------------------------------------
+
+POSITIVE = ("epochs", "steps", "batch", "rate", "clip", "rank", "alpha", "tokens", "length", "tests", "select")
+SHARES = ("warmup", "dropout", "truncated", "overlap")
+
+
+def check(args: Tune) -> Tune:
+    """What can be told before anything is read or written. A resumed run takes back the settings it began with.
+
+    Raises ValueError, FileNotFoundError or FileExistsError, one sentence each.
+    """
+    if args.resume:
+        return resumed(args)
+    if not args.model:
+        raise ValueError("say which model to tune: a directory or a hub id")
+    if args.task == Path():
+        raise ValueError("say on which task: --task task.yaml")
+    for name in POSITIVE:
+        if (value := getattr(args, name)) is not None and not value > 0:
+            raise ValueError(f"--{name} must be above 0, not {value}")
+    for name in SHARES:
+        if (value := getattr(args, name)) is not None and not 0 <= value <= 1:
+            raise ValueError(f"--{name} must be a share from 0 to 1, not {value}")
+    if args.time is not None:
+        parse_time(args.time)
+    if args.output.exists() and not args.output.is_dir():
+        raise FileExistsError(f"{args.output} is a file: name a directory as --output")
+    if (args.output / PLAN).exists():
+        raise FileExistsError(f"{args.output} holds a run already: go on with --resume, or name another --output")
+    if args.output.exists() and any(args.output.iterdir()):
+        raise FileExistsError(f"{args.output} is not empty: name another --output")
+    return args
+
+
+def resumed(args: Tune) -> Tune:
+    if said := unsaid(args):
+        raise ValueError(f"--resume goes on with the settings the run began with: leave out {', '.join(said)}")
+    if not (args.output / SETTINGS).exists() or not (args.output / PLAN).exists():
+        raise FileNotFoundError(f"there is no run to resume in {args.output}: it has no {SETTINGS} and {PLAN}")
+    if (args.output / "model").exists():
+        raise ValueError(f"the run in {args.output} is finished: its model is {args.output / 'model'}")
+    found = recall_settings(args.output / SETTINGS, Tune)
+    return dataclasses.replace(found, resume=True, json=args.json, output=args.output)
+
+
+# -- what is kept -----------------------------------------------------------------------------------------
+
+
+def remember(args: Tune, found: Plan, inputs: Inputs) -> None:
+    """Keep what a resumed run must not decide anew, and what must not have changed. What was measured is said as if by
+    hand, so that the settings make the same run anywhere."""
+    decided = dataclasses.replace(args, steps=found.steps, time=None, rate=found.rate, length=found.length)
+    settings = TypeAdapter(Tune).dump_python(decided, mode="json")
+    write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
+    kept = {"inputs": dataclasses.asdict(inputs), "predicted": dataclasses.asdict(found)}
+    write_whole(args.output / PLAN, json.dumps(kept, indent=2))
+
+
+def recall(directory: Path, now: Inputs) -> Plan:
+    """The plan that a run began with. Raises ValueError where it is damaged, or the run's inputs are others `now`."""
+    path = directory / PLAN
+    try:
+        said: dict[str, Any] = json.loads(path.read_text())
+        found, then = Plan(**said["predicted"]), Inputs(**said["inputs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a plan as this program writes it: {error}") from None
+    if changed := changes(then, now):
+        what = f"{' and '.join(changed)} changed since the run in {directory} began"
+        raise ValueError(f"{what}: put back what it was, or begin anew with another --output")
+    return found
+
+
+def changes(then: Inputs, now: Inputs) -> list[str]:
+    found = ["the task's prompts"] if then.contract != now.contract else []
+    found += ["the model"] if then.base != now.base else []
+    parts = dict.fromkeys([*then.data, *now.data])
+    return found + [f"the {part} part" for part in parts if then.data.get(part) != now.data.get(part)]
