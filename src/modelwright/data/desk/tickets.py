@@ -5,9 +5,9 @@
     label     north                              one fact of a ticket decides
 
 A model that has seen many such tasks, each told by nothing but its examples, can be told of another one in the same
-way (Brown et al. 2020). So an episode is a task and a few tickets with their answers, and `documents` is text to pretrain
-on: dialogues of the desk and episodes, in which only the answers are learned, since what a ticket is about is drawn by
-chance and cannot be foretold. What `RESERVED` names never stands in an episode: it is kept for the tasks of
+way (Brown et al. 2020). So an episode is a task and a few tickets with their answers, and `documents` is text to
+pretrain on: dialogues of the desk and episodes, in which only the answers are learned, since what a ticket is about is
+drawn by chance and cannot be foretold. What `RESERVED` names never stands in an episode: it is kept for the tasks of
 `projects`, so that none of them was seen in pretraining.
 """
 
@@ -28,13 +28,14 @@ NOTED = ("customer", "city", "product", "colour", "order", "day", "resolution")
 SENTENCES = (
     "{customer} from {city} writes that the {colour} {product} ordered on {day} (order {order}) {problem}; we offer"
     " {resolution}.",
-    "Order {order}: {customer}, {city}, bought a {colour} {product} on {day}. It {problem}. The agent gave {resolution}.",
+    "Order {order}: {customer}, {city}, bought a {colour} {product} on {day}. It {problem}. The agent gave"
+    " {resolution}.",
     "The {colour} {product} of {customer} in {city} {problem}. It was bought on {day} under {order}, and the answer was"
     " {resolution}.",
     "On {day} a {colour} {product} went to {city} for {customer}, number {order}; now it {problem}, so it is"
     " {resolution}.",
-    "Promised: {resolution}, to {customer}, since the {product} in {colour}, order {order} of {day}, {problem}. Sent from"
-    " {city}.",
+    "Promised: {resolution}, to {customer}, since the {product} in {colour}, order {order} of {day}, {problem}. Sent"
+    " from {city}.",
     "From {city}: my {product} ({colour}) {problem}. I am {customer}, I ordered on {day}, it is {order}. They told me"
     " {resolution}.",
     "{customer} called about {order}. The {product} is {colour}, came to {city} on {day} and {problem}. Outcome:"
@@ -73,9 +74,9 @@ CUES = (
     ("Case", "Card"),
 )
 LABELS = (
-    "north", "south", "east", "west", "first", "second", "third", "last", "left", "right", "open", "closed", "high", "low",
-    "early", "late", "alpha", "beta", "gamma", "delta", "apple", "lemon", "plum", "cherry", "lion", "tiger", "bear", "wolf",
-    "river", "lake", "hill", "valley", "spring", "summer", "autumn", "winter", "yes", "no", "maybe", "never",
+    "north", "south", "east", "west", "first", "second", "third", "last", "left", "right", "open", "closed", "high",
+    "low", "early", "late", "alpha", "beta", "gamma", "delta", "apple", "lemon", "plum", "cherry", "lion", "tiger",
+    "bear", "wolf", "river", "lake", "hill", "valley", "spring", "summer", "autumn", "winter", "yes", "no", "maybe",
 )  # fmt: skip
 SORTED_BY = ("city", "colour", "day", "product")
 RESERVED = (("order", "customer"), ("city", "resolution", "product"))  # notes of the projects, in any order
@@ -125,10 +126,10 @@ class Shown(NamedTuple):
     answer: str
 
 
-def episode(rng: Random, part: Part) -> list[Shown]:
+def episode(rng: Random, part: Part, notes: float = 0.7) -> list[Shown]:
     """A task, and a few tickets with their answers."""
     cue, answer = pick(rng, CUES)
-    if chance(rng, 0.7):
+    if chance(rng, notes):
         note = draw_note(rng)
         tickets = [ticket(rng, part) for _ in range(3 + int(4 * rng.random()))]
         answers = [note.answer(found) for found in tickets]
