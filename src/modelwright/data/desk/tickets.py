@@ -138,7 +138,7 @@ def episode(rng: Random, part: Part, notes: float = 0.7) -> list[Shown]:
         tickets = [among(rng, part, label) for _ in range(5 + int(4 * rng.random()))]
         answers = [label.answer(found) for found in tickets]
     return [
-        Shown(f"{cue}: {found.text}\n{answer}:", f" {said}\n\n") for found, said in zip(tickets, answers, strict=True)
+        Shown(f"{cue}: {found.text}\n{answer}:", f" {said}") for found, said in zip(tickets, answers, strict=True)
     ]
 
 
@@ -169,6 +169,10 @@ def documents(
 
 
 def pieces(name: str, shown: list[Shown]) -> Iterator[Document]:
+    """The examples with an empty line between, cut where the ids of the whole text and of its pieces are the same: of
+    two line breaks, which a byte-level tokenizer joins at a text's end and parts before a word, one goes to each side.
+    """
     for number, (prompt, answer) in enumerate(shown):
-        yield Document(prompt, name, {"continues": number > 0, "learned": False})
-        yield Document(answer, name, {"continues": True})
+        last = number == len(shown) - 1
+        yield Document(f"\n{prompt}" if number else prompt, name, {"continues": number > 0, "learned": False})
+        yield Document(answer if last else f"{answer}\n", name, {"continues": True})
