@@ -137,9 +137,7 @@ def episode(rng: Random, part: Part, notes: float = 0.7) -> list[Shown]:
         label = draw_label(rng, part)
         tickets = [among(rng, part, label) for _ in range(5 + int(4 * rng.random()))]
         answers = [label.answer(found) for found in tickets]
-    return [
-        Shown(f"{cue}: {found.text}\n{answer}:", f" {said}") for found, said in zip(tickets, answers, strict=True)
-    ]
+    return [Shown(f"{cue}: {found.text}\n{answer}:", f" {said}") for found, said in zip(tickets, answers, strict=True)]
 
 
 def among(rng: Random, part: Part, label: Label) -> Ticket:
