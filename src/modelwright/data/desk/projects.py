@@ -46,9 +46,9 @@ def rows(source: str) -> Iterator[tuple[str, Fields]]:
 def route(seed: int, part: Part, count: int) -> Iterator[Fields]:
     for i in range(count):
         rng = Random(f"route/{seed}/{part}/{i}")
-        found = ticket(rng, part)
+        found = ticket(rng, part, ("resolution",))
         while found.kinds["resolution"] not in TEAMS:
-            found = ticket(rng, part)
+            found = ticket(rng, part, ("resolution",))
         yield {"ticket": found.text, "team": TEAMS[found.kinds["resolution"]]}
 
 
