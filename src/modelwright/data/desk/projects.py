@@ -55,7 +55,7 @@ def route(seed: int, part: Part, count: int) -> Iterator[Fields]:
 def note(seed: int, part: Part, count: int) -> Iterator[Fields]:
     wanted = Note(("order", "customer"), " / ")
     for i in range(count):
-        found = ticket(Random(f"note/{seed}/{part}/{i}"), part)
+        found = ticket(Random(f"note/{seed}/{part}/{i}"), part, wanted.facts)
         yield {
             "ticket": found.text,
             "note": wanted.answer(found),
