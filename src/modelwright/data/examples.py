@@ -1,6 +1,7 @@
 """Tables of examples -> a list of `Example`s: what tasks are made of.
 
-A source is what `documents.files` finds: a path, a folder, a glob, a URL, or a list of these. What a file holds is
+A source is what `documents.files` finds: a path, a folder, a glob, a URL, or a list of these; or a table of the
+embedded desk, `desk:NAME`. What a file holds is
 read from its name: `.jsonl` and `.ndjson` are a JSON object a line; `.csv` has a header; `.tsv` has a header or is
 `text<TAB>label`; `.parquet` is a table; `.conll`, `.bio` and `.iob` are a token and its tag a line, with a blank
 line between sentences. All but Parquet may be gzipped. Every fault names its file and line.
@@ -19,6 +20,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from modelwright.data.desk import projects
 from modelwright.data.documents import File, characters, files, first_line, lines, listed, opened, record
 
 FORMAT = re.compile(r"\.(jsonl|ndjson|csv|tsv|parquet|conll|bio|iob2?)(\.gz)?$", re.IGNORECASE)
@@ -40,6 +42,8 @@ def read_examples(source: str | Path | Sequence[str]) -> list[Example]:
     Raises FileNotFoundError for a path that does not exist; ValueError, naming file and line, for a file that is no
     table, is not UTF-8 or JSON, has a row without its columns, or where there is no example at all.
     """
+    if isinstance(source, str) and source.startswith("desk:"):
+        return [Example(name, fields) for name, fields in projects.rows(source)]
     found = [example for file in files(source) for example in _examples(file)]
     if not found:
         raise ValueError(f"{source} holds no example: every file or row of it is empty or blank")

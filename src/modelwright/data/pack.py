@@ -77,8 +77,8 @@ def number(first: NDArray[np.bool_]) -> tuple[Ints, Ints]:
 def causal(tokens: Ints, first: NDArray[np.bool_]) -> Row:
     """A window of T + 1 tokens -> a row of T, each to predict the next.
 
-    The end-of-text token is learned; the first token of the next document is not, since nothing foretells it, nor is one
-    that is only to be read (its id comes as the complement).
+    The end-of-text token is learned; the first token of the next document is not, since nothing foretells it, nor is
+    one that is only to be read (its id comes as the complement).
     """
     pos, segment = number(first[:-1])
     learned = ~first[1:] & (tokens[1:] >= 0)

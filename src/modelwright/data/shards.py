@@ -1,8 +1,8 @@
 """Text tokenised once, kept on disk, and read back in windows without ever being held in memory.
 
 A directory of shards holds, for each shard k,
-  tokens-0000k.bin     ids, little-endian uint16 (uint32 where the vocabulary is larger than 65,536); where some are only
-                       read and not learned, int16 or int32, and those as their complement, below 0
+  tokens-0000k.bin     ids, little-endian uint16 (uint32 where the vocabulary is larger than 65,536); where some are
+                       only read and not learned, int16 or int32, and those as their complement, below 0
   documents-0000k.bin  two rows of int64: where each document starts, in tokens; and in bytes of text
 and `index.json`: counts, what the shards were made from and by, and size and SHA-256 of every file. No
 document lies across two shards.

@@ -1,19 +1,19 @@
-"""Tickets, each a case in one sentence, and the small tasks that a few of them with their answers tell of.
+"""Tickets, each a case in one line, and the small tasks that a few of them with their answers tell of.
 
-    ticket    Order KD-4821: Anna Weber, Lyon, bought a blue kettle on Monday. It leaks. The agent gave a voucher.
-    note      Lyon / KD-4821                     which facts, in which order, joined how
-    label     north                              one fact of a ticket decides
+    ticket    order KD-4821, from Anna Weber, the blue one, sent to Lyon, gets a voucher.
+    note      Lyon / KD-4821        which facts, in which order, joined how
+    label     north                 one fact of a ticket decides
 
 A model that has seen many such tasks, each told by nothing but its examples, can be told of another one in the same
-way (Brown et al. 2020). So an episode is a task and a few tickets with their answers, and `documents` is text to pretrain
-on: dialogues of the desk and episodes, in which only the answers are learned, since what a ticket is about is drawn by
-chance and cannot be foretold. What `RESERVED` names never stands in an episode: it is kept for the tasks of
+way (Brown et al. 2020). So an episode is a task and a few tickets with their answers, and `documents` is text to
+pretrain on: dialogues of the desk and episodes, in which only the answers are learned, since what a ticket is about is
+drawn by chance and cannot be foretold. What `RESERVED` names never stands in an episode: it is kept for the tasks of
 `projects`, so that none of them was seen in pretraining.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count as count_from
 from random import Random
 from typing import NamedTuple
@@ -25,40 +25,37 @@ from modelwright.data.documents import Document
 
 NOTED = ("customer", "city", "product", "colour", "order", "day", "resolution")
 
-SENTENCES = (
-    "{customer} from {city} writes that the {colour} {product} ordered on {day} (order {order}) {problem}; we offer"
-    " {resolution}.",
-    "Order {order}: {customer}, {city}, bought a {colour} {product} on {day}. It {problem}. The agent gave {resolution}.",
-    "The {colour} {product} of {customer} in {city} {problem}. It was bought on {day} under {order}, and the answer was"
-    " {resolution}.",
-    "On {day} a {colour} {product} went to {city} for {customer}, number {order}; now it {problem}, so it is"
-    " {resolution}.",
-    "Promised: {resolution}, to {customer}, since the {product} in {colour}, order {order} of {day}, {problem}. Sent from"
-    " {city}.",
-    "From {city}: my {product} ({colour}) {problem}. I am {customer}, I ordered on {day}, it is {order}. They told me"
-    " {resolution}.",
-    "{customer} called about {order}. The {product} is {colour}, came to {city} on {day} and {problem}. Outcome:"
-    " {resolution}.",
-    "We heard from {city}. A {colour} {product} {problem}, says {customer}, who bought it on {day} as {order}. Result:"
-    " {resolution}.",
-)
+CLAUSES: dict[str, tuple[str, ...]] = {
+    "customer": ("from {customer}", "{customer} writes", "customer {customer}"),
+    "city": ("in {city}", "sent to {city}", "lives in {city}"),
+    "product": ("a {product}", "the {product}", "one {product}"),
+    "colour": ("in {colour}", "the {colour} one", "colour {colour}"),
+    "order": ("order {order}", "number {order}", "it is {order}"),
+    "day": ("on {day}", "bought on {day}", "paid on {day}"),
+    "resolution": ("gets {resolution}", "we offer {resolution}", "promised {resolution}"),
+    "problem": ("it {problem}", "{problem}"),
+}
+SAID = 5  # facts of a ticket
 
 
 class Ticket(NamedTuple):
     text: str
-    facts: Mapping[str, str]  # as they stand in the text
+    facts: Mapping[str, str]  # those that it says, as they stand in the text
     kinds: Mapping[str, str]  # what they are: one word for the many ways to say a problem and a resolution
 
 
-def ticket(rng: Random, part: Part) -> Ticket:
-    """A ticket about what `part` may show."""
+def ticket(rng: Random, part: Part, needed: Sequence[str] = ()) -> Ticket:
+    """A ticket about what `part` may show, which says five facts in any order, those `needed` among them."""
     kinds = draw(rng, part)
     said = {
         **kinds,
         "problem": pick(rng, words.PROBLEMS[kinds["problem"]].said),
         "resolution": pick(rng, words.RESOLUTIONS[kinds["resolution"]].said),
     }
-    return Ticket(pick(rng, SENTENCES).format_map(said), said, kinds)
+    others = [fact for fact in shuffled(rng, tuple(CLAUSES)) if fact not in needed]
+    stated = shuffled(rng, [*needed, *others[: SAID - len(needed)]])
+    text = ", ".join(pick(rng, CLAUSES[fact]).format_map(said) for fact in stated)
+    return Ticket(f"{text}.", {fact: said[fact] for fact in stated}, kinds)
 
 
 # -- tasks that examples tell ---------------------------------------------------------------------
@@ -73,9 +70,9 @@ CUES = (
     ("Case", "Card"),
 )
 LABELS = (
-    "north", "south", "east", "west", "first", "second", "third", "last", "left", "right", "open", "closed", "high", "low",
-    "early", "late", "alpha", "beta", "gamma", "delta", "apple", "lemon", "plum", "cherry", "lion", "tiger", "bear", "wolf",
-    "river", "lake", "hill", "valley", "spring", "summer", "autumn", "winter", "yes", "no", "maybe", "never",
+    "north", "south", "east", "west", "first", "second", "third", "last", "left", "right", "open", "closed", "high",
+    "low", "early", "late", "alpha", "beta", "gamma", "delta", "apple", "lemon", "plum", "cherry", "lion", "tiger",
+    "bear", "wolf", "river", "lake", "hill", "valley", "spring", "summer", "autumn", "winter", "yes", "no", "maybe",
 )  # fmt: skip
 SORTED_BY = ("city", "colour", "day", "product")
 RESERVED = (("order", "customer"), ("city", "resolution", "product"))  # notes of the projects, in any order
@@ -125,27 +122,25 @@ class Shown(NamedTuple):
     answer: str
 
 
-def episode(rng: Random, part: Part) -> list[Shown]:
+def episode(rng: Random, part: Part, notes: float = 0.7) -> list[Shown]:
     """A task, and a few tickets with their answers."""
     cue, answer = pick(rng, CUES)
-    if chance(rng, 0.7):
+    if chance(rng, notes):
         note = draw_note(rng)
-        tickets = [ticket(rng, part) for _ in range(3 + int(4 * rng.random()))]
+        tickets = [ticket(rng, part, note.facts) for _ in range(3 + int(4 * rng.random()))]
         answers = [note.answer(found) for found in tickets]
     else:
         label = draw_label(rng, part)
         tickets = [among(rng, part, label) for _ in range(5 + int(4 * rng.random()))]
         answers = [label.answer(found) for found in tickets]
-    return [
-        Shown(f"{cue}: {found.text}\n{answer}:", f" {said}\n\n") for found, said in zip(tickets, answers, strict=True)
-    ]
+    return [Shown(f"{cue}: {found.text}\n{answer}:", f" {said}") for found, said in zip(tickets, answers, strict=True)]
 
 
 def among(rng: Random, part: Part, label: Label) -> Ticket:
     """A ticket whose deciding fact has one of the values that have a label."""
     value = pick(rng, tuple(label.labels))
     while True:
-        found = ticket(rng, part)
+        found = ticket(rng, part, (label.fact,))
         if found.facts[label.fact] == value:
             return found
 
@@ -168,6 +163,10 @@ def documents(
 
 
 def pieces(name: str, shown: list[Shown]) -> Iterator[Document]:
+    """The examples with an empty line between, cut where the ids of the whole text and of its pieces are the same: of
+    two line breaks, which a byte-level tokenizer joins at a text's end and parts before a word, one goes to each side.
+    """
     for number, (prompt, answer) in enumerate(shown):
-        yield Document(prompt, name, {"continues": number > 0, "learned": False})
-        yield Document(answer, name, {"continues": True})
+        last = number == len(shown) - 1
+        yield Document(f"\n{prompt}" if number else prompt, name, {"continues": number > 0, "learned": False})
+        yield Document(answer if last else f"{answer}\n", name, {"continues": True})

@@ -1,0 +1,129 @@
+"""Episodes: small tasks told by examples, whose answers alone are learned."""
+
+from collections import Counter
+from itertools import groupby, islice
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from modelwright.data.desk import part_of, projects, tickets
+from modelwright.data.desk.tickets import (
+    NOTED,
+    RESERVED,
+    Label,
+    Note,
+    documents,
+    draw_label,
+    draw_note,
+    episode,
+    ticket,
+)
+from modelwright.data.documents import Document
+from modelwright.data.examples import read_examples
+from modelwright.data.loader import Loader
+from modelwright.data.pack import packing
+from modelwright.data.shards import write
+from modelwright.data.tokenizer import Tokenizer, train
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train((found.text for found in documents(0, count=200)), "bpe", 700)
+
+
+def test_a_ticket_says_its_facts() -> None:
+    for i in range(200):
+        needed = tuple(NOTED[: i % 4])
+        found = ticket(Random(i), "valid", needed)
+        assert len(found.facts) == 5
+        assert set(needed) <= set(found.facts)
+        assert all(value in found.text for value in found.facts.values())
+        assert part_of(found.kinds["product"], found.kinds["problem"], found.kinds["resolution"]) == "valid"
+
+
+def test_notes_and_labels_by_hand() -> None:
+    found = ticket(Random(5), "train", ("city", "order"))
+    assert Note(("city", "order"), " / ").answer(found) == f"{found.facts['city']} / {found.facts['order']}"
+    assert Label("city", {found.facts["city"]: "north"}).answer(found) == "north"
+
+
+def test_what_projects_ask_is_never_an_episode() -> None:
+    rng = Random(0)
+    sets = Counter(frozenset(draw_note(rng).facts) for _ in range(5000))
+    assert not {frozenset(reserved) for reserved in RESERVED} & set(sets)
+    assert len(sets) == 7 + 21 + 35 - len(RESERVED)  # every other choice of one to three of seven facts
+    teams = set(projects.TEAMS.values())
+    assert all(teams.isdisjoint(draw_label(rng, "train").labels.values()) for _ in range(300))
+    assert "resolution" not in {draw_label(rng, "train").fact for _ in range(300)}
+
+
+def test_examples_of_an_episode_follow_one_task() -> None:
+    """Each answer of a note has as many parts, and each label belongs to one value: the examples tell the task."""
+    for i in range(200):
+        shown = episode(Random(i), "train")
+        assert 3 <= len(shown) <= 8
+        joins = {tuple(sum(answer.count(joiner) for _, answer in shown) for joiner in tickets.JOINERS)}
+        assert len(joins) == 1
+        assert len({prompt.split(":")[0] for prompt, _ in shown}) == 1
+
+
+def test_the_pieces_of_an_episode_have_the_ids_of_its_whole_text(tokenizer: Tokenizer) -> None:
+    """Or a model would learn other ids than a prompt of the same text has."""
+    for i in range(100):
+        parts = list(tickets.pieces("x", episode(Random(i), "train")))
+        apart = [token for part in parts for token in tokenizer.encode(part.text)]
+        assert apart == tokenizer.encode("".join(part.text for part in parts))
+
+
+def test_only_answers_and_dialogues_are_learned(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Row by row against the pieces: weight 1 on the tokens of what is learned, and on the end of each document."""
+    found = list(islice(documents(3), 60))
+    shards = write(found, tokenizer, tmp_path / "shards", partly=True, processes=1)
+    loader = Loader(shards.whole(), packing("causal", tokenizer, 64), batch=1, shuffle=False, epochs=1, prefetch=0)
+    batches = list(loader)
+    ids = np.concatenate([batch.targets.numpy()[0][batch.segment.numpy()[0] > 0] for batch in batches])
+    weight = np.concatenate([batch.weight.numpy()[0][batch.segment.numpy()[0] > 0] for batch in batches])
+    wanted_ids, wanted_weight = stream(found, tokenizer)
+    assert ids.tolist() == wanted_ids[1:]
+    assert weight.tolist() == wanted_weight[1:]
+    assert 0.05 < sum(wanted_weight) / len(wanted_weight) < 0.9
+
+
+def stream(found: list[Document], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
+    """The plain way: every document's beginning, its pieces, its end."""
+    assert tokenizer.bos is not None
+    assert tokenizer.eos is not None
+    ids: list[int] = []
+    weight: list[float] = []
+    for _, group in groupby(found, key=lambda document: document.id):
+        ids.append(tokenizer.bos)
+        weight.append(0.0)  # nothing foretells a document's first token
+        for document in group:
+            piece = tokenizer.encode(document.text)
+            ids += piece
+            weight += [float(document.meta.get("learned", True))] * len(piece)
+        ids.append(tokenizer.eos)
+        weight.append(1.0)
+    return ids, weight
+
+
+def test_the_tables_of_projects() -> None:
+    for name in projects.PROJECTS:
+        one, other = read_examples(f"desk:{name}/valid:5"), read_examples(f"desk:{name}/valid:9")
+        assert one == other[:5]
+        assert one != read_examples(f"desk:{name}/valid:5#2")
+        assert [example.id for example in one] == [f"{name}-valid-{i}" for i in range(5)]
+    note = read_examples("desk:note:1")[0].fields
+    assert note["note"] == " / ".join(note["facts"])
+    assert {example.fields["team"] for example in read_examples("desk:route:60")} == set(projects.TEAMS.values())
+    for row in read_examples("desk:summary:40"):
+        assert all(fact in row.fields["dialogue"] for fact in row.fields["facts"])
+        assert all(fact in row.fields["summary"] for fact in row.fields["facts"])
+
+
+@pytest.mark.parametrize("source", ["desk:", "desk:nothing", "desk:note/dev", "desk:note:many"])
+def test_a_table_that_is_not_there(source: str) -> None:
+    with pytest.raises(ValueError, match=r"the desk has no table .*: say desk:NAME/PART:COUNT with a name among route"):
+        read_examples(source)
