@@ -275,7 +275,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (tiny.BERT, {"position_embedding_type": "relative_key"}, "= 'relative_key'; supported: 'absolute'"),
     (tiny.BERT, {"is_decoder": True}, "is_decoder = True; supported: False"),
     (tiny.BERT, {"hidden_act": "swiglu"}, "hidden_act = 'swiglu'"),
-    (tiny.BERT, {"architectures": ["BertForSequenceClassification"]}, "architecture 'BertForSequenceClassification'"),
+    (tiny.BERT, {"architectures": ["BertForMultipleChoice"]}, "architecture 'BertForMultipleChoice'; supported"),
     (tiny.T5, {"feed_forward_proj": "gated-mish"}, "feed_forward_proj = 'gated-mish'; supported: 'relu' or 'ga"),
     (tiny.T5, {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}, "dense_act_fn = 'gelu'; supported: 'ge"),
     (tiny.T5, {"feed_forward_proj": "gated-gelu", "is_gated_act": False}, "is_gated_act = False; supported: True"),

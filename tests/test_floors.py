@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "modelwright"
 
 FLOORS = {
     "model": 0, "data": 0, "losses": 0,
-    "adapt": 1, "infer": 1, "plan": 1, "hub": 1,
+    "infer": 1, "plan": 1, "hub": 1,
+    "adapt": 1.5,  # between two floors: it opens an adapter's base by hub, and proves a merge by what infer writes
     "train": 2, "evaluate": 2, "serve": 2, "apps": 2,
     "recipes": 3,
     "project": 4, "cli": 4,

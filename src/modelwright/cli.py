@@ -29,6 +29,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "tokenizer": Command("modelwright.recipes.tokenizer", "pretrain", "train a tokenizer: BPE, WordPiece or Unigram"),
     "pretrain": Command("modelwright.recipes.pretrain", "pretrain", "train a model from scratch on text"),
+    "merge": Command(
+        "modelwright.recipes.merge", "adapt", "merge a LoRA into its base, and prove that nothing changed"
+    ),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
 }
 

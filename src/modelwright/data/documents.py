@@ -203,23 +203,23 @@ def _said(source: Paths) -> str:
 
 def _text(file: File, separator: str) -> Iterator[Document]:
     row = 0
-    for text, continues, last in split(_characters(file), separator):
+    for text, continues, last in split(characters(file), separator):
         if continues or not last or text.strip():
             yield Document(text, f"{file.name}:{row}", {"continues": True} if continues else {})
         row += last
 
 
-def _characters(file: File) -> Iterator[str]:
+def characters(file: File) -> Iterator[str]:
     """A text file in chunks of characters; a character that two chunks of bytes share stays whole."""
     decoder, fed = codecs.getincrementaldecoder("utf-8")(), 0
-    with _opened(file) as stream:
+    with opened(file) as stream:
         while True:
             chunk = _chunk(stream, file)
             held = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
-                raise _not_utf8(file, fed - held + error.start) from error
+                raise not_utf8(file, fed - held + error.start) from error
             yield text.removeprefix("\ufeff") if fed == 0 else text
             fed += len(chunk)
             if not chunk:
@@ -281,15 +281,15 @@ def _border(text: str, limit: int) -> int:
 
 def _jsonl(file: File, column: str) -> Iterator[Document]:
     offset = 0
-    with _opened(file) as stream:
-        for row, line in enumerate(_lines(stream, file)):
+    with opened(file) as stream:
+        for row, line in enumerate(lines(stream, file)):
             text = _row(line, column, file, row, offset)
             if text.strip():
                 yield Document(text, f"{file.name}:{row}")
             offset += len(line)
 
 
-def _lines(stream: IO[bytes], file: File) -> Iterator[bytes]:
+def lines(stream: IO[bytes], file: File) -> Iterator[bytes]:
     row = 0
     while line := _chunk(stream, file, whole_line=True):
         if len(line) >= LINE and not line.endswith(b"\n"):
@@ -300,19 +300,27 @@ def _lines(stream: IO[bytes], file: File) -> Iterator[bytes]:
 
 def _row(line: bytes, column: str, file: File, row: int, offset: int) -> str:
     """The text of one line; a blank line and a null are blank texts."""
+    found = record(line, file, row, offset)
+    if found is None:
+        return ""
+    if column not in found:
+        raise ValueError(f"line {row + 1} of {file.name} has no field {column!r}: it has {listed(found)}")
+    return _string(found[column], f"the field {column!r} on line {row + 1} of {file.name}")
+
+
+def record(line: bytes, file: File, row: int, offset: int) -> dict[str, Any] | None:
+    """The JSON object on a line that begins at byte `offset` of the file; None for a blank line."""
     where = f"line {row + 1} of {file.name}"
     try:
         content = line.decode("utf-8").removeprefix("\ufeff")
-        record = json.loads(content.rstrip()) if content.strip() else {column: None}
+        found = json.loads(content.rstrip()) if content.strip() else None
     except UnicodeDecodeError as error:
-        raise _not_utf8(file, offset + error.start, f", on line {row + 1}") from error
+        raise not_utf8(file, offset + error.start, f", on line {row + 1}") from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {_why(error)}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} holds a JSON {_json_type(record)}, not an object with a field {column!r}")
-    if column not in record:
-        raise ValueError(f"{where} has no field {column!r}: it has {_list(record)}")
-    return _string(record[column], f"the field {column!r} on {where}")
+    if not isinstance(found, dict) and content.strip():
+        raise ValueError(f"{where} holds a JSON {json_type(found)}, not an object")
+    return found
 
 
 def _why(error: Exception) -> str:
@@ -325,7 +333,7 @@ def _string(value: object, what: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{what} holds a {_json_type(value)}, not a text")
+        raise ValueError(f"{what} holds a {json_type(value)}, not a text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -333,7 +341,7 @@ def _string(value: object, what: str) -> str:
     return value
 
 
-def _json_type(value: object) -> str:
+def json_type(value: object) -> str:
     names = {dict: "object", list: "list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "number")
 
@@ -357,14 +365,14 @@ def _parquet(file: File, column: str) -> Iterator[Document]:
     except UnicodeDecodeError as error:
         raise ValueError(f"row {row} of the column {column!r} in {file.name} is not UTF-8") from error
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{file.name} cannot be read as Parquet: {_first_line(error)}") from error
+        raise ValueError(f"{file.name} cannot be read as Parquet: {first_line(error)}") from error
 
 
 def _table(stream: IO[bytes], file: File, column: str) -> pyarrow.parquet.ParquetFile:
     table = pyarrow.parquet.ParquetFile(stream, buffer_size=CHUNK, pre_buffer=False)
     schema = table.schema_arrow
     if column not in schema.names:
-        raise ValueError(f"{file.name} has no column {column!r}: it has {_list(schema.names)}")
+        raise ValueError(f"{file.name} has no column {column!r}: it has {listed(schema.names)}")
     kind = schema.field(column).type
     plain = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if plain not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
@@ -375,7 +383,7 @@ def _table(stream: IO[bytes], file: File, column: str) -> pyarrow.parquet.Parque
 # --- bytes and faults ---
 
 
-def _opened(file: File) -> IO[bytes]:
+def opened(file: File) -> IO[bytes]:
     stream = file.system.open(file.path, "rb")
     return cast(IO[bytes], gzip.open(stream) if file.name.lower().endswith(".gz") else stream)
 
@@ -384,17 +392,17 @@ def _chunk(stream: IO[bytes], file: File, whole_line: bool = False) -> bytes:
     try:
         return stream.readline(LINE) if whole_line else stream.read(CHUNK)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{file.name} is not a whole gzip file: {_first_line(error)}") from error
+        raise ValueError(f"{file.name} is not a whole gzip file: {first_line(error)}") from error
 
 
-def _not_utf8(file: File, offset: int, where: str = "") -> ValueError:
+def not_utf8(file: File, offset: int, where: str = "") -> ValueError:
     unpacked = " of the unpacked text" if file.name.lower().endswith(".gz") else ""
     return ValueError(f"{file.name} is not UTF-8: byte {offset}{unpacked}{where} belongs to no character")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _list(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"

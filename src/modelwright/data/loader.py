@@ -34,13 +34,13 @@ def shuffled(place: int, rows: int, key: int) -> int:
     while True:
         left, right = place >> half, place & low
         for turn in range(ROUNDS):
-            left, right = right, left ^ (_mix(right ^ _mix(key + turn)) & low)
+            left, right = right, left ^ (mixed(right ^ mixed(key + turn)) & low)
         place = left << half | right
         if place < rows:
             return place
 
 
-def _mix(x: int) -> int:
+def mixed(x: int) -> int:
     """Scatters 64 bits: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
     x = (x + 0x9E3779B97F4A7C15) & _MASK
     x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _MASK
@@ -116,7 +116,7 @@ class Loader:
 
     def _row(self, place: int) -> Row:
         epoch, at = divmod(place, self.rows)
-        row = shuffled(at, self.rows, _mix(_mix(self.seed) + epoch)) if self.shuffle else at
+        row = shuffled(at, self.rows, mixed(mixed(self.seed) + epoch)) if self.shuffle else at
         start = int(self.starts[row])
         stop = int(self.starts[row + 1]) if row + 1 < self.rows else self.part.tokens
         window, first = self.part.read(start, min(stop + self.packing.overlap, self.part.tokens))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -355,9 +355,7 @@ def frame(objective: Objective, tokenizer: Tokenizer) -> tuple[list[int], list[i
     """
     if objective == "span":
         return [], []
-    plain, full = tokenizer.encode("a"), tokenizer.encode("a", special=True)
-    at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
-    before, after = full[:at], full[at + len(plain) :]
+    before, after = around(tokenizer)
     if objective == "masked" and (len(before), len(after)) != (1, 1):
         raise ValueError("the masked objective needs a tokenizer that sets [CLS] before a text, [SEP] behind it")
     if objective == "causal" and tokenizer.eos is None:
@@ -365,10 +363,28 @@ def frame(objective: Objective, tokenizer: Tokenizer) -> tuple[list[int], list[i
     return before, after if objective == "masked" else [cast(int, tokenizer.eos)]
 
 
+def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself sets before and behind every text."""
+    plain, full = tokenizer.encode("a"), tokenizer.encode("a", special=True)
+    at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
+    return full[:at], full[at + len(plain) :]
+
+
 # --- padding --------------------------------------------------------------------------------------
 
 
-def collate(rows: Sequence[Row], packing: Packing) -> Batch:
+class Lengths(Protocol):
+    """What a batch is padded to, and with what."""
+
+    @property
+    def length(self) -> int: ...  # T
+    @property
+    def source(self) -> int: ...  # S, or 0
+    @property
+    def pad(self) -> int: ...
+
+
+def collate(rows: Sequence[Row], packing: Lengths) -> Batch:
     """Rows -> one batch (B, T), padded on the right to the packing's lengths."""
 
     def stack(arrays: Sequence[NDArray[Any]], width: int, fill: int = 0) -> Tensor:

@@ -117,7 +117,9 @@ class Tokenizer:
         return mended[:-1]
 
     def save(self, directory: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens."""
+        """Write `tokenizer.json`, `tokenizer_config.json` and, if there is one, `chat_template.jinja`, which
+        `transformers.AutoTokenizer` opens.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = {
@@ -127,6 +129,8 @@ class Tokenizer:
         }
         # null for a role that nothing plays, or convention would fill it when this is loaded
         config |= {f"{role}_token": self.roles.get(role) for role in ROLES}
+        if isinstance(template := self.kept.get("chat_template"), str):  # where newer readers look for it first
+            _write(directory / "chat_template.jinja", template)
         _write(directory / "tokenizer.json", self.inner.to_str(pretty=True))
         _write(
             directory / "tokenizer_config.json",

@@ -19,12 +19,22 @@ from torch import Generator, Tensor
 
 from modelwright.infer.packed import cache_dtype, prepare
 from modelwright.infer.sample import History, Sampling, apply_rules, generators, history, pick, settings
-from modelwright.infer.text import Encoded, LanguageModel, Writer, encode, encode_prompts, eos_ids, writer
+from modelwright.infer.text import (
+    Encoded,
+    LanguageModel,
+    Writer,
+    encode,
+    encode_prompts,
+    eos_ids,
+    refuse_labels,
+    writer,
+)
 from modelwright.model.cache import Cache
 from modelwright.model.transformer import Config, Memory, Transformer
 
 Finish = Literal["stop", "length", "context"]
 ROWS = 32  # rows decoded together; more prompts than this take turns
+SHARING_PAYS = 256  # tokens not read twice that are worth a forward pass of their own
 PACKING_PAYS = 32  # steps after which packed weights have saved more time than packing them took, measured
 
 
@@ -166,14 +176,31 @@ def prefill(
     new: int,
     sampling: Sampling,
 ) -> Rows:
-    """Read the prompts (and the sources), one row each, into a cache with room for `new` tokens more."""
+    """Read the prompts (and the sources), one row each, into a cache with room for `new` tokens more.
+
+    What all prompts begin with (an instruction, the same examples) is read once.
+    """
     device = model.embed.tokens.weight.device
-    tokens, pos, segment = pad_left(prompts, device)
-    cache = Cache(model.cfg, len(prompts), tokens.size(1) + new, cache_dtype(model), device)
     memory = None if sources is None else model.encode(*pad_left(sources, device))
+    start = shared_start(prompts) if memory is None else 0
+    tokens, pos, segment = pad_left([prompt[start:] for prompt in prompts], device)
+    cache = Cache(model.cfg, 1 if start else len(prompts), start + tokens.size(1) + new, cache_dtype(model), device)
+    if start:
+        model.hidden(torch.tensor([prompts[0][:start]], device=device), cache=cache)
+        cache.select(torch.zeros(len(prompts), dtype=torch.long, device=device))
+        pos = pos if pos is None else pos + start
     hidden = model.hidden(tokens, pos=pos, segment=segment, memory=memory, cache=cache)[:, -1]  # (B, C)
     past = history(prompts, model.cfg.vocab, sampling, device)
     return Rows(list(range(len(prompts))), None, past, cache, memory, hidden)
+
+
+def shared_start(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, the last of each left out; 0 where reading them once saves little."""
+    first, last = list(min(prompts)), list(max(prompts))  # in order: what these two share, all share
+    longest = min(map(len, prompts)) - 1
+    alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), longest)
+    start = min(alike, longest)
+    return start if (len(prompts) - 1) * start >= SHARING_PAYS else 0
 
 
 def draw(logits: Tensor, rows: Rows, sampling: Sampling) -> tuple[Tensor, list[float] | list[None]]:
@@ -246,19 +273,27 @@ def pieces(lm: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> Ite
     # By the length alone, so that a prompt's numbers do not depend on how many others there are. Packed weights are not
     # kept for the next call: a write through a parameter's `.data` leaves no trace that would tell they are stale.
     model = prepare(lm.model) if turns and sampling.max_new >= PACKING_PAYS else lm.model
-    for turn in turns:
-        rows = [i * sampling.n + j for i in turn for j in range(sampling.n)]
-        for piece in _turn(lm, model, encoded.part(turn), sampling, [random[row] for row in rows]):
+    for some in turns:
+        rows = [i * sampling.n + j for i in some for j in range(sampling.n)]
+        for piece in turn(lm, model, encoded.part(some), sampling, [random[row] for row in rows]):
             yield Piece(rows[piece.row], piece.text, piece.completion)
 
 
-def _turn(
-    lm: LanguageModel, model: Transformer, encoded: Encoded, sampling: Sampling, random: list[Generator]
+def turn(
+    lm: LanguageModel,
+    model: Transformer,
+    encoded: Encoded,
+    sampling: Sampling,
+    random: list[Generator],
+    ends: Collection[int] = (),
 ) -> Iterator[Piece]:
-    """The continuations of prompts that are decoded together."""
+    """The continuations of prompts that are decoded together by `model`: `lm.model`, or the same made ready.
+
+    `ends` are tokens that end a row beside the model's own, as a chat's end of a turn does.
+    """
     starts = [[] if encoded.sources else prompt for prompt in encoded.prompts]
     drafts = [Draft(writer(lm.tokenizer, start, sampling.stop)) for start in starts for _ in range(sampling.n)]
-    eos = eos_ids(lm)
+    eos = eos_ids(lm) | set(ends)
 
     def ended(step: Step) -> bool:
         draft = drafts[step.row]
@@ -337,11 +372,12 @@ def fill_mask(lm: LanguageModel, text: str, top: int = 5) -> list[list[Candidate
     Raises ValueError for a model that is no encoder, a text without a mask, one beyond the context, and top below 1.
     """
     model, mask = lm.model, lm.tokenizer.mask
+    refuse_labels(model.cfg)
     if model.cfg.shape != "encoder" or mask is None:
         raise ValueError(f"a {model.cfg.shape} has no mask to fill: let this model generate instead")
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
-    ids = encode(lm.tokenizer, text, (mask,))
+    ids = [*model.embed.soft, *encode(lm.tokenizer, text, (mask,))]
     if mask not in ids:
         raise ValueError(
             f"the text has no {lm.tokenizer.decode([mask], special=True)} to fill: put one where a word is missing"

@@ -187,7 +187,8 @@ def history(prompts: Sequence[Sequence[int]], vocab: int, sampling: Sampling, de
         return None
     seen = torch.zeros(len(prompts), vocab, dtype=torch.bool, device=device)
     for row, prompt in enumerate(prompts):
-        seen[row, torch.tensor(prompt, device=device)] = True
+        said = [token for token in prompt if token < vocab]  # a soft prompt's ids are beyond: they cannot be said again
+        seen[row, torch.tensor(said, dtype=torch.long, device=device)] = True
     return History(seen, torch.zeros(len(prompts), vocab, device=device))
 
 

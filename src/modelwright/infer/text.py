@@ -38,17 +38,28 @@ class Encoded:
 
 def encode_prompts(lm: LanguageModel, prompts: Sequence[str]) -> Encoded:
     """Raises ValueError for an encoder, an empty prompt without a BOS to stand for it, a prompt beyond the context."""
-    shape = lm.model.cfg.shape
+    shape, soft = lm.model.cfg.shape, lm.model.embed.soft
+    refuse_labels(lm.model.cfg)
     if shape == "encoder":
         raise ValueError("this model is an encoder, which cannot write on: give it a text with a mask to fill instead")
     rows = [encode(lm.tokenizer, prompt, lm.tokenizer.sentinels) for prompt in prompts]
     if shape == "encoder-decoder":
+        rows = [[*soft, *row] for row in rows]
         _check_sources(lm.model.cfg, rows)
         return Encoded([[_start(lm)]] * len(rows), rows)
     bos = lm.tokenizer.eos if lm.tokenizer.bos is None else lm.tokenizer.bos
     if bos is None and not all(rows):
         raise ValueError("the prompt is empty, and this model has no token that begins a text: say something")
-    return Encoded([row or [bos or 0] for row in rows], None)
+    return Encoded([[*soft, *(row or [bos or 0])] for row in rows], None)
+
+
+def refuse_labels(cfg: Config) -> None:
+    """Raises ValueError for a model that answers with labels and has no words."""
+    if cfg.labels:
+        named = ", ".join(cfg.labels.names[:4]) + (", ..." if len(cfg.labels.names) > 4 else "")
+        raise ValueError(
+            f"this model answers with the labels {named}, and cannot write: measure it with `modelwright evaluate`"
+        )
 
 
 def encode(tokenizer: Tokenizer, text: str, known: Collection[int]) -> list[int]:
@@ -146,5 +157,6 @@ def writer(tokenizer: Tokenizer, prompt: Sequence[int], stop: tuple[str, ...]) -
     """A writer that has seen the prompt's end, since what a token looks like may depend on what stands before it."""
     decoder = Decoder(tokenizer)
     for token in prompt[-8:]:
-        decoder.push(token)
+        if token < tokenizer.vocab:  # a soft prompt is no text
+            decoder.push(token)
     return Writer(decoder, stop)

@@ -70,8 +70,14 @@ def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> Transform
 def aside(directory: str | Path) -> list[str]:
     """The tensors of a model directory that `load` leaves aside: weights of parts that a Transformer has not."""
     directory = Path(directory)
-    family = family_of_config(read_json(directory / CONFIG))
-    return sorted(name for name in _stored(directory, family) if _matches(family.aside, name))
+    config = read_json(directory / CONFIG)
+    family = family_of_config(config)
+    found = sorted(name for name in _stored(directory, family) if _matches(family.aside, name))
+    if not found:
+        return []
+    cfg = family.read(config)
+    read = {their for ours, _ in blank(cfg).named_parameters() for their in family.place(ours, cfg).theirs}
+    return [name for name in found if name not in read]  # a pooler is left aside only where there are no labels
 
 
 def save(

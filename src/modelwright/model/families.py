@@ -33,7 +33,7 @@ from modelwright.model.family import (
     unsupported,
     yes,
 )
-from modelwright.model.transformer import Config, Relative, Rope, RopeScaling
+from modelwright.model.transformer import Config, Labels, Relative, Rope, RopeScaling
 
 # -- GPT-2: learned positions, LayerNorm before, one matrix for q, k and v, all matrices stored (in, out) ---
 
@@ -227,10 +227,38 @@ LLAMA = Family(
 )
 
 
-# -- BERT: an encoder, LayerNorm after, token types, a head that transforms first -------------------------
+# -- BERT: an encoder, LayerNorm after, token types, a head that transforms first, or one for labels ---------
 
 
-BERT_MODELS = ("BertForMaskedLM", "BertForPreTraining", "BertModel")
+BERT_LABELLED: dict[str, Any] = {"BertForSequenceClassification": "text", "BertForTokenClassification": "token"}
+BERT_MODELS = ("BertForMaskedLM", "BertForPreTraining", "BertModel", *BERT_LABELLED)
+
+
+def _read_labels(config: Json) -> Labels | None:
+    """The labels of a model that has them: `id2label`, or LABEL_0, LABEL_1, ... where they are only counted."""
+    each = next((BERT_LABELLED[a] for a in config.get("architectures") or () if a in BERT_LABELLED), None)
+    if each is None:
+        return None
+    only(config, problem_type=(None, "single_label_classification"))
+    named = settings(config, "id2label")
+    count = len(named) if named else size(config, "num_labels", default=2)
+    if count < 2:
+        raise ValueError("config.json: a model of one label does regression; supported: labels of which one is right")
+    names = [named.get(str(i), f"LABEL_{i}" if not named else None) for i in range(count)]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < count:
+        raise unsupported(config, "id2label", f"a name of its own for each number from 0 to {count - 1}")
+    return Labels(tuple(map(str, names)), each)
+
+
+def _write_labels(labels: Labels | None) -> dict[str, Any]:
+    if labels is None:
+        return {}
+    return {
+        "architectures": [key_of(BERT_LABELLED, labels.each)],
+        "id2label": {str(i): name for i, name in enumerate(labels.names)},
+        "label2id": {name: i for i, name in enumerate(labels.names)},
+        "problem_type": "single_label_classification",
+    }
 
 
 def _read_bert(config: Json) -> Config:
@@ -238,6 +266,7 @@ def _read_bert(config: Json) -> Config:
     only(config, position_embedding_type=("absolute",), is_decoder=(False,), add_cross_attention=(False,))
     width, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
     bare = list(config.get("architectures") or ()) == ["BertModel"]  # without a head of its own
+    labels = _read_labels(config)
     return Config(
         vocab=size(config, "vocab_size"),
         width=width,
@@ -259,10 +288,11 @@ def _read_bert(config: Json) -> Config:
         learned=True,
         types=size(config, "type_vocab_size", default=2),
         embed_norm=True,
-        tied=bare or yes(config, "tie_word_embeddings", True),
-        head_transform=not bare,
+        tied=labels is None and (bare or yes(config, "tie_word_embeddings", True)),
+        head_transform=labels is None and not bare,
         head_bias=not bare,
         dropout=rate(config, "hidden_dropout_prob", 0.1),
+        labels=labels,
     )
 
 
@@ -283,6 +313,7 @@ def _write_bert(cfg: Config) -> dict[str, Any]:
         "tie_word_embeddings": cfg.tied,
         "hidden_dropout_prob": cfg.dropout,
         "attention_probs_dropout_prob": cfg.dropout,
+        **_write_labels(cfg.labels),
     }
 
 
@@ -306,8 +337,10 @@ BERT = Family(
         Name("stack.blocks.{}.ffn_norm", ("bert.encoder.layer.{}.output.LayerNorm",)),
         Name("head.transform", ("cls.predictions.transform.dense",)),
         Name("head.norm", ("cls.predictions.transform.LayerNorm",)),
-        Name("head.proj.weight", ("cls.predictions.decoder.weight",)),
-        Name("head.proj.bias", ("cls.predictions.decoder.bias", "cls.predictions.bias")),
+        Name("head.proj.weight", ("cls.predictions.decoder.weight",), labelled=False),
+        Name("head.proj.bias", ("cls.predictions.decoder.bias", "cls.predictions.bias"), labelled=False),
+        Name("head.pooler", ("bert.pooler.dense",)),
+        Name("head.proj", ("classifier",), labelled=True),
     ),
     older=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), (r"^(?=(embeddings|encoder|pooler)\.)", "bert.")),
     buffers=(r"bert\.embeddings\.(position_ids|token_type_ids)",),

@@ -24,7 +24,7 @@ class Name:
     `ours` is a module, whose `weight` and `bias` are meant alike, or a whole parameter; `theirs` its names in a file:
     the first that is there is read, all are written. `part` of `parts` says which piece, along the outputs, it is of a
     tensor that holds several of ours; `turned`, that their matrix is (in, out). A line with `gated` holds only for
-    feed-forwards that are, or are not, gated.
+    feed-forwards that are, or are not, gated; one with `labelled` only for models that have, or have not, labels.
     """
 
     ours: str
@@ -33,6 +33,7 @@ class Name:
     parts: int = 1
     turned: bool = False
     gated: bool | None = None
+    labelled: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Family:
         """Where the parameter `ours` of a model of `cfg` stands in a file: its line, with `{}` filled in."""
         module, _, leaf = ours.rpartition(".")
         for name in self.names:
-            if name.gated not in (None, cfg.gated):
+            if name.gated not in (None, cfg.gated) or name.labelled not in (None, cfg.labels is not None):
                 continue
             pattern = re.escape(name.ours).replace(r"\{\}", r"(\d+)")
             for stem, tail in ((ours, ""), (module, f".{leaf}")):

@@ -45,14 +45,16 @@ class _RMSNorm(torch.autograd.Function):
         return y.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         n = x * scale  # (..., C), float32 where x is narrower
         product = dy * n
-        dweight = product.sum(tuple(range(x.dim() - 1)))
+        dweight = None  # of a frozen norm
+        if ctx.needs_input_grad[1]:
+            dweight = product.sum(tuple(range(x.dim() - 1))).to(weight.dtype)
         mean = (product @ weight.to(product.dtype))[..., None].div_(x.size(-1))  # (..., 1)
         dx = (dy * weight).sub_(n.mul_(mean)).mul_(scale)
-        return dx.to(x.dtype), dweight.to(weight.dtype), None
+        return dx.to(x.dtype), dweight, None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

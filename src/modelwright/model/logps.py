@@ -66,12 +66,15 @@ class _TokenLogps(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         x, weight, bias, targets = ctx.saved_tensors
         kept, ctx.probs = ctx.probs, None  # used up here: a second way back computes them again
         n = max(1, x.size(0)) if kept is not None else rows_at_once(weight.size(0))
-        dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
-        dbias = None if bias is None else torch.zeros_like(bias)
+        dx = torch.empty_like(x)
+        dweight = (
+            torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        )  # a frozen head's would be half the work
+        dbias = None if bias is None or not ctx.needs_input_grad[2] else torch.zeros_like(bias)
         for i in range(0, x.size(0), n):
             rows = slice(i, i + n)
             p = kept
@@ -80,7 +83,8 @@ class _TokenLogps(torch.autograd.Function):
             g = grad[rows, None].to(x.dtype)  # (n, 1)
             dlogits = p.mul_(-g).scatter_add_(1, targets[rows, None], g)  # of log p: 1[target] - p
             torch.mm(dlogits, weight, out=dx[rows])
-            dweight.addmm_(dlogits.T, x[rows]) if n < x.size(0) else torch.mm(dlogits.T, x[rows], out=dweight)
+            if dweight is not None:
+                dweight.addmm_(dlogits.T, x[rows]) if n < x.size(0) else torch.mm(dlogits.T, x[rows], out=dweight)
             if dbias is not None:
                 dbias += dlogits.sum(0)
         return dx, dweight, dbias, None

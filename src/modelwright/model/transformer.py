@@ -3,7 +3,7 @@
 Read top to bottom: config, positions, attention, feed-forward, block, stack, embedding, head, model, initialisation.
 
 Letters: B batch, T query length, S key/source length, C width, H heads, K key/value heads, D head width,
-F feed-forward width, N tokens in all, V vocabulary.
+F feed-forward width, N tokens in all, V vocabulary (or, in a head for labels, how many labels).
 """
 
 from __future__ import annotations
@@ -52,6 +52,21 @@ class Relative:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What a model chooses among instead of tokens: classes of a whole text, or tags of each token.
+
+    The label of a text is read at its first token, after a pooler (Devlin et al. 2019, section 4.1).
+    """
+
+    names: tuple[str, ...]
+    each: Literal["text", "token"] = "text"
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names) or len(self.names) < 2:
+            raise ValueError(f"a model chooses among at least two labels, each named once, not {self.names}")
+
+
+@dataclass(frozen=True)
 class Config:
     """The shape of a Transformer. What a model lacks is None, False or 0.
 
@@ -87,6 +102,7 @@ class Config:
     head_bias: bool = False
     dropout: float = 0.0
     encoder: Config | None = None
+    labels: Labels | None = None
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -95,12 +111,19 @@ class Config:
             )
         if self.rope and self.head % 2:
             raise ValueError(f"rotary positions turn pairs of features: a head width of {self.head} is odd")
+        if self.labels and (self.tied or self.head_transform):
+            raise ValueError("a head for labels shares no weights with the embedding and has no transform of its own")
 
     @property
     def shape(self) -> Literal["decoder", "encoder", "encoder-decoder"]:
         if self.encoder is not None:
             return "encoder-decoder"
         return "decoder" if self.causal else "encoder"
+
+    @property
+    def outputs(self) -> int:
+        """How many things the head chooses among."""
+        return len(self.labels.names) if self.labels else self.vocab
 
 
 # -- positions ------------------------------------------------------------------------------------------
@@ -313,6 +336,7 @@ class Embedding(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.dropout = cfg.dropout
+        self.soft: tuple[int, ...] = ()  # ids that stand before every text: those of a soft prompt, from V on
         self.tokens = nn.Embedding(cfg.vocab, cfg.width)
         self.positions = nn.Embedding(cfg.context, cfg.width) if cfg.learned else None
         self.types = nn.Embedding(cfg.types, cfg.width) if cfg.types else None
@@ -330,7 +354,11 @@ class Embedding(nn.Module):
 
 
 class Head(nn.Module):
-    """Vectors to logits over the vocabulary; BERT's first passes a small transform (Devlin et al. 2019)."""
+    """Vectors to logits: over the vocabulary, or over the labels of a task.
+
+    BERT's vocabulary head first passes a small transform, its head for labels of whole texts a pooler (Devlin et al.
+    2019). The latter too answers at every place, and only the answer at a text's first token means something.
+    """
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -338,12 +366,18 @@ class Head(nn.Module):
         self.act = ACTIVATIONS[cfg.act]
         self.transform = nn.Linear(cfg.width, cfg.width) if cfg.head_transform else None
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps) if cfg.head_transform else None
-        self.proj = nn.Linear(cfg.width, cfg.vocab, bias=cfg.head_bias)
+        self.pooler = nn.Linear(cfg.width, cfg.width) if cfg.labels and cfg.labels.each == "text" else None
+        self.dropout = cfg.dropout if cfg.labels else 0.0
+        self.proj = nn.Linear(cfg.width, cfg.outputs, bias=cfg.head_bias)
 
     def before(self, x: Tensor) -> Tensor:
-        """All that happens to x (..., C) before the vocabulary's product."""
+        """All that happens to x (..., C) before the last product."""
         if self.transform is not None and self.norm is not None:
             x = self.norm(self.act(self.transform(x)))
+        if self.pooler is not None:
+            x = torch.tanh(self.pooler(x))
+        if self.training and self.dropout:
+            x = F.dropout(x, self.dropout)
         return x if self.scale == 1.0 else x * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -433,6 +467,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """tokens (B, T) -> logits (B, T, V); given targets (B, T), log p(target) (B, T) float32, 0 where it is < 0.
 
+        With `cfg.labels` the targets are numbers of labels, and V is how many there are.
         An encoder-decoder reads `source`, or a `memory` already encoded.
         """
         if source is not None:
@@ -459,7 +494,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
     | a linear layer of I inputs              | N(0, 1/I), so that it keeps the size of what it reads             |
     | attention's output, feed-forward's down | as above, over 2 x layers: the residual stream does not grow      |
     | queries where scores are not scaled     | as above, over the head width, as T5 does                         |
-    | an untied vocabulary head               | N(0, 0.02): the first predictions are nearly even                 |
+    | an untied head, or one for labels       | N(0, 0.02): the first predictions are nearly even                 |
     | norms; biases; relative bias            | 1; 0; N(0, 0.02)                                                  |
     """
     depth = 2 * model.cfg.layers

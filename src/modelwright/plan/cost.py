@@ -55,8 +55,16 @@ def norm_parameters(cfg: Config) -> int:
 
 
 def head_parameters(cfg: Config) -> int:
+    if cfg.labels:
+        return head_matrices(cfg) + cfg.outputs + (cfg.width if cfg.labels.each == "text" else 0)
     transform = cfg.width * cfg.width + 3 * cfg.width if cfg.head_transform else 0
     return transform + (0 if cfg.tied else cfg.vocab * cfg.width) + (cfg.vocab if cfg.head_bias else 0)
+
+
+def head_matrices(cfg: Config) -> int:
+    """The weights of the head that multiply, its pooler or transform included."""
+    before = cfg.width * cfg.width if cfg.head_transform or (cfg.labels and cfg.labels.each == "text") else 0
+    return before + cfg.width * cfg.outputs
 
 
 def matrices(cfg: Config) -> int:
@@ -76,8 +84,7 @@ def forward_flops(cfg: Config, length: int, source: int = 0, predicted: float = 
     towers = stack_flops(cfg, length, source)
     if cfg.encoder:
         towers += stack_flops(cfg.encoder, source)
-    transform = cfg.width * cfg.width if cfg.head_transform else 0
-    return towers + 2 * length * predicted * (cfg.vocab * cfg.width + transform)
+    return towers + 2 * length * predicted * head_matrices(cfg)
 
 
 def stack_flops(cfg: Config, length: int, source: int = 0) -> float:

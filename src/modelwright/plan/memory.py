@@ -114,8 +114,8 @@ def attention(cfg: Config, length: int, keys: int, number: int) -> int:
 
 def logits(cfg: Config, predictions: int, number: int) -> int:
     """Bytes of the head for this many predictions: probabilities are kept while they are few, else made again."""
-    kept = number * predictions * cfg.vocab if predictions * cfg.vocab <= KEEP else 0
-    return kept + 2 * 4 * cfg.vocab * min(rows_at_once(cfg.vocab), predictions)
+    kept = number * predictions * cfg.outputs if predictions * cfg.outputs <= KEEP else 0
+    return kept + 2 * 4 * cfg.outputs * min(rows_at_once(cfg.outputs), predictions)
 
 
 def inference(cfg: Config, rows: int, length: int, source: int = 0, *, number: int = 4) -> InferenceMemory:

@@ -3,7 +3,7 @@
     1. open the model; 2. read the prompts; 3. an encoder fills masks, any other model writes on;
     4. one continuation of one prompt is shown as it is written, more of them one after the other as they are done.
 
-Left out: chat templates, beams, adapters, serving many users at once.
+Left out: chat templates, beams, serving many users at once.
 """
 
 import json
@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from modelwright.hub.open import load
+from modelwright.adapt.lora import merged_copy
+from modelwright.adapt.open import open_model
 from modelwright.infer.engine import ROWS, Completion, fill_mask, pieces, room
 from modelwright.infer.sample import Sampling, settings
 from modelwright.infer.text import LanguageModel, encode_prompts
@@ -39,7 +40,7 @@ class Options:
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A model's directory, or its name on the hub."""
+    """A model's or an adapter's directory, or a model's name on the hub."""
     prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = None
     """The text to continue; - reads it from standard input."""
     prompts: Path | None = None
@@ -79,7 +80,8 @@ class Options:
 def main(args: list[str]) -> int:
     o = parse(Options, args, "modelwright generate")
     prompts = read_prompts(o)
-    lm = load(o.model, dtype=DTYPES[o.precision])
+    lm = open_model(o.model, dtype=DTYPES[o.precision])
+    lm = replace(lm, model=merged_copy(lm.model))  # of an adapter: plain layers write faster
     if lm.model.cfg.shape == "encoder":
         if o.dry_run:
             raise ValueError("--dry-run is for models that write on: an encoder only fills the masks of a text")

@@ -1,0 +1,151 @@
+"""A task's four parts: read, cut from the training file where they have none, checked row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from modelwright.data.examples import Example, read_examples
+from modelwright.data.kind import LISTS, PARTS, Part, Task, fill, templates
+
+
+def parts(task: Task) -> dict[str, list[Example]]:
+    """The examples of each part, their fields also under canonical names.
+
+    Parts without a source of their own are cut from `train` by a hash of each example's input, so the same input
+    never lies in two of them. (Files that the user gave are left as they are: the preflight tells where they overlap.)
+    Raises what `prepare` raises.
+    """
+    return prepare(task)[1]
+
+
+def prepare(task: Task) -> tuple[Task, dict[str, list[Example]]]:
+    """The task with its labels, as the training part has them, and its parts.
+
+    Raises ValueError for a part without an example, a row that lacks a column or holds another type in it, a label
+    that training never sees, a template that asks for what there is not.
+    """
+    found = _cut(task, _own(task))
+    for part in PARTS:
+        if not found.get(part, [None]):
+            raise ValueError(_empty(task, part, found))
+    task = replace(task, labels=task.labels or labels_of(task, found["train"]))
+    _check_labels(task, found)
+    for examples in found.values():
+        for name, template in templates(task):
+            fill(task, name, template, examples[0])
+    return task, {part: _limited(task, part, examples) for part, examples in found.items()}
+
+
+def _own(task: Task) -> dict[str, list[Example]]:
+    """The parts that have a source of their own."""
+    sources = {part: getattr(task.data, part) for part in PARTS}
+    return {
+        part: [canonical(task, example, source) for example in read_examples(source)]
+        for part, source in sources.items()
+        if source is not None
+    }
+
+
+def canonical(task: Task, example: Example, source: str) -> Example:
+    """The example with its columns under their canonical names too. Raises ValueError naming row and column."""
+    made = dict(example.fields)
+    for name, column in task.columns.items():
+        if column not in example.fields:
+            there = ", ".join(map(repr, example.fields))
+            raise ValueError(f"{example.id} in {source} has no column {column!r} for {name!r}: it has {there}")
+        made[name] = _value(name, example.fields[column], f"{example.id} in {source}: the column {column!r}")
+    if task.kind == "tag" and len(made["tokens"]) != len(made["tags"]):
+        raise ValueError(f"{example.id} in {source} has {len(made['tokens'])} tokens and {len(made['tags'])} tags")
+    return Example(example.id, made)
+
+
+def _value(name: str, value: Any, what: str) -> str | list[str]:
+    if name in LISTS:
+        value = [value] if name == "required" and isinstance(value, str) else value
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise ValueError(f"{what} is to hold a list of texts, and holds {_short(value)}")
+        return list(value)
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is to hold a text, and holds {_short(value)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = "nothing (null)" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _cut(task: Task, own: dict[str, list[Example]]) -> dict[str, list[Example]]:
+    """Train divided among itself and the parts without a source, by a hash of the input."""
+    shares = {part: task.data.split[part] for part in PARTS if part == "train" or part not in own}
+    shares = {part: share for part, share in shares.items() if share}
+    whole, cut = sum(shares.values()), {part: list[Example]() for part in shares}
+    for example in own["train"]:
+        at = _chance(f"{task.data.seed}/split/{task.input(example)}") * whole
+        cut[_falls(at, shares)].append(example)
+    return {part: (cut | {p: e for p, e in own.items() if p != "train"})[part] for part in PARTS if part in cut | own}
+
+
+def _falls(at: float, shares: Mapping[Part, float]) -> Part:
+    for part, share in shares.items():
+        at -= share
+        if at < 0:
+            return part
+    return part
+
+
+def _chance(key: str) -> float:
+    """A number in [0, 1) that is the same for the same key everywhere."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+
+
+def _limited(task: Task, part: str, examples: list[Example]) -> list[Example]:
+    limit = task.data.limit.get(part, len(examples))
+    key = f"{task.data.seed}/limit/{part}"
+    order = sorted(range(len(examples)), key=lambda i: (_chance(f"{key}/{task.input(examples[i])}"), i))
+    return [examples[i] for i in sorted(order[:limit])]
+
+
+def _empty(task: Task, part: str, found: Mapping[str, Sequence[Example]]) -> str:
+    held = sum(map(len, found.values()))
+    hint = f"give data.{part} a file of its own, a larger share in data.split, or a share of 0 to do without"
+    return f"{task.path or task.name}: the part {part!r} is empty: {held} examples in all are too few to cut it: {hint}"
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def labels_of(task: Task, examples: Iterable[Example]) -> tuple[str, ...]:
+    """The labels of a classifier or tagger in these examples: in numeric order where all are numbers, else by name,
+    `O` first. () for other kinds.
+    """
+    if task.kind not in ("classify", "tag"):
+        return ()
+    found = {label for example in examples for label in _labels(task, example)}
+    order: Callable[[str], Any] = int if all(label.isdecimal() for label in found) else lambda name: (name != "O", name)
+    return tuple(sorted(found, key=order))
+
+
+def _labels(task: Task, example: Example) -> list[str]:
+    said = task.reference(example)
+    return [said] if isinstance(said, str) else said
+
+
+def _check_labels(task: Task, found: Mapping[str, Sequence[Example]]) -> None:
+    if task.kind not in ("classify", "tag"):
+        return
+    for part, examples in found.items():
+        wrong = [(e.id, label) for e in examples for label in _labels(task, e) if label not in task.labels]
+        if wrong:
+            rows = ", ".join(dict.fromkeys(row for row, _ in wrong[:5]))
+            labels = ", ".join(sorted({repr(label) for _, label in wrong}))
+            known = ", ".join(task.labels)
+            raise ValueError(f"{part} has the label {labels}, unseen in training ({known}): {len(wrong)} times, {rows}")
