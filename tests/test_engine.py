@@ -125,6 +125,16 @@ def test_samples_do_not_depend_on_their_neighbours(cfg):
 
 
 @pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+def test_rows_that_filled_the_context_stand_in_nobodys_way(cfg):
+    """Two of five end where the context does, and the others write on: a learned position beyond it does not exist."""
+    model, prompts = build(replace(cfg, context=24)), ragged(1, 4, 7, 12, 12)
+    sampling = replace(GREEDY, max_new=32)
+    found = rows(model, prompts, sampling)
+    assert found == [rows(model, [prompt], sampling)[0] for prompt in prompts]
+    assert [len(row) for row in found] == ([32] * 5 if cfg.encoder else [23, 20, 17, 12, 12])
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
 def test_rows_end_at_any_eos_and_leave_the_batch(cfg):
     model, prompts = build(cfg), ragged(9, 3, 17, 4)
     full = rows(model, prompts)

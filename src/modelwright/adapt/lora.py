@@ -61,6 +61,7 @@ class LoRALinear(nn.Module):
         self.A = A if isinstance(A, nn.Parameter) else nn.Parameter(A)
         self.B = B if isinstance(B, nn.Parameter) else nn.Parameter(B)
         self.scale, self.dropout, self.on = scale, dropout, True
+        self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
@@ -149,7 +150,7 @@ def add_lora(model: Transformer, cfg: LoRA, generator: torch.Generator) -> Trans
 def freeze(model: Transformer) -> None:
     """Nothing learns but a head over labels, which is new."""
     model.requires_grad_(False)
-    if getattr(model.cfg, "labels", None) is not None:
+    if model.cfg.labels is not None:
         model.head.requires_grad_(True)
 
 

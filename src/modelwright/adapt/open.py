@@ -24,6 +24,8 @@ from modelwright.adapt.prompt import SoftPrompt, soft_ids
 from modelwright.hub import open as hub
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json, replacing, write_json
+from modelwright.model.heads import relabel
+from modelwright.model.transformer import Labels, Transformer
 
 RECORD = "modelwright.json"
 DIGESTED = ("model*.safetensors", "tokenizer.json", "config.json", peft.WEIGHTS, peft.CONFIG)
@@ -79,7 +81,7 @@ def open_model(path: str | Path, *, dtype: torch.dtype | None = None, base: str 
     adapter, record = peft.read(directory), read_record(directory)
     lm = hub.load(_base(adapter, record, base), dtype=dtype)
     _compare(directory, record, lm)
-    model = peft.put_on(lm.model, adapter)
+    model = peft.put_on(_labelled(lm.model, record, adapter), adapter)
     return replace(lm, model=model.eval(), path=directory)
 
 
@@ -111,6 +113,17 @@ def _compare(directory: Path, record: Mapping[str, Any], lm: LanguageModel) -> N
             f"the adapter in {directory} was trained on another base than {lm.path}: its record says sha256 "
             f"{wanted[:12]}…, and that model has {found[:12]}…; open it with the base it was trained on"
         )
+
+
+def _labelled(model: Transformer, record: Mapping[str, Any], adapter: peft.Adapter) -> Transformer:
+    """The base with the head over labels that the adapter was trained with, whose weights the adapter itself brings."""
+    said = record.get("labels")
+    if said is None or model.cfg.labels is not None:
+        return model
+    labelled = relabel(model, Labels(tuple(said["names"]), said["each"]), torch.Generator())
+    if lacking := peft.lacking(labelled, "head.", adapter):
+        raise ValueError(f"{adapter.directory / peft.WEIGHTS} lacks {lacking[0]}, a weight of the head over its labels")
+    return labelled
 
 
 def read_record(directory: Path) -> dict[str, Any]:
@@ -153,6 +166,8 @@ def save_adapter(
         peft.write(lm.model, cfg, work, name)
         method = "lora" if isinstance(cfg, LoRA) else "prompt"
         record = {"base": said, "method": {"name": method, **asdict(cfg)}, "versions": versions(), **(lineage or {})}
+        if (labels := lm.model.cfg.labels) is not None:
+            record["labels"] = {"names": list(labels.names), "each": labels.each}
         write_json(work / RECORD, record)
 
 

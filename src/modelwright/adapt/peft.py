@@ -185,6 +185,14 @@ def _put_whole(model: Transformer, adapter: Adapter, rest: Mapping[str, Tensor])
             p.requires_grad_(True).copy_(tensor)
 
 
+def lacking(model: Transformer, prefix: str, adapter: Adapter) -> list[str]:
+    """The parameters of ours under `prefix` that the adapter does not bring whole."""
+    family = family_of_model(model.cfg)
+    names = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+    brought = {family.today(their) for their in adapter.tensors}
+    return [name for name in names if not brought.intersection(family.place(name, model.cfg).theirs)]
+
+
 def _other_shape(adapter: Adapter, why: str) -> ValueError:
     return ValueError(f"the adapter in {adapter.directory} is for a model of another shape than its base: {why}")
 
@@ -344,6 +352,6 @@ def _whole(value: float) -> float:
 
 def _task(model: Transformer) -> str | None:
     """What PEFT calls the model's purpose; of a masked language model it has no word."""
-    if (labels := getattr(model.cfg, "labels", None)) is not None:
+    if (labels := model.cfg.labels) is not None:
         return "SEQ_CLS" if labels.each == "text" else "TOKEN_CLS"
     return TASKS[model.cfg.shape]

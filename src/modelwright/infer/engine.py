@@ -8,6 +8,7 @@ B rows, T prompt length, S slots of the cache, C width, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -148,7 +149,8 @@ def generate_tokens(
         rows.keep([i for i in range(len(prompts)) for _ in range(n)]) if n > 1 else None
         rows.ids, rows.generators = list(range(len(rooms))), None if sampling.greedy else random
         written, done = [0] * len(rooms), [False] * len(rooms)
-        while True:
+        lengths = [len(prompt) for prompt in prompts for _ in range(n)]
+        for count in itertools.count(1):
             chosen, logprobs = draw(model.logits(rows.hidden), rows, sampling)
             steps = []
             for row, token, logprob in zip(rows.ids, chosen.tolist(), logprobs, strict=True):
@@ -163,7 +165,9 @@ def generate_tokens(
             live = [i for i, row in enumerate(rows.ids) if not done[row]]
             if not live:
                 return
-            if 2 * len(live) <= len(rows.ids):  # moving the cache costs about as much as one step
+            # A row that is done goes on beside the others, but not beyond the last position that was learned.
+            full = model.cfg.learned and any(lengths[row] + count > model.cfg.context for row in rows.ids if done[row])
+            if 2 * len(live) <= len(rows.ids) or full:  # moving the cache costs about as much as one step
                 rows.keep(live)
                 chosen = chosen[torch.tensor(live, device=chosen.device)]
             rows.hidden = model.hidden(chosen[:, None], memory=rows.memory, cache=rows.cache)[:, -1]
