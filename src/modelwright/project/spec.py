@@ -189,9 +189,12 @@ def _base(said: Any, where: str, base: Path, seed: int) -> Pretrain:
         raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
 
 
+DESK = re.compile(r"desk(\+\w+)?(:|$)")  # the embedded desk is no path
+
+
 def _local(source: str, base: Path) -> str:
     """A path as it is from here; a URL, and the embedded desk, as they are."""
-    return source if "://" in source or source.partition(":")[0] == "desk" else str(base / Path(source).expanduser())
+    return source if "://" in source or DESK.match(source) else str(base / Path(source).expanduser())
 
 
 def _ladder(said: Any, where: str) -> tuple[str, ...]:
@@ -399,7 +402,7 @@ def task_said(task: Task) -> dict[str, Any]:
 
 
 def _absolute(source: str) -> str:
-    return source if "://" in source or source.partition(":")[0] == "desk" else str(Path(source).resolve())
+    return source if "://" in source or DESK.match(source) else str(Path(source).resolve())
 
 
 def _plain(value: Any) -> Any:
