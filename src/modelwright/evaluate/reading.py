@@ -120,4 +120,5 @@ def stacked(rows: Sequence[Row], device: torch.device) -> Batch:
 
     *own, sources = zip(*rows, strict=True)
     source = Source(*map(stack, zip(*sources, strict=True))) if sources[0] is not None else None
-    return Batch(*map(stack, own), source)
+    tokens, targets, weight, pos, segment = map(stack, own)
+    return Batch(tokens, targets, weight, pos, segment, source)

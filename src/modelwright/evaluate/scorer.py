@@ -177,13 +177,10 @@ class ModelScorer:
         wanted = targets >= 0
         x, said = hidden[wanted], targets[wanted]
         logps, best = torch.zeros(targets.shape, device=x.device), torch.ones_like(wanted)
-        parts = [
-            (logits.log_softmax(-1).gather(-1, y[:, None])[:, 0], logits.argmax(-1) == y)
-            for h, y in zip(
-                x.split(rows_at_once(self.model.cfg.vocab)), said.split(rows_at_once(self.model.cfg.vocab)), strict=True
-            )
-            for logits in (self.model.logits(h).float(),)
-        ]
+        parts, at_once = [], rows_at_once(self.model.cfg.vocab)
+        for h, y in zip(torch.split(x, at_once), torch.split(said, at_once), strict=True):
+            logits = self.model.logits(h).float()  # (<= at_once, V)
+            parts.append((logits.log_softmax(-1).gather(-1, y[:, None])[:, 0], logits.argmax(-1) == y))
         logps[wanted] = torch.cat([logp for logp, _ in parts])
         best[wanted] = torch.cat([hit for _, hit in parts])
         return logps, best

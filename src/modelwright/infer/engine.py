@@ -200,7 +200,7 @@ def prefill(
 
 def shared_start(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with, the last of each left out; 0 where reading them once saves little."""
-    first, last = list(min(prompts)), list(max(prompts))  # in order: what these two share, all share
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # in order: what these two share, all share
     longest = min(map(len, prompts)) - 1
     alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), longest)
     start = min(alike, longest)
