@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def copy(task: Task, train: Sequence[Example], metric: Metric) -> Baseline:
 
 
 def lead(task: Task, train: Sequence[Example], metric: Metric) -> Baseline:
-    """The source's first k turns (lines, where it has several) or sentences, k from 1 to 5 as the metric likes it in training.
+    """The source's first k turns (lines, where it has several) or sentences, k from 1 to 5 as the metric likes it in
+    training.
 
     The hard one to beat on news (Nallapati et al. 2017; See et al. 2017).
     """
@@ -76,7 +78,8 @@ def first(k: int, example: Example) -> str:
 
 
 def majority(task: Task, train: Sequence[Example], metric: Metric) -> Baseline:
-    """The most frequent label or answer; for tagging the most frequent tag, at each word. The first seen wins a draw."""
+    """The most frequent label or answer; for tagging the most frequent tag, at each word. The first seen wins a
+    draw."""
     if task.kind == "tag":
         common = most_common(tag for example in train for tag in task.reference(example))
         return Baseline("majority", lambda example: [common] * len(example.fields["tokens"]))
@@ -99,7 +102,8 @@ def bag_of_words(task: Task, train: Sequence[Example], metric: Metric) -> Baseli
     """Naive Bayes over which words and pairs of words stand in the text, whatever their order.
 
     Multinomial, with one added to each count, of features that count once a text (Wang and Manning 2012: on short
-    texts better than counting each, and hard to beat for its price). Where nothing of a text was seen, the label's share decides.
+    texts better than counting each, and hard to beat for its price). Where nothing of a text was seen, the label's
+    share decides.
     """
     labels = list(dict.fromkeys(str(task.reference(example)) for example in train))
     texts = [features(str(example.fields["text"])) for example in train]
@@ -122,7 +126,7 @@ def bag_of_words(task: Task, train: Sequence[Example], metric: Metric) -> Baseli
 def features(text: str) -> list[str]:
     """Each word and each pair of neighbours once; words are what white space parts, in lower case."""
     words = text.casefold().split()
-    return list(dict.fromkeys([*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]))
+    return list(dict.fromkeys([*words, *(f"{a} {b}" for a, b in pairwise(words))]))
 
 
 def most_common(names: Iterable[str]) -> str:

@@ -11,8 +11,8 @@ Entity = tuple[int, int, str]  # first word, the word after the last, type
 def entities(tags: Sequence[str]) -> list[Entity]:
     """['B-LOC', 'I-LOC', 'O', 'I-PER'] -> [(0, 2, 'LOC'), (3, 4, 'PER')].
 
-    An I-TYPE that goes on with nothing, or with another type, begins an entity, as in CoNLL-2003's conlleval and in seqeval.
-    Raises ValueError for a tag of another form.
+    An I-TYPE that goes on with nothing, or with another type, begins an entity, as in CoNLL-2003's conlleval and in
+    seqeval. Raises ValueError for a tag of another form.
     """
     return list(_entities(tags))
 
@@ -23,7 +23,7 @@ def _entities(tags: Sequence[str]) -> Iterator[Entity]:
         place, _, here = tag.partition("-")
         if place not in ("B", "I", "O") or (place == "O") == bool(here):
             raise ValueError(
-                f"{tag!r} is no tag of an entity (B-TYPE, I-TYPE or O): for tags of another kind take the metric accuracy"
+                f"{tag!r} is no tag of an entity (B-TYPE, I-TYPE or O): for other tags take the metric accuracy"
             )
         if kind and (place != "I" or here != kind):
             yield start, at, kind
@@ -38,6 +38,8 @@ def entity_counts(prediction: Sequence[str], reference: Sequence[str]) -> NDArra
     Raises ValueError where there are not as many tags as words.
     """
     if len(prediction) != len(reference):
-        raise ValueError(f"{len(prediction)} tags were predicted for {len(reference)} words: there must be one for each")
+        raise ValueError(
+            f"{len(prediction)} tags were predicted for {len(reference)} words: there must be one for each"
+        )
     written, wanted = set(entities(prediction)), set(entities(reference))
     return np.array([len(written & wanted), len(written), len(wanted)], np.float64)  # (3,)

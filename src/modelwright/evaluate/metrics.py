@@ -1,7 +1,8 @@
 """The metrics: of each example a few statistics, and of their sum over a data set the score.
 
-A score is `value(sum of stats)`, whether it is a mean (the sum of scores over the count), a ratio of counts (BLEU, F1) or
-e to a mean (perplexity). So an interval needs no predictions: `evaluate/statistics.py` weighs the examples anew and sums again.
+A score is `value(sum of stats)`, whether it is a mean (the sum of scores over the count), a ratio of counts (BLEU,
+F1) or e to a mean (perplexity). So an interval needs no predictions: `evaluate/statistics.py` weighs the examples
+anew and sums again.
 
 Letters: n examples, k statistics of an example, L labels.
 """
@@ -42,8 +43,8 @@ class Metric:
 
     stats(prediction, reference, labels) -> float64 (k,), k the same for all examples; labels are the task's.
     value(sums (..., k)) -> scores (...).
-    extremes(stats (n, k)) -> the statistics of the worst and of the best example that might have been drawn beside these, each (k,);
-    None where there is no worst, as for perplexity.
+    extremes(stats (n, k)) -> the statistics of the worst and of the best example that might have been drawn beside
+    these, each (k,); None where there is no worst, as for perplexity.
     """
 
     name: str
@@ -73,7 +74,8 @@ def ratio_extremes(stats: Array) -> tuple[Array, Array]:
 
 
 def f1(counts: Array) -> Array:
-    """(..., 3) counts right, written and wanted -> F1 (...), the harmonic mean of precision and recall; 0 where there is nothing."""
+    """(..., 3) counts right, written and wanted -> F1 (...), the harmonic mean of precision and recall; 0 where there
+    is nothing."""
     return divide(2 * counts[..., 0], counts[..., 1] + counts[..., 2])
 
 
@@ -90,12 +92,15 @@ def accuracy(prediction: str | Sequence[str], reference: str | Sequence[str], la
     if isinstance(reference, str):
         return np.array([str(prediction).strip() == reference.strip(), 1.0], np.float64)
     if len(prediction) != len(reference):
-        raise ValueError(f"{len(prediction)} tags were predicted for {len(reference)} words: there must be one for each")
+        raise ValueError(
+            f"{len(prediction)} tags were predicted for {len(reference)} words: there must be one for each"
+        )
     return np.array([sum(p == r for p, r in zip(prediction, reference, strict=True)), len(reference)], np.float64)
 
 
 def label_counts(prediction: str, reference: str, labels: Sequence[str]) -> Array:
-    """For each label (right, written, wanted), flat (3 L,): an answer that is no label counts against the one that was wanted.
+    """For each label (right, written, wanted), flat (3 L,): an answer that is no label counts against the one that
+    was wanted.
 
     Raises ValueError where the reference is no label.
     """
@@ -112,7 +117,8 @@ def label_counts(prediction: str, reference: str, labels: Sequence[str]) -> Arra
 
 def macro_f1(sums: Array) -> Array:
     """(..., 3 L) -> the mean over the labels of each one's F1 (...); a label never written nor wanted counts 0."""
-    return f1(sums.reshape(*sums.shape[:-1], -1, 3)).mean(-1)
+    each = f1(sums.reshape(*sums.shape[:-1], -1, 3))  # (..., L)
+    return np.asarray(each.mean(-1))
 
 
 def macro_f1_extremes(stats: Array) -> tuple[Array, Array]:
@@ -153,13 +159,22 @@ def of_texts(stats: Callable[[str, Any], Array]) -> Callable[[Any, Any, Sequence
     return lambda prediction, reference, labels: stats(prediction, reference)
 
 
-WRITTEN: frozenset[Kind] = frozenset(("summarise", "translate", "answer", "generate"))  # kinds whose output is free text
+WRITTEN: frozenset[Kind] = frozenset(
+    ("summarise", "translate", "answer", "generate")
+)  # kinds whose output is free text
 LABELLED: frozenset[Kind] = frozenset(("classify", "tag"))
 
 
 def _metrics() -> list[Metric]:
+    rouges: list[tuple[str, Callable[[str, Any], Array]]]
     rouges = [(kind, partial(rouge, kind)) for kind in ("rouge1", "rouge2", "rougeL")]
-    means = [*rouges, ("rougeLsum", rouge_sum), ("exact_match", exact_match), ("token_f1", token_f1), ("mentions", mentions)]
+    means = [
+        *rouges,
+        ("rougeLsum", rouge_sum),
+        ("exact_match", exact_match),
+        ("token_f1", token_f1),
+        ("mentions", mentions),
+    ]
     return [
         *(Metric(name, WRITTEN, True, of_texts(stats), ratio, ratio_extremes) for name, stats in means),
         Metric("bleu", WRITTEN, True, of_texts(bleu_stats), bleu, bleu_extremes),
@@ -206,7 +221,9 @@ def wanted(metric: Metric, task: Task, example: Example) -> Any:
     if metric.name != "mentions":
         return task.reference(example)
     if "required" not in example.fields:
-        raise ValueError(f"the metric mentions needs a column `required`, a list of strings, which {example.id} does not have")
+        raise ValueError(
+            f"the metric mentions needs a column `required`, a list of strings, which {example.id} does not have"
+        )
     return example.fields["required"]
 
 

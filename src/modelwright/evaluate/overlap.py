@@ -1,8 +1,8 @@
 """A text against a reference text: ROUGE, BLEU, chrF, SQuAD's exact match and F1, and whether given words stand in it.
 
 Every function takes a prediction and a reference and gives the statistics of this one example, float64 (k,), that its
-metric sums over a data set. ROUGE and SQuAD's scores are means, k = 2: (score, 1). BLEU and chrF are functions of counts over
-all examples, which no mean of sentence scores equals.
+metric sums over a data set. ROUGE and SQuAD's scores are means, k = 2: (score, 1). BLEU and chrF are functions of
+counts over all examples, which no mean of sentence scores equals.
 
 Letters: k statistics, N longest n-gram.
 """
@@ -47,7 +47,8 @@ def mean_of(score: float) -> Array:
 def rouge(kind: str, prediction: str, reference: str) -> Array:
     """F1 of n-grams (rouge1, rouge2) or of the longest common subsequence (rougeL), in 0..1, with Porter's stemmer.
 
-    The words are runs of a-z and 0-9 in lower case, as in the original script: of a text in another alphabet nothing is left.
+    The words are runs of a-z and 0-9 in lower case, as in the original script: of a text in another alphabet nothing
+    is left.
     """
     return mean_of(SCORERS[kind].score(reference, prediction)[kind].fmeasure)
 
@@ -66,7 +67,8 @@ def rouge_sum(prediction: str, reference: str) -> Array:
 
 
 def bleu_stats(prediction: str, reference: str) -> Array:
-    """(words of the prediction, of the reference, n-grams found for n = 1..4, n-grams written for n = 1..4); words by 13a."""
+    """(words of the prediction, of the reference, n-grams found for n = 1..4, n-grams written for n = 1..4); words by
+    13a."""
     score = BLEU().corpus_score([prediction], [[reference]])
     return np.array([score.sys_len, score.ref_len, *score.counts, *score.totals], np.float64)  # (2 + 2 N,)
 
@@ -74,8 +76,9 @@ def bleu_stats(prediction: str, reference: str) -> Array:
 def bleu(stats: Array) -> Array:
     """Summed statistics (..., 10) -> BLEU (...) in 0..100: brevity penalty times the geometric mean of precisions.
 
-    An n-gram order without a match counts 1/2, 1/4, ... of a match, each order half of the one before (method 3 of Chen and Cherry
-    2014: sacrebleu's "exp"); without any match, or with an order that the text is too short for, BLEU is 0.
+    An n-gram order without a match counts 1/2, 1/4, ... of a match, each order half of the one before (method 3 of
+    Chen and Cherry 2014: sacrebleu's "exp"); without any match, or with an order that the text is too short for, BLEU
+    is 0.
     """
     written, wanted = stats[..., 0], stats[..., 1]  # (...)
     found, total = stats[..., 2 : 2 + ORDER], stats[..., 2 + ORDER :]  # (..., N)
@@ -88,7 +91,8 @@ def bleu(stats: Array) -> Array:
 
 
 def bleu_extremes(stats: Array) -> tuple[Array, Array]:
-    """The worst and the best that one more example could be: as long as the longest, with no n-gram found, or with all."""
+    """The worst and the best that one more example could be: as long as the longest, with no n-gram found, or with
+    all."""
     length = stats[:, :2].max()
     grams = np.maximum(length - np.arange(ORDER), 0)  # (N,)
     return np.concatenate([[length, length], 0 * grams, grams]), np.concatenate([[length, length], grams, grams])
@@ -100,7 +104,9 @@ def bleu_extremes(stats: Array) -> tuple[Array, Array]:
 def chrf_stats(prediction: str, reference: str) -> Array:
     """(n-grams written, wanted, found) for n = 1..6, n-grams of characters without white space."""
     pairs = zip(*(extract_all_char_ngrams(text, CHARS, False) for text in (prediction, reference)), strict=True)
-    counts = [(h.total() if r else 0, r.total(), (h & r).total()) for h, r in pairs]  # as sacrebleu: none without a reference
+    counts = [
+        (h.total() if r else 0, r.total(), (h & r).total()) for h, r in pairs
+    ]  # as sacrebleu: none without a reference
     return np.array(counts, np.float64).ravel()  # (3 N,)
 
 
@@ -115,7 +121,8 @@ def chrf(stats: Array) -> Array:
     recall = np.divide(found, wanted, where=long, out=np.zeros(long.shape)).sum(-1) / orders
     beta = CHRF.BETA**2
     both = beta * precision + recall
-    return 100 * (1 + beta) * np.divide(precision * recall, both, where=both > 0, out=np.zeros(both.shape))
+    score: Array = 100 * (1 + beta) * np.divide(precision * recall, both, where=both > 0, out=np.zeros(both.shape))
+    return score
 
 
 def chrf_extremes(stats: Array) -> tuple[Array, Array]:
@@ -140,7 +147,8 @@ def exact_match(prediction: str, reference: str) -> Array:
 
 
 def token_f1(prediction: str, reference: str) -> Array:
-    """F1 of the words of both as bags; where one of them has no words, 1 if both have none (Rajpurkar et al. 2018), else 0."""
+    """F1 of the words of both as bags; where one of them has no words, 1 if both have none (Rajpurkar et al. 2018),
+    else 0."""
     written, wanted = normalise(prediction).split(), normalise(reference).split()
     if not written or not wanted:
         return mean_of(float(written == wanted))
@@ -154,8 +162,8 @@ def token_f1(prediction: str, reference: str) -> Array:
 def mentions(prediction: str, required: Sequence[str]) -> Array:
     """(how many of the required strings stand in the prediction, how many there are).
 
-    White space and case do not count. A string that begins or ends inside a longer word or number does not stand there: "5 days"
-    is not said by "15 days", nor 500 by 1,500.
+    White space and case do not count. A string that begins or ends inside a longer word or number does not stand
+    there: "5 days" is not said by "15 days", nor 500 by 1,500.
     """
     text = " ".join(prediction.casefold().split())
     wanted = [" ".join(words.casefold().split()) for words in required]

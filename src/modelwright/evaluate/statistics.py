@@ -1,7 +1,7 @@
 """How sure a number is: its interval, the bound that a decision may rest on, and the difference of two models.
 
-All of it from the statistics of single examples (n, k) and their metric, by the bootstrap of `evaluate/bootstrap.py`. The
-examples are taken for independent draws of what the model will meet; three questions on one text are not.
+All of it from the statistics of single examples (n, k) and their metric, by the bootstrap of `evaluate/bootstrap.py`.
+The examples are taken for independent draws of what the model will meet; three questions on one text are not.
 
 Letters: n examples, k statistics, R resamples.
 """
@@ -22,7 +22,7 @@ CHUNK = 500  # swaps at once
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric's value over n examples, and where its true value lies, with probability `level` or more."""
+    """A metric's value over n examples, and two bounds that its true value lies between with probability `level`."""
 
     value: float
     low: float
@@ -33,8 +33,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """How much a metric of one model lies above another's on the same examples; p: how often chance alone would part equal
-    models as far, in either direction."""
+    """How much a metric of one model lies above another's on the same examples; p: how often chance alone would part
+    equal models as far, in either direction."""
 
     difference: Interval
     p: float
@@ -44,34 +44,46 @@ class Paired:
 
 
 def interval(stats: Array, metric: Metric, *, level: float = 0.95, seed: int = 0) -> Interval:
-    """The metric over examples with statistics (n, k), between two bounds that are each wrong with probability (1 - level) / 2.
+    """The metric over examples with statistics (n, k), and where its true value lies: to be read.
 
-    Raises ValueError where there is no example, or `level` is not between 0 and 1.
+    Of right and wrong answers it is Clopper and Pearson's, which holds the truth at least as often as `level`; else
+    the Bayesian bootstrap's, with half an example of the worst and half of the best. Raises ValueError where there is
+    no example, or `level` is not between 0 and 1.
     """
     value, error = _value(stats, metric), _tail(level)
-    down, up = _bounds(stats, metric, error, seed)
-    return Interval(value, min(down, value), max(up, value), level, len(stats))
+    if metric.value is ratio and _right_or_wrong(stats):
+        low, high = _exact(stats, error)
+    else:
+        sums = resampled(stats, np.stack(_extremes(stats, metric)), _unseen(metric), resamples(error), seed)
+        low, high = _between(metric.value(sums), error)
+    return Interval(value, min(low, value), max(high, value), level, len(stats))
 
 
 def lower_bound(stats: Array, metric: Metric, *, error: float, seed: int = 0) -> float:
-    """What the metric's true value is not worse than, but with probability `error`; small ones too, as 0.05 / 12.
+    """What the metric's true value is not worse than: to decide on.
 
-    Where less is better (perplexity) the true value is not above it. Raises ValueError as `interval` does.
+    It errs with probability `error` at most, small ones too, as 0.05 / 12, where a metric has a worst value and
+    counts have a largest one; perplexity has none, and its bound is as good as the largest loss that was seen. Where
+    less is better, the bound lies above the value. Raises ValueError as `interval` does.
     """
     value = _value(stats, metric)
-    down, up = _bounds(stats, metric, _probability(error, "error"), seed)
-    return min(down, value) if metric.higher else max(up, value)
+    _probability(error, "error")
+    if metric.value is ratio and _right_or_wrong(stats):
+        return _exact(stats, error)[0]
+    sums = resampled(stats, _extremes(stats, metric)[0][None], (1.0,), resamples(error), seed)
+    low, high = _between(metric.value(sums), error)
+    return min(low, value) if metric.higher else max(high, value)
 
 
 def error_shares(count: int, total: float = 0.05) -> list[float]:
     """What each of `count` decisions may err, so that one or more of them is wrong with probability `total` at most.
 
-    A ladder of r rungs and c candidates decides r c times whether a bound lies above the target, and stops at the first that does:
-    it errs where any rung that is not good enough seems so. Equal shares (Bonferroni) keep to `total` whatever the scores have in
-    common, and few of these decisions can be spared: that a rung was not good enough says nothing of the next, so its
-    share is not free to be passed on, as it would be after a success (Bretz et al. 2009). More for the cheap rungs would be less for the
-    dear ones, where an undetected success ends in no model at all; and shares matter little: half the error moves a bound
-    by a tenth of its distance.
+    A ladder of r rungs and c candidates decides r c times whether a bound lies above the target, and stops at the
+    first that does: it errs where any rung that is not good enough seems so. Equal shares (Bonferroni) keep to
+    `total` whatever the scores have in common. A graph of shares (Bretz et al. 2009) gains nothing here: it passes a
+    share on after a success, and after a success the ladder stops. More for the cheap rungs would be less for the
+    dear ones, where a success that is missed leaves no model at all; nor does it matter much, as half the error moves
+    a bound by a tenth of its distance.
 
     Raises ValueError for a count below 1, or a total that is not between 0 and 1.
     """
@@ -86,9 +98,10 @@ def error_shares(count: int, total: float = 0.05) -> list[float]:
 def paired(a: Array, b: Array, metric: Metric, *, level: float = 0.95, seed: int = 0) -> Paired:
     """How much the metric of statistics a (n, k) lies above that of b (n, k), row for row of the same examples.
 
-    The interval weighs the examples of both alike. The p-value is approximate randomisation's (Noreen 1989; Riezler and Maxwell
-    2005): were the models equal, which output is whose would make no difference, so swap them, example by example, at random;
-    p is the share of swaps that leave a difference as large. For a mean that is the sign-flip test. Up to 13 examples, all swaps are tried.
+    The interval weighs the examples of both alike. The p-value is approximate randomisation's (Noreen 1989; Riezler
+    and Maxwell 2005): were the models equal, which output is whose would make no difference, so swap them, example by
+    example, at random; p is the share of swaps that leave a difference as large. For a mean that is the sign-flip
+    test. Up to 13 examples, all swaps are tried.
 
     Raises ValueError where a and b are not of the same examples.
     """
@@ -105,9 +118,10 @@ def paired(a: Array, b: Array, metric: Metric, *, level: float = 0.95, seed: int
 
     (worse_a, better_a), (worse_b, better_b) = _extremes(a, metric), _extremes(b, metric)
     more = np.stack([np.concatenate([worse_a, better_b]), np.concatenate([better_a, worse_b])])  # (2, 2 k)
-    down, up = difference(resampled(both, more, resamples(error), seed))  # each (R,)
-    low, high = min(smallest(down, error), value), max(-smallest(-up, error), value)
-    return Paired(Interval(value, low, high, level, len(a)), _swapped(a, b, metric, value, seed))
+    low, high = _between(difference(resampled(both, more, _unseen(metric), resamples(error), seed)), error)
+    return Paired(
+        Interval(value, min(low, value), max(high, value), level, len(a)), _swapped(a, b, metric, value, seed)
+    )
 
 
 def _swapped(a: Array, b: Array, metric: Metric, value: float, seed: int) -> float:
@@ -129,15 +143,15 @@ def _swapped(a: Array, b: Array, metric: Metric, value: float, seed: int) -> flo
 # -- what both rest on -----------------------------------------------------------------------------------------
 
 
-def _bounds(stats: Array, metric: Metric, error: float, seed: int) -> tuple[float, float]:
-    """Below and above the true value, each but with probability `error`."""
-    if metric.value is ratio and _right_or_wrong(stats):
-        right, n = int(stats[:, 0].sum()), len(stats)
-        return clopper_pearson(right, n, error), 1 - clopper_pearson(n - right, n, error)
-    worst, best = _extremes(stats, metric)
-    more = np.stack([worst, best] if metric.higher else [best, worst])  # (2, k)
-    down, up = metric.value(resampled(stats, more, resamples(error), seed))  # each (R,)
-    return smallest(down, error), -smallest(-up, error)
+def _exact(stats: Array, error: float) -> tuple[float, float]:
+    """Clopper and Pearson's bounds of right and wrong answers, each wrong with probability `error` at most."""
+    right, n = int(stats[:, 0].sum()), len(stats)
+    return clopper_pearson(right, n, error), 1 - clopper_pearson(n - right, n, error)
+
+
+def _between(values: Array, error: float) -> tuple[float, float]:
+    """What a share `error` of the values lies below, and what that share lies above."""
+    return smallest(values, error), -smallest(-values, error)
 
 
 def _right_or_wrong(stats: Array) -> bool:
@@ -153,9 +167,17 @@ def _extremes(stats: Array, metric: Metric) -> tuple[Array, Array]:
     return (low, high) if metric.higher else (high, low)
 
 
+def _unseen(metric: Metric) -> tuple[float, float]:
+    """What the worst and the best weigh in an interval; where they are but the worst and the best that were seen,
+    twice as much."""
+    return (0.5, 0.5) if metric.extremes else (1.0, 1.0)
+
+
 def _value(stats: Array, metric: Metric) -> float:
     if np.ndim(stats) != 2 or not len(stats):
-        raise ValueError(f"a score of {metric.name} needs the statistics of one example or more, not shape {np.shape(stats)}")
+        raise ValueError(
+            f"a score of {metric.name} needs the statistics of one example or more, not shape {np.shape(stats)}"
+        )
     return float(metric.value(stats.sum(0)))
 
 
