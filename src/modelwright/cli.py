@@ -32,6 +32,7 @@ COMMANDS = {
     "merge": Command(
         "modelwright.recipes.merge", "adapt", "merge a LoRA into its base, and prove that nothing changed"
     ),
+    "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
 }
 

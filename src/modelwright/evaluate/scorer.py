@@ -9,6 +9,7 @@ Letters: B batch, T length, S source length, C width, V vocabulary, L labels, R 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
@@ -259,6 +260,7 @@ class ModelScorer:
             )
         rows = [(i, row) for i, text in enumerate(texts) for row in self._rows(text)]
         sums, counts = np.zeros(len(texts)), np.zeros(len(texts), np.int64)
+        left = Counter(owner for owner, _ in rows)  # rows of each text that are still to be read
         with torch.inference_mode():
             for some in batches([reach(row) for _, row in rows], self.budget):
                 batch = stacked([rows[i][1] for i in some], self.device)
@@ -269,7 +271,8 @@ class ModelScorer:
                 owners = [rows[i][0] for i in some]
                 np.add.at(sums, owners, logps.double().sum(1).cpu().numpy())
                 np.add.at(counts, owners, batch.weight.long().sum(1).cpu().numpy())
-                told(len(some))
+                left.subtract(owners)
+                told(sum(left[owner] == 0 for owner in set(owners)))
         shares = self._shares(texts, rows)
         sizes = [len(text.encode()) * share for text, share in zip(texts, shares, strict=True)]
         return [Rolling(float(s), int(n), size) for s, n, size in zip(sums, counts, sizes, strict=True)]

@@ -7,6 +7,7 @@ from modelwright.data.documents import Document
 from modelwright.plan.size import parse_count
 
 DESK = 20_000  # dialogues, where the word stands without a number
+HELD = 500  # dialogues to measure on, at most
 
 
 def documents_of(data: Sequence[str], *, seed: int, column: str, separator: str) -> tuple[Iterator[Document], str]:
@@ -18,6 +19,22 @@ def documents_of(data: Sequence[str], *, seed: int, column: str, separator: str)
         return desk.documents(seed, "train", count=count), f"desk:{count}:{seed}"
     found = documents.read(list(data), column=column, separator=separator)
     return found, f"{documents.fingerprint(list(data))}:{column}:{separator}"
+
+
+def texts_of(
+    data: Sequence[str], *, seed: int, column: str = "text", separator: str = documents.SEPARATOR
+) -> list[str]:
+    """The texts to measure a model on, all in memory; of the desk, those that training never shows.
+
+    Raises what `documents_of` does, and ValueError where there is no text.
+    """
+    count = desk_count(data)
+    found = documents.read(list(data), column=column, separator=separator) if count is None else None
+    some = desk.documents(seed, "valid", count=min(count or 0, HELD)) if found is None else found
+    texts = [document.text for document in some]
+    if not texts:
+        raise ValueError(f"{', '.join(data)} holds no text")
+    return texts
 
 
 def desk_count(data: Sequence[str]) -> int | None:

@@ -1,0 +1,238 @@
+"""The command `modelwright evaluate`: what it measures, prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modelwright.adapt.lora import LoRA, LoRALinear, add_lora
+from modelwright.adapt.open import digest, save_adapter
+from modelwright.adapt.prompt import SoftPrompt, add_prompt
+from modelwright.cli import main as cli
+from modelwright.data.task import contract, prepare, read_task
+from modelwright.evaluate.metrics import METRICS
+from modelwright.evaluate.scorer import ModelScorer
+from modelwright.evaluate.statistics import interval
+from modelwright.evaluate.tasks import measure
+from modelwright.hub.open import LanguageModel, load, save
+from modelwright.model.heads import relabel
+from modelwright.model.transformer import Labels
+from modelwright.recipes.evaluate import main, prompter_of
+from modelwright.recipes.results import lines, number
+from test_scorer import BERT, LLAMA, build, said
+
+
+def saved(directory: Path, cfg: Any, seed: int = 0, **labels: Any) -> str:
+    lm = build(cfg, seed)
+    model = relabel(lm.model, Labels(**labels), torch.Generator().manual_seed(0)) if labels else lm.model
+    save(LanguageModel(model, lm.tokenizer, {}), directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two decoders, an encoder with labels, and two tasks."""
+    folder = tmp_path_factory.mktemp("here")
+    saved(folder / "one", LLAMA)
+    saved(folder / "two", LLAMA, seed=1)
+    saved(folder / "bert", BERT, names=("bad", "good"))
+    rows = [{"text": text, "label": ("bad", "good")[i % 3 == 0]} for i, text in enumerate(said(60, 6))]
+    write(folder / "sentiment.jsonl", rows)
+    (folder / "sentiment.yaml").write_text("kind: classify\ndata: {train: sentiment.jsonl}\nprompt: '{{ text }} is'\n")
+    pairs = [{"source": text, "target": " ".join(text.split()[:2])} for text in said(60, 9, seed=3)]
+    write(folder / "short.jsonl", pairs)
+    (folder / "short.yaml").write_text("kind: summarise\ndata: {train: short.jsonl}\ndecoding: {max_new: 6}\n")
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def asked(here: Path, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main([*words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def words(here: Path, model: str = "one", task: str = "sentiment", *more: str) -> list[str]:
+    return [str(here / model), "--task", str(here / f"{task}.yaml"), *more]
+
+
+# -- a task -----------------------------------------------------------------------------------------------------
+
+
+def test_the_scores_are_those_of_measure(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, parts = prepare(read_task(here / "sentiment.yaml"))
+    lm = load(here / "one")
+    want = measure(ModelScorer(lm), task, prompter_of(task, lm), parts["test"], part="test")
+    found = asked(here, capsys, *words(here))
+    assert found["scores"] == {name: vars(one) for name, one in want.scores.items()}
+    assert (found["metric"], found["n"], found["part"]) == ("accuracy", len(parts["test"]), "test")
+    assert found["contract"] == contract(task, lm.tokenizer)
+    labels = [task.reference(example) for example in parts["train"]]
+    common = max(task.labels, key=labels.count)
+    right = [task.reference(example) == common for example in parts["test"]]
+    assert found["baselines"]["majority"]["accuracy"]["value"] == pytest.approx(np.mean(right))
+    assert set(found["baselines"]) == {"majority", "bag-of-words"}
+
+
+def test_what_is_printed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["evaluate", *words(here, "one", "sentiment", "--part", "train", "--limit", "9", "--show", "2")]) == 0
+    out, _ = capsys.readouterr()
+    first, *table = out.splitlines()
+    assert first == "accuracy on 9 examples of sentiment/train, no shots, with 95% intervals"
+    assert table[0].split()[0] == str(here / "one")
+    assert [line.split()[0] for line in table[1:3]] == ["majority", "bag-of-words"]
+    assert out.count("\n---") == out.count("\nreference: ") == out.count("\nanswer: ") == 2
+
+
+def test_results_are_written_whole_and_compared_later(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results"
+    one = asked(here, capsys, *words(here, "one", "short", "--output", str(out)))
+    rows = [json.loads(line) for line in (out / "outputs.jsonl").read_text().splitlines()]
+    kept = json.loads((out / "result.json").read_text())
+    assert kept == {key: value for key, value in one.items() if key != "shown"}
+    assert len(rows) == one["n"]
+    stats = np.array([row["stats"]["rougeL"] for row in rows])
+    assert vars(interval(stats, METRICS["rougeL"])) == one["scores"]["rougeL"]
+    assert [row["scores"]["rougeL"] for row in rows] == [s / n for s, n in stats]
+    assert rows[0]["prompt"].endswith("\n\nSummary:")
+    live = asked(here, capsys, *words(here, "two", "short", "--against", str(here / "one")))
+    later = asked(here, capsys, *words(here, "two", "short", "--against", str(out)))
+    assert later["against"]["difference"] == live["against"]["difference"]
+    assert later["against"]["scores"] == live["against"]["scores"] == one["scores"]
+    apart = live["scores"]["chrf"]["value"] - one["scores"]["chrf"]["value"]
+    assert live["against"]["difference"]["chrf"]["value"] == pytest.approx(apart)
+    assert "difference" in "\n".join(lines(live))
+    assert "other: " in "\n".join(lines(live))
+    with pytest.raises(FileExistsError, match="name a new directory for the results"):
+        main(words(here, "one", "short", "--output", str(out)))
+    with pytest.raises(ValueError, match="are of other examples than the part 'select'"):
+        main(words(here, "two", "short", "--against", str(out), "--part", "select"))
+    (out / "outputs.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(ValueError, match="holds no results of a task"):
+        main(words(here, "two", "short", "--against", str(out)))
+
+
+def test_a_model_against_itself(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(here, capsys, *words(here, "one", "short", "--against", str(here / "one"), "--limit", "4"))
+    assert all(one["value"] == 0 and one["low"] <= 0 <= one["high"] for one in found["against"]["difference"].values())
+    assert all(one["p"] == 1.0 for one in found["against"]["difference"].values())
+
+
+def test_shots_that_are_dropped_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(here, "one", "sentiment", "--shots", "9")) == 0
+    out, err = capsys.readouterr()
+    assert "9 shots, chosen by seed" in out
+    assert "prompts lost" in err
+    found = asked(here, capsys, *words(here, "one", "sentiment", "--shots", "9", "--choose", "nearest"))
+    assert found["dropped"] > 0
+    assert found["choose"] == "nearest"
+
+
+def test_a_dry_run_measures_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(here, capsys, *words(here, "one", "short", "--dry-run", "--shots", "1"))
+    assert "scores" not in found
+    assert found["shown"][0]["prompt"].count("Summary:") == 2
+    assert found["tokens"]["shortest"] <= found["tokens"]["median"] <= found["tokens"]["longest"]
+    assert main(words(here, "one", "short", "--dry-run")) == 0
+    assert "prompts: shortest" in capsys.readouterr().out
+
+
+def test_an_encoder_with_labels(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(here, capsys, *words(here, "bert"))
+    assert found["metric"] == "accuracy"
+    with pytest.raises(ValueError, match="an encoder cannot summarise"):
+        main(words(here, "bert", "short"))
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_an_adapter_is_measured_with_its_base(
+    method: str, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm = load(here / "one")
+    generator = torch.Generator().manual_seed(0)
+    cfg: Any = LoRA(rank=2) if method == "lora" else SoftPrompt(4, init="random")
+    add_lora(lm.model, cfg, generator) if method == "lora" else add_prompt(lm.model, cfg, generator)
+    with torch.no_grad():
+        for module in lm.model.modules():
+            if isinstance(module, LoRALinear):
+                module.B.normal_(0, 1, generator=generator)
+    task, parts = prepare(read_task(here / "short.yaml"))
+    other = {"contract": contract(task, lm.tokenizer)}
+    save_adapter(lm, cfg, tmp_path / "a", base=str(here / "one"), base_digest=digest(here / "one"), lineage=other)
+    want = measure(ModelScorer(lm), task, prompter_of(task, lm), parts["test"], part="test")
+    found = asked(here, capsys, str(tmp_path / "a"), *words(here, "one", "short")[1:])
+    assert found["scores"] == {name: vars(one) for name, one in want.scores.items()}
+    assert found["scores"] != asked(here, capsys, *words(here, "one", "short"))["scores"]
+    with pytest.raises(ValueError, match=r"was trained with other prompts .* say --other-contract to measure it all"):
+        main([str(tmp_path / "a"), *words(here)[1:]])
+    assert main([str(tmp_path / "a"), *words(here)[1:], "--other-contract"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        (["--limit", "0"], "--limit must be at least 1, not 0"),
+        (["--shots", "-1"], "--shots must be 0 or more, not -1"),
+        (["--prompt", "1"], "has 1 prompts, from 0, and not number 1"),
+        (["--shots", "100"], "100 shots cannot be had of"),
+    ],
+)
+def test_mistakes_are_one_sentence(more: list[str], fault: str, here: Path) -> None:
+    with pytest.raises(ValueError, match=fault) as caught:
+        main(words(here, "one", "sentiment", *more))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_is_not_there(here: Path) -> None:
+    (here / "whole.yaml").write_text(
+        "kind: classify\ndata: {train: sentiment.jsonl, split: {select: 0, decide: 0, test: 0}}\n"
+    )
+    with pytest.raises(ValueError, match=r"whole.yaml has no part 'test'; it has train"):
+        main(words(here, "one", "whole"))
+
+
+# -- a text -----------------------------------------------------------------------------------------------------
+
+
+def test_a_text(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = said(12, 20, seed=5)
+    (tmp_path / "t.txt").write_text("<|endoftext|>".join(texts))
+    found = asked(here, capsys, str(here / "one"), "--text", str(tmp_path / "t.txt"), "-o", str(tmp_path / "out"))
+    rolled = ModelScorer(load(here / "one")).rolling(texts)
+    nats, tokens = -sum(one.logp for one in rolled), sum(one.tokens for one in rolled)
+    assert found["scores"]["perplexity"]["value"] == pytest.approx(np.exp(nats / tokens))
+    size = len("".join(texts).encode())
+    assert found["scores"]["bits_per_byte"]["value"] == pytest.approx(nats / np.log(2) / size)
+    assert (found["n"], found["tokens"]) == (12, tokens)
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == found
+    assert main([str(here / "one"), "--text", str(tmp_path / "t.txt"), "--limit", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert "(3 documents), with 95% intervals" in out
+    assert "an interval of 3 documents says little" in err
+
+
+def test_the_desk_is_a_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked(here, capsys, str(here / "one"), "--text", "desk:3")["n"] == 3
+
+
+def test_a_task_or_a_text(here: Path) -> None:
+    for more in ([], ["--task", str(here / "short.yaml"), "--text", "desk"]):
+        with pytest.raises(ValueError, match="either --task task"):
+            main([str(here / "one"), *more])
+    with pytest.raises(ValueError, match="measure each on the text"):
+        main([str(here / "one"), "--text", "desk:1", "--against", str(here / "two")])
+
+
+def test_numbers() -> None:
+    assert [number(v) for v in (0.41234, 45.678, 123.456, float("inf"))] == ["0.412", "45.68", "123.5", "inf"]
+    assert number(0.5, "+") == "+0.500"
