@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from modelwright.project.ladder import BASE, RUNGS, Limits
-from modelwright.project.spec import parse_bytes, parse_latency, parse_project, read_project, resolved
+from modelwright.project.resolve import resolved
+from modelwright.project.spec import parse_bytes, parse_latency, parse_project, read_project
 
 TASK: dict[str, Any] = {
     "kind": "summarise",
@@ -97,7 +98,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"candidates": [3]}, "candidates is to be a list of directories and hub ids"),
     ({"candidates": ["base"]}, "the name base is of the model that the project pretrains: write ./base"),
     ({"curve": [0.5]}, "curve is [0.5], and is to be two or more shares"),
-    ({"tune": {"epochs": "three"}}, "tune: epochs is 'three', and is to be a number"),
+    ({"tune": {"epochs": "three"}}, "tune: epochs is 'three': input should be a valid number"),
+    ({"tune": {"lora": {"rank": 0}}}, "tune: lora: rank must be above 0, not 0"),
     ({"tune": {"rank": 8}}, "tune: rank is of one rung: write lora: {rank: 8}"),
     ({"tune": {"lora": 8}}, "tune: lora is to be a mapping such as {rate: 0.001}, not 8"),
     ({"base": "desk"}, "base is to be a mapping such as {data: desk, time: 3min}, not 'desk'"),

@@ -22,19 +22,20 @@ from modelwright.evaluate.metrics import default_metric, fits
 from modelwright.plan.size import parse_count, parse_time
 from modelwright.project.ladder import BASE, RUNGS, Limits, Rule, size
 from modelwright.recipes.options import Pretrain, check
+from modelwright.recipes.tuning import Tune
+from modelwright.recipes.tuning import check as check_tuning
 from modelwright.recipes.watch import duration, thousands
 
 KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "ladder", "shots", "tune", "curve",
         "confidence", "seed", "recorded")  # fmt: skip
 NOT_OF_A_BASE = ("output", "resume", "dry_run", "json", "seed")  # which the project says itself
+NOWHERE = Path(".no-such-directory")  # what writes is told later where
 SCALES = {"bleu": 100.0, "chrf": 100.0}  # of all other metrics 1
 BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-TUNE = {
-    "epochs": float, "steps": int, "time": str, "batch": int, "rate": float, "matrix_rate": float, "warmup": int,
-    "optimizer": str, "decay": float, "dropout": float, "precision": str, "context": int, "rank": int, "alpha": float,
-    "targets": list, "tokens": int, "init": str,
-}  # fmt: skip
-OF_ONE_RUNG = {"rank": "lora", "alpha": "lora", "targets": "lora", "tokens": "soft-prompt", "init": "soft-prompt"}
+NOT_OF_A_RUNG = ("model", "task", "method", "output", "resume", "seed", "dry_run", "json")  # likewise
+TUNE = tuple(f.name for f in dataclasses.fields(Tune) if f.name not in NOT_OF_A_RUNG)
+DESK = re.compile(r"desk(\+\w+)?(:|$)")  # the embedded desk is no path
+OF_ONE_RUNG = {"rank": "lora", "alpha": "lora", "targets": "lora", "tokens": "soft-prompt"}
 
 
 @dataclass(frozen=True)
@@ -179,17 +180,12 @@ def _base(said: Any, where: str, base: Path, seed: int) -> Pretrain:
     if values.get("tokenizer"):
         values["tokenizer"] = str(base / str(values["tokenizer"]))
     try:
-        args = pydantic.TypeAdapter(Pretrain).validate_python(values | {"seed": seed, "output": base / ".none"})
+        args = pydantic.TypeAdapter(Pretrain).validate_python(values | {"seed": seed, "output": NOWHERE})
         return dataclasses.replace(check(args), output=Path())
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"][:1]))
-        raise ValueError(f"{where}: {key} is {said.get(key)!r}: {first['msg'].lower()}") from None
+        raise ValueError(f"{where}: {_first(error, said)}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
-
-
-DESK = re.compile(r"desk(\+\w+)?(:|$)")  # the embedded desk is no path
 
 
 def _local(source: str, base: Path) -> str:
@@ -221,19 +217,30 @@ def _tune(said: Mapping[str, Any], ladder: Iterable[str], where: str) -> Mapping
             known(value, TUNE, f"{where}: {key}")
         elif key in OF_ONE_RUNG:
             raise ValueError(f"{where}: {key} is of one rung: write {OF_ONE_RUNG[key]}: {{{key}: {value}}}")
-    for place, values in [(where, said), *((f"{where}: {k}", v) for k, v in said.items() if k in trained)]:
-        for key, value in values.items():
-            if key in TUNE:
-                _typed(key, value, place)
+    for key in [key for key in trained if key in ladder]:
+        values = {k: v for k, v in said.items() if k in TUNE} | dict(said.get(key, {}))
+        _tuning(values, f"{where}: {key}" if key in said else where)
     return said
 
 
-def _typed(key: str, value: Any, where: str) -> None:
-    kind = TUNE[key]
-    right = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
-    if not right or (kind in (int, float) and value < 0):
-        what = {int: "a whole number", float: "a number", str: "a word", list: "a list"}[kind]
-        raise ValueError(f"{where}: {key} is {value!r}, and is to be {what}" + (", 0 or more" if right else ""))
+def _tuning(said: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for what `modelwright tune` would refuse."""
+    try:
+        args = pydantic.TypeAdapter(Tune).validate_python(
+            {**said, "model": ".", "task": "task.yaml", "output": NOWHERE}
+        )
+        check_tuning(args)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{where}: {_first(error, said)}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
+
+
+def _first(error: pydantic.ValidationError, said: Mapping[str, Any]) -> str:
+    """The first thing that is wrong: key, value, and what it is to be."""
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    return f"{key} is {said.get(key)!r}: {first['msg'].lower()}"
 
 
 def _shares(said: Any, where: str) -> tuple[float, ...]:
@@ -352,61 +359,3 @@ def parse_latency(said: str) -> float:
         return parse_time(said)
     except ValueError:
         raise ValueError(f"cannot read {said!r} as a latency: write 200ms or 2s") from None
-
-
-# -- and back ------------------------------------------------------------------------------------------------------
-
-
-def resolved(project: Project) -> dict[str, Any]:
-    """The project as a mapping that `parse_project` reads from anywhere: paths absolute, every default written out."""
-    base = project.base and {
-        key: value
-        for key, value in pydantic.TypeAdapter(Pretrain).dump_python(project.base, mode="json").items()
-        if key not in NOT_OF_A_BASE and value is not None
-    }
-    limits = {
-        "time": project.limits.time and f"{project.limits.time}s",
-        "memory": project.limits.memory and f"{project.limits.memory}B",
-        "parameters": project.limits.parameters and str(project.limits.parameters),
-        "latency": project.limits.latency and f"{project.limits.latency}s",
-    }
-    said: dict[str, Any] = {
-        "name": project.name,
-        "task": task_said(project.task),
-        "metric": project.metric,
-        "target": project.target,
-        "limits": {key: value for key, value in limits.items() if value is not None},
-        "candidates": [str(Path(name).resolve()) if Path(name).is_dir() else name for name in project.candidates],
-        "ladder": list(project.ladder),
-        "tune": {key: dict(value) if isinstance(value, Mapping) else value for key, value in project.tune.items()},
-        "curve": list(project.curve),
-        "confidence": project.confidence,
-        "seed": project.seed,
-    }
-    said |= {"shots": project.shots} if "few-shot" in project.ladder else {}
-    said |= {"base": base | {"data": [_absolute(d) for d in base["data"]]}} if base else {}
-    return said
-
-
-def task_said(task: Task) -> dict[str, Any]:
-    """A task as `parse_task` reads it."""
-    said = dataclasses.asdict(task)
-    del said["path"]
-    for part in ("train", "select", "decide", "test"):
-        if said["data"][part] is not None:
-            said["data"][part] = _absolute(said["data"][part])
-    for place in (said, said["data"], said["decoding"]):
-        for key in [key for key, value in place.items() if value is None]:
-            del place[key]
-    return {key: _plain(value) for key, value in said.items()}
-
-
-def _absolute(source: str) -> str:
-    return source if "://" in source or DESK.match(source) else str(Path(source).resolve())
-
-
-def _plain(value: Any) -> Any:
-    """Lists and dicts, which YAML can write."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
