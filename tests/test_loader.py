@@ -68,7 +68,7 @@ def test_shuffling_is_a_permutation(rows):
 
 def test_shuffling_is_even():
     """Over 3,000 keys each of 10 rows stands at each of 10 places equally often; neighbours are parted."""
-    orders = np.array([[shuffled(place, 10, loading._mix(key)) for place in range(10)] for key in range(3000)])
+    orders = np.array([[shuffled(place, 10, loading.mixed(key)) for place in range(10)] for key in range(3000)])
     counts = np.array([[(orders[:, place] == row).sum() for row in range(10)] for place in range(10)])
     assert ((counts - 300) ** 2 / 300).sum() < 126.1  # chi-square, 81 degrees, p = 0.001
     followed = (np.diff(orders, axis=1) == 1).mean()  # a fair shuffle: 9 pairs of 90

@@ -89,7 +89,6 @@ def test_sentences():
         "Four e.g. five 3.5.",
         "6",
     ]
-    assert sentences("one. two? three e.g. four") == ["one.", "two?", "three e.g.", "four"]  # small letters throughout
     assert sentences("你好。再见！") == ["你好。", "再见！"]
     assert sentences(" \n ") == lines("") == []
     assert lines("A: Hi. You?\n\n B: Yes.") == ["A: Hi. You?", "B: Yes."]
@@ -131,8 +130,7 @@ def test_values_of_sacrebleus_own_tests():
     assert overlap.bleu(np.array([11.0, 11, 9, 7, 5, 3, 10, 8, 6, 4])) == pytest.approx(83.75922397, abs=1e-8)
     assert one("bleu", "this is a test", "this is a test") == pytest.approx(100)
     for predictions, references, expected in (
-        (["a"], ["a"], 100), (["a b c"], ["abc"], 100), (["a", "b"], ["a", "c"], 50),
-        (["aa"], ["ab"], 25), ([""], ["c"], 0),
+        (["a"], ["a"], 100), (["a b c"], ["abc"], 100), (["a", "b"], ["a", "c"], 50), (["aa"], ["ab"], 25), ([""], ["c"], 0),
     ):  # fmt: skip
         assert score(METRICS["chrf"], stats_of("chrf", predictions, references)) == pytest.approx(expected)
 
@@ -287,7 +285,7 @@ def test_entity_f1():
     assert one("entity_f1", ["B-X", "O", "B-Y"], ["B-X", "O", "O"]) == pytest.approx(2 / 3)
     assert one("entity_f1", ["O"], ["O"]) == 0
     for tag in ("NOUN", "B", "O-X", "S-PER"):
-        with pytest.raises(ValueError, match=r"is no tag of an entity .* take the metric accuracy"):
+        with pytest.raises(ValueError, match="is no tag of an entity .* take the metric accuracy"):
             one("entity_f1", ["O"], [tag])
     with pytest.raises(ValueError, match="1 tags were predicted for 2 words"):
         one("entity_f1", ["O"], ["O", "O"])

@@ -7,11 +7,11 @@ import pytest
 
 from modelwright.data import desk, documents
 from modelwright.data.documents import Document
-from modelwright.recipes.source import DESK, desk_count, documents_of
+from modelwright.recipes.source import MANY, desk_of, documents_of
 
 
 def found(*data: str, seed: int = 0) -> tuple[list[Document], str]:
-    texts, fingerprint = documents_of(data, seed=seed, column="text", separator="<|endoftext|>")
+    texts, fingerprint, _ = documents_of(data, seed=seed, column="text", separator="<|endoftext|>")
     return list(islice(texts, 5)), fingerprint
 
 
@@ -22,14 +22,23 @@ def test_the_desk_is_the_desk_even_beside_a_folder_of_that_name(
     for name in ("desk", "desk:3"):
         Path(name).mkdir()
         (Path(name) / "a.txt").write_text("from the folder")
-    assert found("desk", seed=7) == (list(desk.documents(7, "train", count=5)), f"desk:{DESK}:7")
+    assert found("desk", seed=7) == (list(desk.documents(7, "train", count=5)), f"desk:{MANY['desk']}:7")
     assert found("desk:3", seed=7) == (list(desk.documents(7, "train", count=3)), "desk:3:7")
     assert [document.text for document in found("./desk")[0]] == ["from the folder"]
 
 
-@pytest.mark.parametrize(("word", "count"), [("desk", 20_000), ("desk:60", 60), ("desk:50k", 50_000), ("./desk", None)])
-def test_how_many(word: str, count: int | None) -> None:
-    assert desk_count([word]) == count
+@pytest.mark.parametrize(
+    ("word", "asked"),
+    [
+        ("desk", ("desk", 20_000)),
+        ("desk:60", ("desk", 60)),
+        ("desk:50k", ("desk", 50_000)),
+        ("desk+episodes:7", ("desk+episodes", 7)),
+        ("./desk", None),
+    ],
+)
+def test_how_many(word: str, asked: tuple[str, int] | None) -> None:
+    assert desk_of([word]) == asked
 
 
 def test_files_are_read_and_named_by_what_they_hold(tmp_path: Path) -> None:
@@ -51,4 +60,4 @@ def test_files_are_read_and_named_by_what_they_hold(tmp_path: Path) -> None:
 )
 def test_what_is_refused(data: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        desk_count(data)
+        desk_of(data)

@@ -7,6 +7,7 @@ can end its turn or begin another's.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -82,7 +83,8 @@ def encode_turn(tokenizer: Tokenizer, messages: Sequence[Message], answer: str) 
     else:  # the template shows a finished turn in another way than one that begins: from the answer on
         start = full.rfind(_marked([{"content": answer.strip()}], mark, tokenizer)[0]["content"])
         said = full[max(start, 0) :]
-    ids = encode_marked(tokenizer, said, mark, behind=":")
+    after_special = re.search(f"(?:{specials(tokenizer).pattern})$", asked)  # there a vocabulary begins a text anew
+    ids = encode_marked(tokenizer, said, mark, behind="" if after_special else ":")
     last = max((at for at, token in enumerate(ids) if token in tokenizer.special), default=None)
     return Turn(ids, None, follows) if last is None else Turn(ids[:last], ids[last], follows)
 
@@ -92,7 +94,7 @@ def encode_turn(tokenizer: Tokenizer, messages: Sequence[Message], answer: str) 
 
 def _mark(messages: Iterable[Message]) -> str:
     """A character that is in none of the messages."""
-    used = set("".join(str(message) for message in messages))
+    used = set(json.dumps([dict(message) for message in messages], ensure_ascii=False, default=str))
     return next(chr(code) for code in PRIVATE if chr(code) not in used)
 
 

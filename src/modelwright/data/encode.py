@@ -37,14 +37,15 @@ ALONE = 2  # batches tokenised before other processes are started, which costs a
 
 
 class Piece(NamedTuple):
-    """A text, its bytes in UTF-8, and whether a document starts and ends with it (a long one comes in several
-    pieces).
+    """A text, its bytes in UTF-8, whether a document starts and ends with it (a long one comes in several pieces), and
+    whether it is to be learned or only read.
     """
 
     text: str
     size: int
     starts: bool = True
     ends: bool = True
+    learned: bool = True
 
 
 class Encoded(NamedTuple):
@@ -55,7 +56,10 @@ class Encoded(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How ids are written: numpy's name of the integer type; ids set before and after each document."""
+    """How ids are written: numpy's name of the integer type; ids set before and after each document.
+
+    In a signed type, an id that is only read is written as its complement, below 0.
+    """
 
     dtype: str
     begin: Sequence[int] = ()
@@ -154,7 +158,8 @@ class Encoder:
     def _frame(self, piece: Piece, ids: bytes) -> bytes:
         if not ids and piece.starts and piece.ends:
             return ids  # a document without a token is no document
-        return (self.begin if piece.starts else b"") + ids + (self.end if piece.ends else b"")
+        framed = (self.begin if piece.starts else b"") + ids + (self.end if piece.ends else b"")
+        return framed if piece.learned else (~np.frombuffer(framed, self.dtype)).tobytes()
 
     def _plain(self, texts: list[str]) -> list[bytes]:
         found = self.raw.encode_batch_fast(texts, add_special_tokens=False)

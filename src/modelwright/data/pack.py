@@ -77,10 +77,18 @@ def number(first: NDArray[np.bool_]) -> tuple[Ints, Ints]:
 def causal(tokens: Ints, first: NDArray[np.bool_]) -> Row:
     """A window of T + 1 tokens -> a row of T, each to predict the next.
 
-    The end-of-text token is learned; the first token of the next document is not, since nothing foretells it.
+    The end-of-text token is learned; the first token of the next document is not, since nothing foretells it, nor is one
+    that is only to be read (its id comes as the complement).
     """
     pos, segment = number(first[:-1])
-    return Row(tokens[:-1], tokens[1:], (~first[1:]).astype(np.float32), pos, segment)
+    learned = ~first[1:] & (tokens[1:] >= 0)
+    ids = plain(tokens)
+    return Row(ids[:-1], ids[1:], learned.astype(np.float32), pos, segment)
+
+
+def plain(tokens: Ints) -> Ints:
+    """Ids without the mark of those that are only to be read: their complement, below 0."""
+    return np.where(tokens < 0, ~tokens, tokens)
 
 
 # --- masked ---------------------------------------------------------------------------------------
@@ -312,7 +320,7 @@ def packing(objective: Objective, tokenizer: Tokenizer, length: int) -> Packing:
         ids = masking(tokenizer)
 
         def mask(window: Ints, first: NDArray[np.bool_], rng: np.random.Generator) -> Row:
-            return masked(window, ids, rng)
+            return masked(plain(window), ids, rng)
 
         return Packing(length, 0, pad, 0, lambda _, tokens: range(0, tokens, length - 2), mask)
     marks = sentinels(tokenizer, length)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from modelwright.data.examples import Example, read_examples
-from modelwright.data.kind import LISTS, PARTS, Part, Task, fill, templates
+from modelwright.data.kind import LISTS, PARTS, SPLIT, Part, Task, fill, templates
 
 
 def parts(task: Task) -> dict[str, list[Example]]:
@@ -85,13 +85,14 @@ def _short(value: Any) -> str:
 
 def _cut(task: Task, own: dict[str, list[Example]]) -> dict[str, list[Example]]:
     """Train divided among itself and the parts without a source, by a hash of the input."""
-    shares = {part: task.data.split[part] for part in PARTS if part == "train" or part not in own}
+    shares = {part: task.data.split.get(part, SPLIT[part]) for part in PARTS if part == "train" or part not in own}
     shares = {part: share for part, share in shares.items() if share}
     whole, cut = sum(shares.values()), {part: list[Example]() for part in shares}
     for example in own["train"]:
         at = _chance(f"{task.data.seed}/split/{task.input(example)}") * whole
         cut[_falls(at, shares)].append(example)
-    return {part: (cut | {p: e for p, e in own.items() if p != "train"})[part] for part in PARTS if part in cut | own}
+    found: dict[str, list[Example]] = own | cut
+    return {part: found[part] for part in PARTS if part in found}
 
 
 def _falls(at: float, shares: Mapping[Part, float]) -> Part:
@@ -146,6 +147,13 @@ def _check_labels(task: Task, found: Mapping[str, Sequence[Example]]) -> None:
         wrong = [(e.id, label) for e in examples for label in _labels(task, e) if label not in task.labels]
         if wrong:
             rows = ", ".join(dict.fromkeys(row for row, _ in wrong[:5]))
-            labels = ", ".join(sorted({repr(label) for _, label in wrong}))
-            known = ", ".join(task.labels)
-            raise ValueError(f"{part} has the label {labels}, unseen in training ({known}): {len(wrong)} times, {rows}")
+            labels, known = _few(sorted({repr(label) for _, label in wrong})), _few(task.labels)
+            what = f"{part} has the label {labels}, unseen in training ({known})"
+            raise ValueError(
+                f"{what}: {len(wrong)} times, {rows}; if it is one all the same, list all of them in labels"
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 9} more" if len(names) > 9 else ""
+    return ", ".join(names[:9]) + more

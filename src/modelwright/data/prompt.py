@@ -114,15 +114,20 @@ class Prompter:
         """
         if self.shape != "decoder":
             return None
+        answer = self._completion_text(example, None)
         if self.chat:
-            follows = self._turn(example, None).follows
-            return None if follows else "the chat template shows the prompt in another way once the answer follows it"
-        said, answer = self._plain(example, (), 0), self._completion_text(example, None)
-        whole = [*self._before, *self.tokenizer.encode(said.text + answer)]
-        same = next((i for i, (a, b) in enumerate(zip(said.ids, whole, strict=False)) if a != b), len(said.ids))
-        if same == len(said.ids):
+            messages = self._messages(example, (), 0)
+            if not encode_turn(self.tokenizer, messages, answer.strip()).follows:
+                return f"the chat template shows the prompt of {example.id} in another way once the answer follows it"
+            asked = encode_chat(self.tokenizer, messages, True).ids
+            whole = encode_chat(self.tokenizer, [*messages, {"role": "assistant", "content": answer.strip()}]).ids
+        else:
+            said = self._plain(example, (), 0)
+            asked, whole = said.ids, [*self._before, *self.tokenizer.encode(said.text + answer)]
+        same = next((i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(asked))
+        if same == len(asked):
             return None
-        alone, joined = (self.tokenizer.decode(ids) for ids in (said.ids[same:], whole[same : same + 1]))
+        alone, joined = (self.tokenizer.decode(ids) for ids in (asked[same:], whole[same : same + 1]))
         return f"the prompt of {example.id} ends in {alone!r}, which becomes {joined!r} when {answer!r} follows it"
 
     # -- the prompt --------------------------------------------------------------------------------
@@ -149,7 +154,9 @@ class Prompter:
         return Prompt(ids, None, said.text, shots, dropped, truncated)
 
     def _plain(self, example: Example, shots: Sequence[Example], template: int) -> _Said:
-        """Instruction, shots and the question, one behind the other."""
+        """Instruction, shots and the question, one behind the other; an encoder, which obeys nobody, reads no
+        instruction.
+        """
         question = self._template(example, template)
         shown = [self._template(shot, template) + self._completion_text(shot, None) for shot in shots]
         said = [self.task.instruction] if self.task.instruction and self.shape != "encoder" else []
@@ -172,6 +179,8 @@ class Prompter:
 
     def _source(self, template: int) -> str:
         """The prompt's template; a classifier's encoder reads the text alone unless the task says otherwise."""
+        if not 0 <= template < len(self.task.prompts):
+            raise ValueError(f"{self.task.name} has no prompt {template}: it has 0 to {len(self.task.prompts) - 1}")
         said = self.task.prompts[template]
         plain = self.shape == "encoder" and said == DEFAULTS["classify"].prompt
         return "{{ text }}" if plain else said

@@ -1,7 +1,8 @@
 """Text tokenised once, kept on disk, and read back in windows without ever being held in memory.
 
 A directory of shards holds, for each shard k,
-  tokens-0000k.bin     ids, little-endian uint16 (uint32 where the vocabulary is larger than 65,536)
+  tokens-0000k.bin     ids, little-endian uint16 (uint32 where the vocabulary is larger than 65,536); where some are only
+                       read and not learned, int16 or int32, and those as their complement, below 0
   documents-0000k.bin  two rows of int64: where each document starts, in tokens; and in bytes of text
 and `index.json`: counts, what the shards were made from and by, and size and SHA-256 of every file. No
 document lies across two shards.
@@ -52,6 +53,7 @@ def write(
     source: str = "",
     processes: int | None = None,
     shard_tokens: int = 1 << 26,
+    partly: bool = False,
     progress: Progress | None = None,
 ) -> Shards:
     """Tokenises documents into `directory`, or returns the shards already there if they are the same.
@@ -60,7 +62,7 @@ def write(
     appears complete or not at all. `source` is a fingerprint of the text (`documents.fingerprint`): shards
     are used again only where it, the tokenizer and the ids set round each document all match; without one
     they are never used again. Documents without a token are left out. The result does not depend on
-    `processes` (None: one for each core).
+    `processes` (None: one for each core). `partly`: some pieces are only read (`meta["learned"]` is False).
 
     Raises ValueError where nothing is left to write or the shards there are of something else,
     FileExistsError where the directory holds something that cannot be compared.
@@ -70,7 +72,7 @@ def write(
         tokenizer.save(Path(scratch))
         description = Path(scratch) / "tokenizer.json"
         begin, end = frame(objective, tokenizer)
-        settings = Settings("<u2" if tokenizer.vocab <= 1 << 16 else "<u4", begin, end)
+        settings = Settings(narrowest(tokenizer.vocab, partly), begin, end)
         digest = hashlib.sha256(description.read_bytes()).hexdigest()
         about = {"tokenizer": digest, "source": source, "vocab": tokenizer.vocab, **settings._asdict()}
         if target.exists() and any(target.iterdir()):
@@ -86,6 +88,12 @@ def write(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return Shards.open(target, verify=False)
+
+
+def narrowest(vocab: int, partly: bool) -> str:
+    """numpy's name of the smallest type that holds the ids, and their complements where some are only read."""
+    small = vocab <= 1 << (15 if partly else 16)
+    return f"<{'i' if partly else 'u'}{2 if small else 4}"
 
 
 def _cores() -> int:
@@ -159,7 +167,7 @@ def _pieces(documents: Iterable[Document]) -> Iterator[Piece]:
         starts = last is None or not document.meta.get("continues", False)
         if last is not None:
             yield last._replace(ends=starts)
-        last = Piece(document.text, _size(document), starts)
+        last = Piece(document.text, _size(document), starts, learned=document.meta.get("learned", True))
     if last is not None:
         yield last
 

@@ -7,7 +7,7 @@ Letters: B batch, T query length, S source length, C width, H heads, K key/value
 width, L layers, N parameters, V vocabulary.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from modelwright.model.attend import BLOCK, LONG
@@ -75,6 +75,16 @@ def training(
         activations=rows * kept,
         logits=logits(cfg, round(rows * length * predicted), number),
     )
+
+
+def tuning(
+    cfg: Config, learning: int, rows: int, length: int, source: int = 0, *, precision: Precision = "fp32"
+) -> TrainingMemory:
+    """Memory of one step by AdamW in which only `learning` of the parameters do so: the rest have no gradient and no
+    moments. What the blocks keep is counted as if all learned, of which a LoRA keeps somewhat less.
+    """
+    found = training(cfg, rows, length, source, precision=precision, optimizer="adamw")
+    return replace(found, gradients=4 * learning, optimizer=8 * learning)
 
 
 def activations(cfg: Config, length: int, source: int, number: int) -> int:

@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 import yaml
@@ -21,6 +21,7 @@ from modelwright.plan.size import Plan, parse_count, parse_time
 from modelwright.recipes.watch import write_whole
 
 SETTINGS, PLAN = "run.yaml", "plan.json"
+Settings = TypeVar("Settings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,19 +126,25 @@ def check(args: Pretrain) -> Pretrain:
     return args
 
 
-def resumed(args: Pretrain) -> Pretrain:
-    said = [
+def unsaid(args: Any) -> list[str]:
+    """The flags that were said and are not to be, of a run that goes on."""
+    return [
         f"--{field.name.replace('_', '-')}"
         for field in dataclasses.fields(args)
         if field.name not in ("resume", "output", "json") and getattr(args, field.name) != field.default
     ]
-    if said:
+
+
+def resumed(args: Pretrain) -> Pretrain:
+    if said := unsaid(args):
         raise ValueError(f"--resume goes on with the settings the run began with: leave out {', '.join(said)}")
     if not (args.output / SETTINGS).exists() or not (args.output / PLAN).exists():
         raise FileNotFoundError(f"there is no run to resume in {args.output}: it has no {SETTINGS} and {PLAN}")
     if (args.output / "model").exists():
         raise ValueError(f"the run in {args.output} is finished: its model is {args.output / 'model'}")
-    return dataclasses.replace(recall_settings(args.output / SETTINGS), resume=True, json=args.json, output=args.output)
+    return dataclasses.replace(
+        recall_settings(args.output / SETTINGS, Pretrain), resume=True, json=args.json, output=args.output
+    )
 
 
 # -- what is kept -----------------------------------------------------------------------------------------
@@ -162,14 +169,15 @@ def recall_plan(directory: Path) -> Plan:
         raise ValueError(f"{directory / PLAN} is not a plan as this program writes it: {error}") from None
 
 
-def recall_settings(path: Path) -> Pretrain:
+def recall_settings(path: Path, options: type[Settings]) -> Settings:
+    """The settings that a run began with. Raises ValueError naming a key that `options` does not know."""
     try:
         said = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {error}") from None
-    known = [field.name for field in dataclasses.fields(Pretrain)]
+    known = list(getattr(options, "__dataclass_fields__"))  # noqa: B009
     for key in said if isinstance(said, dict) else [str(said)]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise ValueError(f"{path} has an unknown key {key!r}" + (f"; perhaps you meant {near[0]}" if near else ""))
-    return TypeAdapter(Pretrain).validate_python(said)
+    return TypeAdapter(options).validate_python(said)

@@ -46,7 +46,7 @@ from modelwright.recipes.describe import finished, show
 from modelwright.recipes.flags import parse
 from modelwright.recipes.options import PLAN, Pretrain, check, described, recall_plan, remember
 from modelwright.recipes.run import Run, alone_in
-from modelwright.recipes.source import documents_of
+from modelwright.recipes.source import Text, documents_of
 from modelwright.recipes.watch import Screen, Watch, plain, write_whole
 from modelwright.train import optim
 from modelwright.train.interrupt import Interrupted
@@ -64,8 +64,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 # -- 1. the text, and a tokenizer -------------------------------------------------------------------------
 
 
-def read(args: Pretrain) -> tuple[Iterator[Document], str]:
-    """The documents, and a fingerprint of where they come from."""
+def read(args: Pretrain) -> Text:
     return documents_of(args.data, seed=args.seed, column=args.column, separator=args.separator)
 
 
@@ -85,7 +84,7 @@ def find_tokenizer(args: Pretrain, directory: Path, screen: Screen) -> Tokenizer
         return Tokenizer.load(directory)
     kind, vocab = args.kind or KINDS[args.objective], args.vocab or VOCAB
     screen.say(f"learning a {kind} tokenizer of {vocab:,} tokens")
-    tokenizer = train((found.text for found in head(read(args)[0], HEAD)), kind, vocab, objective=args.objective)
+    tokenizer = train((found.text for found in head(read(args).documents, HEAD)), kind, vocab, objective=args.objective)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(directory)
     return tokenizer
@@ -112,10 +111,10 @@ def make_plan(args: Pretrain, vocab: int, precision: Precision, speed: float) ->
     return dataclasses.replace(found, config=dataclasses.replace(found.config, dropout=args.dropout, encoder=encoder))
 
 
-def choose_precision(args: Pretrain) -> tuple[Precision, float]:
+def choose_precision(said: Precision | None) -> tuple[Precision, float]:
     """What to multiply in, and this machine's peak in it, FLOP/s."""
-    if args.precision is not None:
-        return args.precision, measure_peak(DTYPES[args.precision])
+    if said is not None:
+        return said, measure_peak(DTYPES[said])
     narrow, full = measure_peak(torch.bfloat16), measure_peak(torch.float32)
     return ("bf16", narrow) if narrow > 1.3 * full else ("fp32", full)
 
@@ -202,13 +201,21 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
     # 1. a tokenizer
     tokenizer = find_tokenizer(args, directory / "tokenizer", screen)
     # 2. a plan: its mistakes are told before a long text is read
-    precision, peak = choose_precision(args)
+    precision, peak = choose_precision(args.precision)
     found = recall_plan(directory) if args.resume else make_plan(args, tokenizer.vocab, precision, SHARE * peak)
     # 3. token shards; and then as many steps as really fit into the time
-    texts, source = read(args)
-    texts = head(texts, HEAD) if args.dry_run else texts
+    text = read(args)
+    texts = head(text.documents, HEAD) if args.dry_run else text.documents
     with screen.counting("tokenising") as told:
-        shards = write(texts, tokenizer, directory / "shards", objective=args.objective, source=source, progress=told)
+        shards = write(
+            texts,
+            tokenizer,
+            directory / "shards",
+            objective=args.objective,
+            source=text.fingerprint,
+            partly=text.partly,
+            progress=told,
+        )
     training, held = make_loaders(args, shards, tokenizer, found)
     if not args.resume:
         found = timed(args, found, training, precision)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from modelwright.data.loader import Loader
 from modelwright.train import state
 from modelwright.train.interrupt import Interrupted, interruptible
 from modelwright.train.loop import Diverged, Loss, Precision, fit, loss_scaler
@@ -27,11 +26,19 @@ class Watcher(Protocol):
     def rest(self) -> None: ...
 
 
+class Rows(Protocol):
+    """What a run is fed with, and can go back to a place in."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def state_dict(self) -> dict[str, int]: ...
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
+
+
 class Run:
     """A model, its optimizer and its rows, on their way through `fit`, with checkpoints in `directory`."""
 
     def __init__(
-        self, directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Loader, *, keep: int = 2
+        self, directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Rows, *, keep: int = 2
     ):
         self.checkpoints, self.keep = directory / "checkpoints", keep
         self.model, self.optimizer, self.loader = model, optimizer, loader

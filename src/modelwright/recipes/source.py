@@ -1,24 +1,36 @@
 """What to read, as the command line names it: files, folders, globs and URLs, or the embedded support desk."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from modelwright.data import desk, documents
+from modelwright.data.desk import tickets
 from modelwright.data.documents import Document
 from modelwright.plan.size import parse_count
 
-DESK = 20_000  # dialogues, where the word stands without a number
+DESK, EPISODES = "desk", "desk+episodes"
+MANY = {DESK: 20_000, EPISODES: 60_000}  # documents, where the word stands without a number
 HELD = 500  # dialogues to measure on, at most
 
 
-def documents_of(data: Sequence[str], *, seed: int, column: str, separator: str) -> tuple[Iterator[Document], str]:
-    """The documents, and a fingerprint that names them: the same only where the same texts come in the same order.
+class Text(NamedTuple):
+    documents: Iterator[Document]
+    fingerprint: str  # the same only where the same texts come in the same order
+    partly: bool = False  # some of it is only read, not learned
+
+
+def documents_of(data: Sequence[str], *, seed: int, column: str, separator: str) -> Text:
+    """The text that is named.
 
     Raises ValueError for a desk with a number that is none, or named beside other data; and what `documents.read` does.
     """
-    if (count := desk_count(data)) is not None:
-        return desk.documents(seed, "train", count=count), f"desk:{count}:{seed}"
-    found = documents.read(list(data), column=column, separator=separator)
-    return found, f"{documents.fingerprint(list(data))}:{column}:{separator}"
+    if (found := desk_of(data)) is not None:
+        word, count = found
+        if word == EPISODES:
+            return Text(tickets.documents(seed, "train", count=count), f"{word}:{count}:{seed}", partly=True)
+        return Text(desk.documents(seed, "train", count=count), f"{word}:{count}:{seed}")
+    texts = documents.read(list(data), column=column, separator=separator)
+    return Text(texts, f"{documents.fingerprint(list(data))}:{column}:{separator}")
 
 
 def texts_of(
@@ -28,24 +40,26 @@ def texts_of(
 
     Raises what `documents_of` does, and ValueError where there is no text.
     """
-    count = desk_count(data)
-    found = documents.read(list(data), column=column, separator=separator) if count is None else None
-    some = desk.documents(seed, "valid", count=min(count or 0, HELD)) if found is None else found
+    asked = desk_of(data)
+    if asked is None:
+        some = documents.read(list(data), column=column, separator=separator)
+    else:
+        some = desk.documents(seed, "valid", count=min(asked[1], HELD))
     texts = [document.text for document in some]
     if not texts:
         raise ValueError(f"{', '.join(data)} holds no text")
     return texts
 
 
-def desk_count(data: Sequence[str]) -> int | None:
-    """How many dialogues `desk` or `desk:50k` asks for; None where the data are files.
+def desk_of(data: Sequence[str]) -> tuple[str, int] | None:
+    """The word, `desk` or `desk+episodes`, and how many documents are asked for (`desk:50k`); None for files.
 
     The word is never a folder, or what a command does would hang on where it is called: `./desk` is the folder.
     """
-    named = [word for word in data if word.partition(":")[0] == "desk"]
+    named = [word for word in data if word.partition(":")[0] in (DESK, EPISODES)]
     if not named:
         return None
     if len(data) > 1:
         raise ValueError(f"{named[0]} is the embedded desk and stands alone: a folder of that name is ./{named[0]}")
-    _, colon, number = named[0].partition(":")
-    return parse_count(number) if colon else DESK
+    word, colon, number = named[0].partition(":")
+    return word, parse_count(number) if colon else MANY[word]

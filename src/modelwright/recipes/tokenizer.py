@@ -37,7 +37,7 @@ from modelwright.data import documents
 from modelwright.data.tokenizer import Kind, Objective, Tokenizer, train
 from modelwright.model.checkpoint import replacing
 from modelwright.recipes import flags
-from modelwright.recipes.source import desk_count, documents_of
+from modelwright.recipes.source import desk_of, documents_of
 
 RECORD = "modelwright.json"
 OURS = {"tokenizer.json", "tokenizer_config.json", RECORD}  # what a directory may hold and be overwritten
@@ -84,7 +84,7 @@ def main(args: list[str]) -> int:
         say(options, {"data": list(options.data), "bytes": size, "output": str(options.output)}, "what would be read")
         return 0
     started, held = time.perf_counter(), Held()
-    found, source = documents_of(options.data, seed=options.seed, column=options.column, separator=options.separator)
+    found, source, _ = documents_of(options.data, seed=options.seed, column=options.column, separator=options.separator)
     with progress() as bar:
         texts = watched((document.text for document in found), bar, size, options.vocab)
         tokenizer = train(held.back(texts), options.kind, options.vocab, objective=options.objective)
@@ -103,7 +103,7 @@ def main(args: list[str]) -> int:
 
 def bytes_to_read(options: Tokenize) -> int | None:
     """What there is to read, for the bar; None where sizes do not tell: packed files, and the desk."""
-    if desk_count(options.data) is not None:
+    if desk_of(options.data) is not None:
         return None
     found = documents.files(options.data)
     packed = any(file.name.lower().endswith((".gz", ".parquet")) for file in found)

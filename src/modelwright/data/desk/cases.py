@@ -1,6 +1,6 @@
 """A support desk's cases: the dialogue, and what can be asked of it."""
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import count as count_from
@@ -95,7 +95,7 @@ def documents(seed: int, part: Part = "train", *, start: int = 0, count: int | N
 
     `meta["shape"]` names what follows the dialogue (a key of `SHAPES`).
     """
-    return (_document(seed, part, i) for i in _numbers(part, start, count))
+    return (document(seed, part, i) for i in _numbers(part, start, count))
 
 
 def _numbers(part: Part, start: int, count: int | None) -> Iterator[int]:
@@ -192,10 +192,11 @@ def _replies(script: list[Line], turns: tuple[Turn, ...], values: Mapping[str, s
 # A case as one text
 
 
-def _document(seed: int, part: Part, i: int) -> Document:
+def document(seed: int, part: Part, i: int, shapes: Sequence[str] | None = None) -> Document:
+    """Case `i` as one text in one of the `shapes`, by default any of `SHAPES`."""
     case = _case(seed, part, i)
     rng = Random(f"{case.id}/shape")
-    shape = pick(rng, tuple(SHAPES))
+    shape = pick(rng, tuple(SHAPES) if shapes is None else shapes)
     return Document("\n".join([case.text, *SHAPES[shape](rng, case)]), case.id, {"shape": shape})
 
 
