@@ -109,6 +109,7 @@ base:                     # a model that is pretrained first; docs/pretraining.m
   data: {base}
   objective: {objective}       # causal: a decoder; masked: an encoder; span: an encoder-decoder
   time: 2min
+  context: 512            # tokens that it can read at once
 
 ladder: [{ladder}]
 {shots}# tune: {{epochs: 3, lora: {{rank: 8}}, full: {{rate: 0.0005}}}}    # settings of `modelwright tune`, for all rungs or for one

@@ -111,10 +111,10 @@ def settle_base(args: Pretrain, settled: Mapping[str, Any]) -> Pretrain:
     return dataclasses.replace(args, size=None, time=None, **settled) if settled else args
 
 
-def plan_rung(args: Tune, screen: Screen) -> Cost:
+def plan_rung(args: Tune) -> Cost:
     """What a tuning run is going to take, from a few steps of it at rate 0; memory beside the program's own."""
     with tempfile.TemporaryDirectory() as scratch:
-        came = tune(dataclasses.replace(args, output=Path(scratch), dry_run=True), screen)
+        came = tune(dataclasses.replace(args, output=Path(scratch), dry_run=True), Screen(quiet=True))
     return Cost(came["predicted"]["seconds"], int(came["predicted"]["memory"]))
 
 
@@ -221,7 +221,7 @@ def outputs_of(directory: Path) -> Sequence[Output]:
     return results.read_saved(directory / OUTCOME).outputs
 
 
-def plan_measuring(model: str, asked: Asked, screen: Screen) -> Cost:
+def plan_measuring(model: str, asked: Asked) -> Cost:
     """What answering is going to take, from a few of the examples; memory beside the program's own."""
     lm = open_model(model)
     cfg, few = lm.model.cfg, asked.examples[:PROBED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from modelwright.project.report import number, short
 from modelwright.recipes.watch import Screen, duration
 
 STYLES = {"waiting": "dim", "running": "bold", "done": "", "skipped": "dim", "spared": "dim"}
-PERCENT = 25  # between two lines of progress where there is no terminal
+EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
 
 class View(Screen):
@@ -69,15 +70,15 @@ class View(Screen):
 
     @contextmanager
     def bar(self, what: str, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
-        last = -1
+        last = time.monotonic()
 
         def told(at: int, said: str) -> None:
             nonlocal last
-            share = 100 * at // max(1, total)
-            self.at(f"{what}: {share}%  {said}")
-            if self.live is None and share // PERCENT > last:
-                last = share // PERCENT
-                super(View, self).say(f"  {what}: {share}%  {said}")
+            words = f"{what}: {100 * at // max(1, total)}%  {said}"
+            self.at(words)
+            if self.live is None and time.monotonic() - last > EVERY:
+                last = time.monotonic()
+                self.say(f"  {words}")
 
         yield told
 

@@ -175,10 +175,13 @@ class Work:
         if rung == BASE:
             return steps.plan_base(self.base(), self.own)
         asked = self.asked(rung, "decide")
-        cost = steps.plan_measuring(self.opened[candidate].path, asked, self.screen)
+        cost = steps.plan_measuring(self.opened[candidate].path, asked)
         if self.method(rung):
-            args = self.tuning(rung, candidate)
-            each, learning = cost.seconds / len(asked.examples), steps.plan_rung(args, self.screen)
+            args, each = self.tuning(rung, candidate), cost.seconds / len(asked.examples)
+            try:
+                learning = steps.plan_rung(args)
+            except ValueError as error:  # what its preflight found
+                raise ValueError(f"{rung}: {str(error).replace('--', 'tune.')}") from None
             tests = args.tests * min(args.select, len(self.parts.get("select", ())))
             seconds = learning.seconds + cost.seconds + each * tests
             cost = Cost(seconds, max(cost.memory, learning.memory))
