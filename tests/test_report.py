@@ -152,10 +152,10 @@ def test_a_target_that_is_met_is_one_sentence() -> None:
 def test_what_was_not_spent() -> None:
     report = build(project(), climbed(lora=0.97), evidence())
     assert report["spared"]["sentence"] == (
-        "Not spent: 1 rung above the choice, planned at 1 min 20 s of computing and 1 GB of memory at the worst moment."
+        "Not spent: 1 step above the choice, planned at 1 min 20 s of computing and 1 GB of memory at the worst moment."
     )
     whole = build(project(), climbed(everything=True, lora=0.97), evidence(), everything=True)
-    assert whole["spared"]["sentence"].startswith("Stopping at the choice would have spared 1 rung (1 min 20 s")
+    assert whole["spared"]["sentence"].startswith("Stopping at the choice would have spared 1 step (1 min 20 s")
     last = build(project(), climbed(full=0.97), evidence())
     assert last["spared"]["sentence"] == "Nothing was spared: the choice is the last rung of the ladder."
 

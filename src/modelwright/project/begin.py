@@ -196,7 +196,9 @@ def from_data(kind: Kind | None, path: Path) -> tuple[Kind, dict[str, str]]:
     for known in NAMES:
         if (named := columns_of(known, there)) is not None:
             return known, named
-    raise ValueError(f"{path} has the columns {', '.join(there)}, which do not tell the task: say --task {'|'.join(NAMES)}")
+    raise ValueError(
+        f"{path} has the columns {', '.join(there)}, which do not tell the task: say --task {'|'.join(NAMES)}"
+    )
 
 
 def needed(kind: Kind) -> list[str]:

@@ -84,7 +84,10 @@ def learning_curve(work: Work, climb: Climb) -> tuple[Curve | None, str]:
     seconds, limit = sum(project.curve) * best.actual.seconds, project.limits.time
     if limit is not None and climb.seconds + seconds > limit:
         left = duration(max(0.0, limit - climb.seconds))
-        return None, f"A learning curve was not made: it would take {duration(seconds)}, and {left} of the limit are left."
+        return (
+            None,
+            f"A learning curve was not made: it would take {duration(seconds)}, and {left} of the limit are left.",
+        )
     points = [Point(n, work.point(best.rung, best.candidate, n)) for n in sizes]
     points.append(Point(whole, work.measure(best.rung, best.candidate).stats))
     curve = fit_curve(

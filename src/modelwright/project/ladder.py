@@ -260,9 +260,11 @@ class _Climber:
         self.put(at, state="running", planned=planned)
         found = self.steps.measure(entry.rung, entry.candidate)
         lower = self.bound(found.stats, self.share)
-        self.put(at, state="done", cached=found.cached, actual=found.cost, score=found.score, lower=lower,
-                 latency=found.latency)  # fmt: skip
-        over = self.over(self.entries[at])
+        self.entries[at] = entry = replace(
+            self.entries[at], state="done", cached=found.cached, actual=found.cost, score=found.score, lower=lower,
+            latency=found.latency,
+        )  # fmt: skip
+        over = self.over(entry)
         met = lower >= self.rule.target and not over
         self.put(at, met=met, reason=over)
         if met and self.chosen is None:
@@ -310,6 +312,11 @@ class _Climber:
     def put(self, at: int, **changes: Any) -> None:
         self.entries[at] = replace(self.entries[at], **changes)
         self.tell(tuple(self.entries))
+
+
+def moment(seconds: float) -> str:
+    """A time in words, short ones to two digits: 0.2449 -> '0.24 s', 75 -> '1 min 15 s'."""
+    return f"{seconds:.2g} s" if seconds < 9.95 else duration(seconds)
 
 
 def size(number: float) -> str:

@@ -15,10 +15,9 @@ import jinja2
 from markupsafe import Markup, escape
 
 from modelwright.project import plots
-from modelwright.project.ladder import BASE, size
+from modelwright.project.ladder import BASE, moment, size
 from modelwright.project.plots import Bar, Dot
 from modelwright.project.report import number
-from modelwright.recipes.watch import duration
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -29,7 +28,7 @@ def page(report: Mapping[str, Any]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "number": number, "duration": duration, "size": size, "latency": latency, "marked": marked, "label": label,
+        "number": number, "duration": moment, "size": size, "latency": latency, "marked": marked, "label": label,
     }  # fmt: skip
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
     return template.render(report=report, plots={name: Markup(svg) for name, svg in drawn(report).items()})
@@ -44,7 +43,7 @@ def drawn(report: Mapping[str, Any]) -> dict[str, str]:
         if entry["score"] and entry["actual"]
     ]  # fmt: skip
     found = {"quality": plots.scatter(dots, report["target"], top, report["metric"])}
-    for what, words in (("seconds", duration), ("memory", size)):
+    for what, words in (("seconds", moment), ("memory", size)):
         rows = [Bar(label(entry), amount(entry, "planned", what), amount(entry, "actual", what)) for entry in entries]
         found[what] = plots.bars(rows, f"Planned and actual {'time' if what == 'seconds' else 'memory'}", words)
     curve = report["curve"]

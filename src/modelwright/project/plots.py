@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
-from modelwright.recipes.watch import duration, thousands
+from modelwright.project.ladder import moment
+from modelwright.recipes.watch import thousands
 
 WIDTH, HEIGHT = 720, 340
 LEFT, RIGHT, TOP, BOTTOM = 56, 220, 16, 44  # margins; on the right stand the names
@@ -45,7 +46,7 @@ def scatter(dots: Sequence[Dot], target: float, top: float, metric: str) -> str:
     x = log_scale([max(dot.seconds, 0.01) for dot in dots], LEFT, WIDTH - RIGHT)
     y = linear_scale(0.0, top, HEIGHT - BOTTOM, TOP)
     ticks = [top * i / 5 for i in range(6)]
-    parts = [grid_y(ticks, y, WIDTH - RIGHT), axis_x(x, "time, training and measuring (log scale)", duration)]
+    parts = [grid_y(ticks, y, WIDTH - RIGHT), axis_x(x, "time, training and measuring (log scale)", moment)]
     parts.append(line(LEFT, y(target), WIDTH - RIGHT, y(target), "target"))
     parts.append(text(LEFT + 4, y(target) - 5, f"target {target:g}", "target-name"))
     heights = apart([y(dot.value) for dot in dots], LINE, TOP + 6, HEIGHT - BOTTOM)
@@ -58,7 +59,7 @@ def scatter(dots: Sequence[Dot], target: float, top: float, metric: str) -> str:
         parts.append(line(at + 8, y(dot.value), WIDTH - RIGHT + 8, height, "leader"))
         weight = "name chosen" if dot.chosen else "name"
         parts.append(text(WIDTH - RIGHT + 12, height + 4, f"{dot.name}  {dot.value:.3g}", weight))
-    said = "; ".join(f"{d.name}: {d.value:.3g} ({d.low:.3g} to {d.high:.3g}) for {duration(d.seconds)}" for d in dots)
+    said = "; ".join(f"{d.name}: {d.value:.3g} ({d.low:.3g} to {d.high:.3g}) for {moment(d.seconds)}" for d in dots)
     return svg(f"{metric} against time", f"Target {target:g}. {said}.", parts)
 
 

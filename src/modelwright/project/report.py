@@ -12,9 +12,9 @@ from typing import Any
 
 from modelwright.evaluate.statistics import Interval
 from modelwright.project.curve import Curve
-from modelwright.project.ladder import BASE, RUNGS, Climb, Cost, Entry, size
+from modelwright.project.ladder import BASE, RUNGS, Climb, Cost, Entry, moment, size
 from modelwright.project.spec import SCALES, Project
-from modelwright.recipes.watch import duration, thousands
+from modelwright.recipes.watch import thousands
 
 FORMAT = 1
 
@@ -152,15 +152,17 @@ def spared(climb: Climb, everything: bool) -> dict[str, Any]:
     above = [entry for entry in climb.entries[climb.chosen + 1 :] if entry.state in ("spared", "done")]
     known = [cost for entry in above if (cost := entry.actual or entry.planned)]
     seconds, memory = sum(cost.seconds for cost in known), max((cost.memory for cost in known), default=0)
-    amount = f"{duration(seconds)} of computing and {size(memory)} of memory at the worst moment"
+    amount = f"{moment(seconds)} of computing and {size(memory)} of memory at the worst moment"
     if not above:
         said = "Nothing was spared: the choice is the last rung of the ladder."
     elif everything:
-        said = f"Stopping at the choice would have spared {count(len(above), 'rung')} ({amount}); all were asked for."
+        said = f"Stopping at the choice would have spared {count(len(above), 'step')} ({amount}); all were asked for."
+    elif len(known) == len(above):
+        said = f"Not spent: {count(len(above), 'step')} above the choice, planned at {amount}."
     elif known:
-        said = f"Not spent: {count(len(above), 'rung')} above the choice, planned at {amount}."
+        said = f"Not spent: {count(len(above), 'step')} above the choice; {len(known)} of them were planned, at {amount}."
     else:
-        said = f"Not spent: {count(len(above), 'rung')} above the choice; what they would have cost was not planned."
+        said = f"Not spent: {count(len(above), 'step')} above the choice; what they would have cost was not planned."
     return {"sentence": said, "rungs": len(above), "seconds": seconds, "memory": memory}
 
 

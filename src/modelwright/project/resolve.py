@@ -35,7 +35,7 @@ def resolved(project: Project) -> dict[str, Any]:
         "limits": {key: value for key, value in limits.items() if value is not None},
         "candidates": [str(Path(name).resolve()) if Path(name).is_dir() else name for name in project.candidates],
         "ladder": list(project.ladder),
-        "tune": {key: dict(value) if isinstance(value, Mapping) else value for key, value in project.tune.items()},
+        "tune": tuning_said(project.tune),
         "curve": list(project.curve),
         "confidence": project.confidence,
         "seed": project.seed,
@@ -43,6 +43,11 @@ def resolved(project: Project) -> dict[str, Any]:
     said |= {"shots": project.shots} if "few-shot" in project.ladder else {}
     said |= {"base": base | {"data": [_absolute(d) for d in base["data"]]}} if base else {}
     return said
+
+
+def tuning_said(tune: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: tuning_said(value) if isinstance(value, Mapping) else value for key, value in tune.items()}
+    return found | ({"general": [_absolute(d) for d in found["general"]]} if found.get("general") else {})
 
 
 def task_said(task: Task) -> dict[str, Any]:

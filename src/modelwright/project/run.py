@@ -1,10 +1,10 @@
 """`modelwright run`: a project climbed, from project.yaml to report.html.
 
-    1. the project file    validated whole
-    2. the data            read, divided, and watched for changes
-    3. the climb           rung by rung, each step behind the cache
-    4. the evidence        the test part opened once, a learning curve where the target is not met
-    5. the report          report.json, report.html, and run.yaml, which makes the same bits again
+1. the project file    validated whole
+2. the data            read, divided, and watched for changes
+3. the climb           rung by rung, each step behind the cache
+4. the evidence        the test part opened once, a learning curve where the target is not met
+5. the report          report.json, report.html, and run.yaml, which makes the same bits again
 """
 
 from __future__ import annotations
@@ -102,7 +102,11 @@ def outline(project: Project, screen: Screen, everything: bool) -> dict[str, Any
             "target": f"{project.metric} of {project.target:g} or more, with {project.confidence:.0%} confidence",
             "limits": ", ".join(one for one in said if one) or "none",
             "models": ", ".join(rule.candidates) or "none",
-            **({BASE: f"{base.objective}, {base.size or base.time or 'by hand'}, from {', '.join(base.data)}"} if base else {}),
+            **(
+                {BASE: f"{base.objective}, {base.size or base.time or 'by hand'}, from {', '.join(base.data)}"}
+                if base
+                else {}
+            ),
             "ladder": ", ".join(project.ladder) + ("; all are measured" if everything else ""),
         },
     )

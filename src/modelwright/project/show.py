@@ -49,7 +49,9 @@ def read_report(directory: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not a report as this program writes it") from None
     if not right:
-        raise ValueError(f"{path} is a report of format {said['format']}, and this program reads {FORMAT}: run it again")
+        raise ValueError(
+            f"{path} is a report of format {said['format']}, and this program reads {FORMAT}: run it again"
+        )
     return said
 
 

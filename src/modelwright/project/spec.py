@@ -101,7 +101,7 @@ def parse_project(said: Mapping[str, Any], where: str, base: Path) -> Project:
         base=_base(said["base"], where, base, int(number(said, "seed", 0, where))) if said.get("base") else None,
         ladder=ladder,
         shots=int(number(said, "shots", 4, where)),
-        tune=_tune(tune, ladder, f"{where}: tune"),
+        tune=_located(_tune(tune, ladder, f"{where}: tune"), base),
         curve=_shares(said.get("curve", [0.25, 0.5]), where),
         confidence=number(said, "confidence", 0.95, where),
         seed=int(number(said, "seed", 0, where)),
@@ -219,8 +219,19 @@ def _tune(said: Mapping[str, Any], ladder: Iterable[str], where: str) -> Mapping
             raise ValueError(f"{where}: {key} is of one rung: write {OF_ONE_RUNG[key]}: {{{key}: {value}}}")
     for key in [key for key in trained if key in ladder]:
         values = {k: v for k, v in said.items() if k in TUNE} | dict(said.get(key, {}))
+        if isinstance(values.get("general"), str):
+            values["general"] = [values["general"]]
         _tuning(values, f"{where}: {key}" if key in said else where)
     return said
+
+
+def _located(said: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The same with the text that forgetting is measured on found from here; of each rung too."""
+    found = {key: _located(value, base) if isinstance(value, Mapping) else value for key, value in said.items()}
+    general = found.get("general", ())
+    if general:
+        found["general"] = [_local(str(d), base) for d in (general if isinstance(general, list | tuple) else [general])]
+    return found
 
 
 def _tuning(said: Mapping[str, Any], where: str) -> None:

@@ -113,9 +113,11 @@ def settle_base(args: Pretrain, settled: Mapping[str, Any]) -> Pretrain:
 
 def plan_rung(args: Tune) -> Cost:
     """What a tuning run is going to take, from a few steps of it at rate 0; memory beside the program's own."""
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         came = tune(dataclasses.replace(args, output=Path(scratch), dry_run=True), Screen(quiet=True))
-    return Cost(came["predicted"]["seconds"], int(came["predicted"]["memory"]))
+    before = time.perf_counter() - began  # what comes before the first step, and comes again
+    return Cost(before + came["predicted"]["seconds"], int(came["predicted"]["memory"]))
 
 
 def tune_rung(args: Tune, directory: Path, screen: Screen) -> dict[str, Any]:
@@ -223,6 +225,7 @@ def outputs_of(directory: Path) -> Sequence[Output]:
 
 def plan_measuring(model: str, asked: Asked) -> Cost:
     """What answering is going to take, from a few of the examples; memory beside the program's own."""
+    start = time.perf_counter()
     lm = open_model(model)
     cfg, few = lm.model.cfg, asked.examples[:PROBED]
     if cfg.shape == "encoder" and cfg.labels is None:
@@ -230,6 +233,7 @@ def plan_measuring(model: str, asked: Asked) -> Cost:
     scorer, prompter = ModelScorer(lm), prompter_of(asked.task, lm)
     began = time.perf_counter()
     measure(scorer, asked.task, prompter, few, part=asked.part, shots=asked.shown, seed=asked.seed)
-    seconds = (time.perf_counter() - began) / len(few) * len(asked.examples)
+    each = (time.perf_counter() - began) / len(few)
+    seconds = (began - start) + each * len(asked.examples)
     held = memory.inference(cfg, min(ROWS, len(asked.examples)), cfg.context, cfg.encoder.context if cfg.encoder else 0)
     return Cost(seconds, held.total + held.weights)  # the model as it was opened, and packed for writing

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from modelwright.project.ladder import BASE, Cost, Entry, size
+from modelwright.project.ladder import BASE, Cost, Entry, moment, size
 from modelwright.project.report import number, short
-from modelwright.recipes.watch import Screen, duration
+from modelwright.recipes.watch import Screen
 
 STYLES = {"waiting": "dim", "running": "bold", "done": "", "skipped": "dim", "spared": "dim"}
 EVERY = 10.0  # seconds between two lines of progress where there is no terminal
@@ -106,7 +106,7 @@ def cells(entry: Entry) -> list[Text]:
         number(score.value) if score else "",
         f"{number(score.low)} to {number(score.high)}" if score else "",
         number(entry.lower) if entry.lower is not None else "",
-        both(entry, lambda cost: duration(cost.seconds)),
+        both(entry, lambda cost: moment(cost.seconds)),
         both(entry, lambda cost: size(cost.memory)),
         state(entry),
     ]
@@ -134,7 +134,9 @@ def line(entry: Entry, target: float) -> str:
     """One entry in one line."""
     name = " ".join(cell.plain for cell in cells(entry)[:2] if cell.plain)
     if entry.state == "running":
-        planned = f", planned {both(entry, lambda c: duration(c.seconds) + ', ' + size(c.memory))}" if entry.planned else ""
+        planned = (
+            f", planned {both(entry, lambda c: moment(c.seconds) + ', ' + size(c.memory))}" if entry.planned else ""
+        )
         return f"{name}: running{planned}"
     if entry.score is None:
         return f"{name}: {state(entry)}"
@@ -143,5 +145,3 @@ def line(entry: Entry, target: float) -> str:
         f"{name}: {number(score.value)} ({number(score.low)} to {number(score.high)}), lower bound "
         f"{number(entry.lower or 0.0)}, target {target:g}: {state(entry)}"
     )
-
-

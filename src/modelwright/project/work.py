@@ -273,7 +273,8 @@ class Work:
 def files_of(project: Project) -> list[str]:
     """The files that a project reads, as `documents.files` takes them."""
     data = project.task.data
-    named = [data.train, data.select, data.decide, data.test, *(project.base.data if project.base else ())]
+    general = [d for rung in project.ladder if RUNGS[rung].method for d in project.tuning(rung).get("general", ())]
+    named = [data.train, data.select, data.decide, data.test, *(project.base.data if project.base else ()), *general]
     return [source for source in named if source is not None and not DESK.match(source)]
 
 
