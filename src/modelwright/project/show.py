@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     path = args.output or args.run / PAGE
     try:
         write_whole(path, page(report))
-    except jinja2.UndefinedError as error:
+    except (jinja2.UndefinedError, KeyError, TypeError) as error:
         raise ValueError(f"{args.run / REPORT} is not a report as this program writes it: {error}") from None
     print(path)
     return 0

@@ -143,7 +143,7 @@ def taken(came: Mapping[str, Any], began: float, run: Path) -> dict[str, Any]:
     """Seconds of this sitting, or of all where there were several; and the most memory."""
     actual = came["actual"]
     seconds = max(time.perf_counter() - began, actual["seconds"])
-    return {"model": str(run / "model"), "seconds": seconds, "memory": actual["peak_memory"]}
+    return {"model": f"{run.name}/model", "seconds": seconds, "memory": actual["peak_memory"]}
 
 
 # -- measuring -----------------------------------------------------------------------------------------------------

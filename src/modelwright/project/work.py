@@ -65,7 +65,7 @@ class Work:
 
     def open(self, candidate: str) -> Candidate:
         done = self.pretrain() if candidate == BASE else None
-        path = done.value["model"] if done else candidate
+        path = model_of(done) if done else candidate
         lm = open_model(path)
         assert lm.path is not None
         found = self.opened[candidate] = Opened(str(lm.path), digest(lm.path), lm.model.cfg)
@@ -160,7 +160,7 @@ class Work:
             depends |= {"train": self.digests["train"], "baseline": candidate, "metric": self.metric.name}
             work = self.by_baseline(self.fitted[candidate], asked)
         else:
-            path = trained.value["model"] if trained else self.opened[candidate].path
+            path = model_of(trained) if trained else self.opened[candidate].path
             depends |= {"model": digest(path)} | ({"train": self.digests["train"]} if asked.shots else {})
             work = self.by_model(path, asked)
         return self.cache.step(f"{part}-{rung}", depends, work)
@@ -193,7 +193,7 @@ class Work:
         """Of a base: its settings and its data. Of a rung: the task, the parts that are trained on, the model, the settings."""
         if rung == BASE:
             args = self.base()
-            said = {d: self.watched.digests.get(d, d) for d in args.data}
+            said = [self.watched.digests.get(d, d) for d in args.data]
             tokenizer = file_digest(args.tokenizer / "tokenizer.json") if args.tokenizer else None
             return {"settings": settings(args) | {"data": None, "tokenizer": tokenizer}, "data": said}
         parts = {part: self.digests.get(part) for part in ("train", "select")}
@@ -268,6 +268,11 @@ class Work:
     def replayable(self) -> dict[str, Any]:
         """run.yaml: the project with every default, and all that a clock decided."""
         return resolved(self.project) | {"recorded": self.record}
+
+
+def model_of(done: Done) -> str:
+    """Where the model of a trained step is: a run directory may be moved."""
+    return str(done.directory / done.value["model"])
 
 
 def files_of(project: Project) -> list[str]:
