@@ -125,7 +125,7 @@ def test_data_that_change_while_a_step_runs_are_refused(tmp_path: Path, data: Pa
         data.write_text('{"a": 2}\n')
         return {}
 
-    with pytest.raises(ValueError, match=r"train.jsonl changed while the project ran: what was made of it is not kept"):
+    with pytest.raises(ValueError, match=r"train.jsonl changed while the project ran, and nothing is kept"):
         cache.step("lora", DEPENDS, work)
     assert list((tmp_path / "steps").iterdir()) == []
     with pytest.raises(ValueError, match=r"changed while"):  # nor is another one begun

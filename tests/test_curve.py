@@ -17,7 +17,7 @@ def stats(right: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def drawn(scores: dict[int, float], m: int, seed: int = 0) -> list[Point]:
-    """At each size, m examples that are right with this probability; an example that is right stays right at a better size."""
+    """At each size m examples, right with this probability; one that is right stays right at a better size."""
     luck = np.random.default_rng(seed).random(m)
     return [Point(n, stats((luck < score).astype(np.float64))) for n, score in scores.items()]
 
@@ -78,7 +78,7 @@ def test_a_bound_that_nothing_reaches() -> None:
     curve = fit_curve(drawn({125: 0.6, 250: 0.7}, 30), MEAN, 0.95, margin=0.2)
     assert curve.needed is None
     assert curve.said.startswith(
-        "the target cannot be met on so few measured examples: the score would have to be 1.15"
+        "the target cannot be met on so few measured examples: for its lower bound the score would have to be 1.15"
     )
 
 

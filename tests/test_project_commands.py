@@ -35,7 +35,8 @@ TINY: dict[str, Any] = {
     },
     "metric": "exact_match",
     "target": 0.9,
-    "base": {"data": "text.txt", "width": 32, "layers": 1, "context": 48, "steps": 8, "vocab": 300, "batch": 480, "separator": "\n"},
+    "base": {"data": "text.txt", "separator": "\n", "width": 32, "layers": 1, "context": 48, "steps": 8, "vocab": 300,
+             "batch": 480},
     "ladder": ["trivial", "zero-shot", "few-shot", "lora", "full"],
     "shots": 2,
     "tune": {"steps": 60, "tests": 2, "general": ["text.txt"], "full": {"rate": 0.01}, "lora": {"steps": 2}},
@@ -154,9 +155,7 @@ def test_a_changed_setting_of_one_rung_repeats_that_rung_alone(copy: Path, calle
 
 
 @pytest.mark.slow
-def test_a_damaged_step_is_made_anew_and_said(
-    ran: Path, called: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_step_is_made_anew_and_said(ran: Path, called: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     weights = next((ran / "run" / "steps").glob("lora-*/run/model/adapter_model.safetensors"))
     before = weights.read_bytes()
     weights.write_bytes(before[:-1] + b"!")
@@ -170,7 +169,7 @@ def test_a_damaged_step_is_made_anew_and_said(
 
 @pytest.mark.slow
 def test_replaying_run_yaml_gives_the_same_bits(ran: Path, tmp_path: Path) -> None:
-    """Timings are inputs: the report of the replay has the same plans and times, and the models are the same to the bit."""
+    """Timings are inputs: the replay has the same plans and times, and the models are the same to the bit."""
     assert cli.main(["run", str(ran / "run" / "run.yaml"), "--output", str(tmp_path / "again"), "--json"]) == 0
     for name in (
         "base-*/run/model/model.safetensors",
@@ -249,11 +248,8 @@ def test_stopped_in_a_step_it_says_how_to_go_on_and_does(
 
 @pytest.mark.slow
 def test_killed_while_it_trains_it_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    """kill -9 in the middle of full fine-tuning; then the same command ends, with the bits of a run that was left alone."""
-    base = {key: value for key, value in TINY["base"].items()}
-    path = write_project(
-        tmp_path, ladder=["full"], tune={"steps": 400, "tests": 40, "general": ["text.txt"]}, base=base
-    )
+    """kill -9 in the middle of full fine-tuning; then the same command ends, and has made each step once."""
+    path = write_project(tmp_path, ladder=["full"], tune={"steps": 400, "tests": 40, "general": ["text.txt"]})
     said = yaml.safe_load(path.read_text())
     del said["shots"]
     path.write_text(yaml.safe_dump(said))
@@ -269,8 +265,8 @@ def test_killed_while_it_trains_it_goes_on_from_its_checkpoint(tmp_path: Path) -
         child.kill()
     assert not (tmp_path / "run" / "report.json").exists()
     assert cli.main(["run", str(path), "--output", str(tmp_path / "run"), "--json"]) in (0, 1)
-    steps_told = [json.loads(row)["step"] for row in
-                  next((tmp_path / "run" / "steps").glob("full-*/run/metrics.jsonl")).read_text().splitlines()]  # fmt: skip
+    metrics = next((tmp_path / "run" / "steps").glob("full-*/run/metrics.jsonl")).read_text()
+    steps_told = [json.loads(row)["step"] for row in metrics.splitlines()]
     assert steps_told == list(range(1, 401))
 
 

@@ -20,6 +20,9 @@ from modelwright.infer.sample import Sampling
 from modelwright.losses.language import language_model
 from modelwright.model.families import FAMILIES
 from modelwright.model.transformer import Config, Transformer
+from modelwright.project.begin import Init
+from modelwright.project.run import Run as RunProject
+from modelwright.project.show import Report
 from modelwright.recipes.flags import parse
 from modelwright.recipes.generate import Options as Generate
 from modelwright.recipes.generate import sampling
@@ -32,7 +35,10 @@ from modelwright.train.meter import Meter
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-OPTIONS: dict[str, Any] = {"tokenizer": Tokenize, "pretrain": Pretrain, "generate": Generate}
+OPTIONS: dict[str, Any] = {
+    "tokenizer": Tokenize, "pretrain": Pretrain, "generate": Generate,
+    "init": Init, "run": RunProject, "report": Report,
+}  # fmt: skip
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:

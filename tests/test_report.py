@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,10 @@ def climbed(everything: bool = False, **truth: float) -> Climb:
 
 def evidence(**changes: Any) -> Evidence:
     said: dict[str, Any] = {
-        "test": [("lora", BASE, Interval(0.91, 0.87, 0.94, 0.95, 300)), ("trivial", "majority", Interval(0.1, 0.05, 0.2, 0.95, 300))],
+        "test": [
+            ("lora", BASE, Interval(0.91, 0.87, 0.94, 0.95, 300)),
+            ("trivial", "majority", Interval(0.1, 0.05, 0.2, 0.95, 300)),
+        ],
         "examples": [
             {
                 "id": f"decide.jsonl:1{EVIL}",
@@ -138,8 +142,8 @@ def test_a_target_that_is_met_is_one_sentence() -> None:
     lower = next(entry["lower"] for entry in report["entries"] if entry["chosen"])
     score = next(entry["score"]["value"] for entry in report["entries"] if entry["chosen"])
     assert decision["sentence"] == (
-        f"Take lora on base: its mentions is {score:.3f} on 200 examples it had not seen, and at least {lower:.3f} with "
-        "95% confidence; the target is 0.8."
+        f"Take lora on base: its mentions is {score:.3f} on 200 examples it had not seen, and at least {lower:.3f} "
+        "with 95% confidence; the target is 0.8."
     )
     assert decision["test"] == (
         "On the test part, which nothing was chosen on, it scores 0.910 (0.870 to 0.940, 300 examples)."
@@ -181,8 +185,8 @@ def test_a_rung_that_reaches_the_target_beyond_the_limits_is_named() -> None:
     found = climb(rule(limits=Limits(latency=0.2)), steps, bound)
     report = build(project(limits={"latency": "200ms"}), found, evidence(test=()))
     assert report["decision"]["sentence"] == (
-        "No rung meets the target within the limits: lora on small reaches it, but one answer takes 500 ms, over the limit "
-        "of 200 ms."
+        "No rung meets the target within the limits: lora on small reaches it, but one answer takes 500 ms, over the "
+        "limit of 200 ms."
     )
 
 
@@ -273,7 +277,7 @@ def test_names_are_moved_apart_and_stay_in_order() -> None:
     placed = apart([50, 51, 52, 100], 16, 0, 200)
     assert placed == [50, 66, 82, 100]
     crowded = apart([10.0] * 30, 16, 0, 100)
-    assert min(b - a for a, b in zip(crowded, crowded[1:], strict=False)) > 3
+    assert min(b - a for a, b in pairwise(crowded)) > 3
     assert max(crowded) <= 100 + 1e-9
     assert apart([], 16, 0, 100) == []
 

@@ -83,8 +83,8 @@ STARTS: Mapping[Kind, Start] = {
 }
 
 TEMPLATE = """\
-# A modelwright project: `modelwright run` climbs its ladder, from the cheapest rung, and stops at the first that meets the
-# target. What every key means stands in docs/projects.md.
+# A modelwright project: `modelwright run` climbs its ladder, from the cheapest rung, and stops at the first that meets
+# the target. What every key means stands in docs/projects.md.
 name: {name}
 
 task:
@@ -93,7 +93,7 @@ task:
     train: {data}
     # select: ..., decide: ..., test: ...       files of their own; what is not named is cut from train:
     split: {{train: 0.6, select: 0.1, decide: 0.2, test: 0.1}}
-  columns: {columns}      # what the kind calls its columns: what the file calls them
+  columns: {columns}    # the kind's names for them, and the file's
 
 metric: {metric}
 target: {target}            # met when the score's lower bound on the part `decide` is at least this
@@ -112,8 +112,8 @@ base:                     # a model that is pretrained first; docs/pretraining.m
   context: 512            # tokens that it can read at once
 
 ladder: [{ladder}]
-{shots}# tune: {{epochs: 3, lora: {{rank: 8}}, full: {{rate: 0.0005}}}}    # settings of `modelwright tune`, for all rungs or for one
-curve: [0.25, 0.5]        # where nothing meets the target: parts of train that a learning curve is fitted to; [] for none
+{shots}# tune: {{epochs: 3, lora: {{rank: 8}}}}    # settings of `modelwright tune`, for all rungs or for one
+curve: [0.25, 0.5]        # where nothing meets the target: parts of train for a learning curve; [] for none
 confidence: 0.95
 seed: 0
 """

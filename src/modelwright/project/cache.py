@@ -1,4 +1,4 @@
-"""Finished steps, each in a directory named by a hash of all that it depends on; a step that is there whole is not repeated.
+"""Finished steps, each in a directory named by a hash of what it depends on: one that is there whole is not repeated.
 
     steps/lora-3f2a90c1d7e4/
       result.json     what it depends on, what came of it, a sha256 of every other file: written last
@@ -68,7 +68,12 @@ class Cache:
         self.unchanged()
         directory = self.place(kind, depends)
         directory.mkdir(parents=True, exist_ok=True)
-        value = work(directory)
+        try:
+            value = work(directory)
+        except Exception:
+            if not any(directory.iterdir()):
+                directory.rmdir()
+            raise
         try:
             self.unchanged()
         except ValueError:
@@ -160,7 +165,7 @@ class Watched:
         self.digests = {source: documents.fingerprint(source) for source in self.sources}
 
     def unchanged(self) -> None:
-        """Raises ValueError where one of them is not as it was. A file that was only touched is looked into, and passes."""
+        """Raises ValueError where one of them is not as it was. A file that was only touched is read, and passes."""
         for source in self.sources:
             try:
                 now = stamps(source)
@@ -169,7 +174,7 @@ class Watched:
                 same = False
             if not same:
                 raise ValueError(
-                    f"{source} changed while the project ran: what was made of it is not kept; let it rest, and run again"
+                    f"{source} changed while the project ran, and nothing is kept of what was made of it: run again"
                 )
             self.stamps[source] = now
 

@@ -1,9 +1,9 @@
 """A learning curve: from scores at a few sizes of the training part, what more data would bring.
 
-Two forms are fitted, since no one form is right for all tasks (Viering and Loog 2023): the distance to the top falls as a
-power of the size, top - score = b n^-c (Hestness et al. 2017), or the score rises by as much with every doubling,
-score = a + b log n. How sure a prediction is comes from resampling the examples that the scores are of: all sizes are measured
-on the same ones, so all are resampled alike. What another seed of the training would change is not in it.
+Two forms are fitted, since no one form is right for all tasks (Viering and Loog 2023): the distance to the top falls as
+a power of the size, top - score = b n^-c (Hestness et al. 2017), or the score rises by as much with every doubling,
+score = a + b log n. How sure a prediction is comes from resampling the examples that the scores are of: all sizes are
+measured on the same ones, so all are resampled alike. What another seed of the training would change is not in it.
 
 Letters: n training examples of a point, m measured examples, k statistics, P points, R resamples.
 """
@@ -64,8 +64,8 @@ def fit_curve(
 ) -> Curve:
     """Fit a curve through points of two or more sizes, and ask it where it meets the target.
 
-    value: statistics (..., k) -> scores (...), higher is better, as a metric has it. margin: by how much the score must lie above the
-    target for its lower bound to meet it. top: the highest score there is.
+    value: statistics (..., k) -> scores (...), higher is better, as a metric has it. margin: by how much the score must
+    lie above the target for its lower bound to meet it. top: the highest score there is.
 
     Raises ValueError where there are not two sizes, or where the points are not of the same examples.
     """
@@ -98,29 +98,29 @@ def answer(
     rising = float((slope(sizes, scores) > 0).mean())
     if wanted >= top:
         said = (
-            f"the target cannot be met on so few measured examples: the score would have to be {wanted:.3g} for its lower bound, "
-            f"and {top:g} is the highest there is"
+            f"the target cannot be met on so few measured examples: for its lower bound the score would have to be "
+            f"{wanted:.3g}, and {top:g} is the highest there is"
         )
         return None, None, None, said
     if rising < 1 - tail:
         said = (
-            f"more data cannot be told to help: from {sizes[0]:,.0f} to {largest:,} training examples the score goes from "
-            f"{found[0]:.3f} to {found[-1]:.3f}, which is within what chance does"
+            f"more data cannot be told to help: from {sizes[0]:,.0f} to {largest:,} training examples the score goes "
+            f"from {found[0]:.3f} to {found[-1]:.3f}, which is within what chance does"
         )
         return None, None, None, said
     needs = np.sort(needed(sizes, scores, wanted, top))  # (2 R,)
     low, middle, high = (float(needs[int(q * (len(needs) - 1))]) for q in (tail, 0.5, 1 - tail))
     if middle > FAR * largest:
         said = (
-            f"the target lies further than this curve can tell: at {FAR:.0f} times the {largest:,} training examples the middle "
-            "of its predictions is still below it"
+            f"the target lies further than this curve can tell: at {FAR:.0f} times the {largest:,} training examples "
+            "the middle of its predictions is still below it"
         )
         return None, None if low > FAR * largest else round(low), None, said
     most = None if high > FAR * largest else round(high)
     edge = f"{most:,}" if most is not None else f"more than {FAR * largest:,.0f}"
     said = (
-        f"about {middle:,.0f} training examples would meet the target, {middle / largest:.1f} times the {largest:,} there are "
-        f"({round(low):,} to {edge})"
+        f"about {middle:,.0f} training examples would meet the target, {middle / largest:.1f} times the {largest:,} "
+        f"there are ({round(low):,} to {edge})"
     )
     return round(middle), round(low), most, said
 
@@ -147,12 +147,13 @@ def slope(sizes: Array, scores: Array) -> Array:
 
 
 def predicted(sizes: Array, scores: Array, asked: Array, top: float) -> Array:
-    """Scores (R, P) at `sizes` -> scores at the sizes asked for, by either form: (2 R, len(asked)), none above the top."""
+    """Scores (R, P) at `sizes` -> scores (2 R, len(asked)) at those asked for, by either form; none above the top."""
     b, c = power(sizes, scores, top)
     rise, height = line(np.log(sizes), scores)
     by_power = top - np.exp(b[:, None] - c[:, None] * np.log(asked))
     by_log = height[:, None] + rise[:, None] * np.log(asked)
-    return np.clip(np.concatenate([by_power, by_log]), 0, top)
+    found: Array = np.clip(np.concatenate([by_power, by_log]), 0, top)
+    return found
 
 
 def needed(sizes: Array, scores: Array, wanted: float, top: float) -> Array:

@@ -1,4 +1,4 @@
-"""What the report shows beside the table: the test part, a learning curve, outputs side by side, what was forgotten, how to repeat it."""
+"""What the report shows beside the table: the test part, a learning curve, outputs, forgetting, how to repeat it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEW = 16  # training examples below which no point of a learning curve is worth 
 
 
 def gather(work: Work, climb: Climb, *, everything: bool) -> Evidence:
-    """All of it. The test part is opened here, and nowhere else: for the choice and the baselines, or for all if asked."""
+    """All of it. The test part is opened here and nowhere else: for the choice and the baselines, or for all."""
     test = tuple(open_test(work, climb, everything)) if climb.choice else ()
     curve, why = (None, "") if climb.choice else learning_curve(work, climb)
     return Evidence(
@@ -162,12 +162,12 @@ def forgetting(work: Work, climb: Climb) -> Iterator[dict[str, Any]]:
 
 def reproduction(work: Work, climb: Climb) -> dict[str, Any]:
     project = work.project
-    source = shlex.quote(str(project.path or "project.yaml"))
+    source, replay = (shlex.quote(str(path)) for path in (project.path or "project.yaml", work.directory / "run.yaml"))
     models = {f"model {short(name)}": found.digest for name, found in work.opened.items()}
     return {
         "commands": [
             f"modelwright run {source} --output {shlex.quote(str(work.directory))}    # goes on, or shows this again",
-            f"modelwright run {shlex.quote(str(work.directory / 'run.yaml'))} --output OTHER    # the same bits, from nothing",
+            f"modelwright run {replay} --output OTHER    # the same bits, from nothing",
         ],
         "seeds": {"seed": project.seed},
         "versions": versions(),

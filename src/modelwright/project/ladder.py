@@ -289,7 +289,8 @@ class _Climber:
             return f"planned {size(planned.memory)} of memory, over the limit of {size(limits.memory)}"
         if limits.time is not None and planned.seconds > limits.time - self.spent():
             left = max(0.0, limits.time - self.spent())
-            return f"planned {duration(planned.seconds)}, and {duration(left)} of the limit of {duration(limits.time)} are left"
+            of = f"{duration(left)} of the limit of {duration(limits.time)}"
+            return f"planned {duration(planned.seconds)}, and {of} are left"
         return ""
 
     def over(self, entry: Entry) -> str:

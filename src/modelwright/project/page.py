@@ -1,7 +1,7 @@
 """report.json -> report.html: one file that needs no network and no scripts, and reads in light, in dark and on paper.
 
-The page is `page.html`, a template that escapes whatever is put into it; only the plots, which escape their own words, and the marks
-round required strings are put in as they are.
+The page is `page.html`, a template that escapes whatever is put into it; only the plots, which escape their own words,
+and the marks round required strings are put in as they are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def page(report: Mapping[str, Any]) -> str:
         "number": number, "duration": moment, "size": size, "latency": latency, "marked": marked, "label": label,
     }  # fmt: skip
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    return template.render(report=report, plots={name: Markup(svg) for name, svg in drawn(report).items()})
+    html: str = template.render(report=report, plots={name: Markup(svg) for name, svg in drawn(report).items()})
+    return html
 
 
 def drawn(report: Mapping[str, Any]) -> dict[str, str]:
@@ -65,7 +66,7 @@ def label(entry: Mapping[str, Any]) -> str:
         return "base, pretrained"
     if entry["rung"] == "trivial":
         return str(entry["candidate"])
-    return entry["rung"] + ("" if entry["candidate"] == BASE else f", {entry['candidate']}")
+    return str(entry["rung"]) + ("" if entry["candidate"] == BASE else f", {entry['candidate']}")
 
 
 def latency(seconds: float | None) -> str:

@@ -1,6 +1,6 @@
 """The report's plots, as SVG that stands in the page: text that can be selected, and colours that the page's CSS gives.
 
-Every plot says in its title and description what it shows, for whoever does not see it. Lengths are in the SVG's own units.
+Every plot says in its title and description what it shows, for whoever does not see it. Lengths are in the SVG's units.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def scatter(dots: Sequence[Dot], target: float, top: float, metric: str) -> str:
 
 
 def apart(heights: Sequence[float], least: float, top: float, bottom: float) -> list[float]:
-    """The same heights in the same order, moved so that none is nearer than `least` to the next, where there is room."""
+    """The same heights in the same order, moved so that none is nearer than `least` to the next, if there is room."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     least = min(least, (bottom - top) / max(1, len(heights) - 1))
     placed = [0.0] * len(heights)

@@ -16,7 +16,7 @@ NAMED = 5  # examples that are named of a fault
 
 
 def profile(task: Task, parts: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
-    """Of each part how many examples, and how long their inputs and answers are; what stands in two parts, or twice in one."""
+    """Of each part how many examples and how long inputs and answers are; what stands in two parts, or twice in one."""
     inputs = {part: [task.input(example) for example in examples] for part, examples in parts.items()}
     found: dict[str, Any] = {
         "parts": {

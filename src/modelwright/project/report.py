@@ -1,7 +1,7 @@
 """The report as data: what was decided, on what evidence, at what cost. `report.json` holds it, `page.py` shows it.
 
-It is built of what the climb found and of nothing else, so that it can be built again from the run directory; every sentence in it
-follows from the numbers beside it.
+It is built of what the climb found and of nothing else, so that it can be built again from the run directory; every
+sentence in it follows from the numbers beside it.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def chosen(project: Project, entry: Entry) -> str:
     assert entry.score
     assert entry.lower is not None
     return (
-        f"Take {title(entry)}: its {project.metric} is {number(entry.score.value)} on {entry.score.n:,} examples it had "
-        f"not seen, and at least {number(entry.lower)} with {project.confidence:.0%} confidence; the target is "
+        f"Take {title(entry)}: its {project.metric} is {number(entry.score.value)} on {entry.score.n:,} examples it "
+        f"had not seen, and at least {number(entry.lower)} with {project.confidence:.0%} confidence; the target is "
         f"{project.target:g}."
     )
 
@@ -122,8 +122,8 @@ def reasons(climb: Climb) -> Iterator[str]:
             against = "meets" if entry.lower >= climb.target else "is below"
             but = f", but {entry.reason}" if entry.reason else ""
             yield (
-                f"{title(entry)} scores {number(entry.score.value)}; its lower bound of {number(entry.lower)} {against} "
-                f"{climb.target:g}{but}."
+                f"{title(entry)} scores {number(entry.score.value)}; its lower bound of {number(entry.lower)} "
+                f"{against} {climb.target:g}{but}."
             )
 
 
@@ -160,7 +160,9 @@ def spared(climb: Climb, everything: bool) -> dict[str, Any]:
     elif len(known) == len(above):
         said = f"Not spent: {count(len(above), 'step')} above the choice, planned at {amount}."
     elif known:
-        said = f"Not spent: {count(len(above), 'step')} above the choice; {len(known)} of them were planned, at {amount}."
+        said = (
+            f"Not spent: {count(len(above), 'step')} above the choice; {len(known)} of them were planned, at {amount}."
+        )
     else:
         said = f"Not spent: {count(len(above), 'step')} above the choice; what they would have cost was not planned."
     return {"sentence": said, "rungs": len(above), "seconds": seconds, "memory": memory}
@@ -219,7 +221,7 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
     if BASE in climb.candidates:
         yield "The cost of the base is counted once, though every rung stands on it."
     if climb.chosen is None:
-        yield "The test part was not opened, since there was no choice to report: it is as good as new for the next attempt."
+        yield "The test part was not opened, since there was no choice to report: it is as new for the next attempt."
     elif evidence.opened > 1:
         yield (
             f"The test part has been opened for {evidence.opened} different choices: its scores are no longer those of "
@@ -227,11 +229,12 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
         )
     for overlap in evidence.profile.get("overlap", []):
         one, other = overlap["parts"]
-        yield f"{count(overlap['examples'], 'input')} of the {other} part stand in the {one} part too ({', '.join(overlap['named'])})."
+        both = f"{count(overlap['examples'], 'input')} of the {other} part stand in the {one} part too"
+        yield f"{both} ({', '.join(overlap['named'])})."
     untried = [title(entry) for entry in climb.entries if entry.state in ("skipped", "spared")]
     if untried:
         yield f"Not tried: {', '.join(untried)}."
     missing = [name for name in RUNGS if name not in project.ladder]
     if missing:
         yield f"Not on the ladder: {', '.join(missing)}."
-    yield "Times and memory are of this machine, with whatever else it did meanwhile; memory is the peak of the whole process."
+    yield "Times and memory are of this machine, whatever else it did meanwhile; memory is the peak of the process."

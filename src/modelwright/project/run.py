@@ -21,9 +21,9 @@ import yaml
 from modelwright.data.task import prepare
 from modelwright.project.evidence import gather
 from modelwright.project.ladder import BASE, climb, size
-from modelwright.project.show import PAGE, REPORT, write_report
 from modelwright.project.report import build
 from modelwright.project.resolve import resolved
+from modelwright.project.show import PAGE, write_report
 from modelwright.project.spec import Project, read_project
 from modelwright.project.view import View
 from modelwright.project.work import Work
@@ -45,7 +45,7 @@ class Run:
     project: Annotated[Path, tyro.conf.Positional] = Path("project.yaml")
     """The project file; or the run.yaml of an earlier run, which is then made again to the bit."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
-    """The run directory; runs/NAME without a word. A run that stands there goes on, and nothing that is done is repeated."""
+    """The run directory; runs/NAME without a word. A run that stands there goes on, and repeats nothing."""
     climb: Literal["stop", "all"] = "stop"
     """all: measure every rung, and name the one that stopping would have chosen."""
     seed: int | None = None

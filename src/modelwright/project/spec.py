@@ -1,4 +1,4 @@
-"""project.yaml -> a Project, or one sentence on what is wrong with it: the whole file is checked before anything is run.
+"""project.yaml -> a Project, or one sentence on what is wrong with it: all of it is checked before anything is run.
 
 Each key stands in docs/projects.md. An unknown one is an error that names the nearest; so is what contradicts itself.
 """
@@ -44,7 +44,7 @@ class Project:
     task: Task
     metric: str
     target: float  # on the metric's scale
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     candidates: tuple[str, ...] = ()  # directories and hub ids
     base: Pretrain | None = None  # what is pretrained first
     ladder: tuple[str, ...] = tuple(RUNGS)
@@ -301,7 +301,8 @@ def _against_base(project: Project, base: Pretrain, trained: Collection[str]) ->
     if base.objective == "masked" and not trained and not project.candidates:
         yield "an encoder answers once it is trained for the task: add soft-prompt, lora or full to the ladder"
     if base.time and limits.time is not None and parse_time(base.time) >= limits.time:
-        yield f"base.time is {duration(parse_time(base.time))} and leaves nothing of limits.time, {duration(limits.time)}"
+        left = f"leaves nothing of limits.time, {duration(limits.time)}"
+        yield f"base.time is {duration(parse_time(base.time))} and {left}"
     if base.size and limits.parameters is not None and parse_count(base.size) > limits.parameters:
         yield f"base.size is {base.size}, over limits.parameters, {thousands(limits.parameters)}"
     if base.size and limits.memory is not None and 4 * parse_count(base.size) > limits.memory:

@@ -1,4 +1,4 @@
-"""The recipes as a project calls them: pretrain a base, tune a rung, measure one. Each leaves files and answers with plain values.
+"""The recipes as a project calls them: pretrain a base, tune a rung, measure one. Each leaves files and plain values.
 
 This is the one place where a project meets the recipes. A run that was stopped goes on from its own checkpoints; what
 came of it is what `modelwright pretrain`, `tune` and `evaluate` would have made with the same settings.
@@ -49,7 +49,7 @@ HAND = ("width", "layers", "heads", "kv_heads", "ffn", "context")
 
 
 def forget_peak() -> None:
-    """Begin to count anew the most memory that this process holds, where the system can: Linux (proc(5), clear_refs)."""
+    """Count anew the most memory that this process holds, where the system can: Linux (proc(5), clear_refs)."""
     path = Path("/proc/self/clear_refs")
     if path.exists():
         path.write_text("5")
@@ -68,7 +68,7 @@ def resident() -> int:
 
 
 def finished(run: Path) -> dict[str, Any] | None:
-    """What came of a run that ended, or None. What is left of one that can neither be used nor gone on with is removed."""
+    """What came of a run that ended, or None. One that can neither be used nor gone on with is removed."""
     try:
         came: dict[str, Any] = json.loads((run / PLAN).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
@@ -88,7 +88,7 @@ def plan_base(args: Pretrain, own: int) -> Cost:
 
 
 def pretrain_base(args: Pretrain, directory: Path, screen: Screen) -> dict[str, Any]:
-    """Pretrain in `directory`/run -> where the model is, what it took, and the settings that make it again by no clock."""
+    """Pretrain in `directory`/run -> where the model is, what it took, and the settings that ask no clock."""
     run, began = directory / "run", time.perf_counter()
     forget_peak()
     if (came := finished(run)) is None:

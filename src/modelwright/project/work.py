@@ -1,4 +1,4 @@
-"""A project's steps on real models, each behind the cache: what `climb` asks of `Steps`, and what the report asks besides."""
+"""A project's steps on real models, each behind the cache: what `climb` asks, and what the report asks besides."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from modelwright.plan.cost import parameters
 from modelwright.project import steps
 from modelwright.project.cache import Cache, Done, Watched, file_digest, plain, sha256
 from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Measurement
-from modelwright.project.resolve import DESK, resolved, task_said
-from modelwright.project.spec import Project
+from modelwright.project.resolve import resolved, task_said
+from modelwright.project.spec import DESK, Project
 from modelwright.project.steps import Asked
 from modelwright.recipes.options import Pretrain
 from modelwright.recipes.tuning import Tune
@@ -69,7 +69,7 @@ class Work:
         lm = open_model(path)
         assert lm.path is not None
         found = self.opened[candidate] = Opened(str(lm.path), digest(lm.path), lm.model.cfg)
-        cost = self.costs(BASE, BASE, done) if done else None
+        cost = self.spent(BASE, BASE, done) if done else None
         return Candidate(
             candidate,
             parameters(found.config),
@@ -92,22 +92,23 @@ class Work:
     def plan(self, rung: str, candidate: str) -> Cost | None:
         """Predicted once, and kept: a resumed climb decides by the same numbers, and so does a replayed one."""
         if said := self.recorded(rung, candidate).get("planned"):
-            return self.note(rung, candidate, "planned", Cost(*said))
+            return self.noted(rung, candidate, "planned", Cost(said[0], int(said[1])))
         if not RUNGS.get(rung, RUNGS["full"]).model:
             return None
         if rung != BASE and candidate not in self.opened:
             return None
-        depends = self.depends(rung, candidate) | {"plan": True}
+        depends = self.depends(rung, candidate) | {"decide": self.digests["decide"]}
         done = self.cache.step(f"plan-{rung}", depends, lambda _: {"cost": list(self.predict(rung, candidate))})
-        return self.note(rung, candidate, "planned", Cost(done.value["cost"][0], int(done.value["cost"][1])))
+        return self.noted(rung, candidate, "planned", Cost(done.value["cost"][0], int(done.value["cost"][1])))
 
     def measure(self, rung: str, candidate: str, part: str = "decide") -> Measurement:
         trained = self.train(rung, candidate) if self.method(rung) else None
         done = self.answer(rung, candidate, trained, part)
         stats = np.stack([output.stats[self.metric.name] for output in steps.outputs_of(done.directory)])  # (n, k)
         score = interval(stats, self.metric, level=self.project.confidence, seed=self.project.seed)
-        cost, latency = self.costs(rung, candidate, done, trained, part == "decide"), done.value["latency"]
-        if part == "decide":
+        cost, latency = together(done, trained), done.value["latency"]
+        if part == "decide":  # no decision rests on another
+            cost = self.spent(rung, candidate, done, trained)
             latency = self.recorded(rung, candidate).get("latency", latency)
             self.note(rung, candidate, "latency", latency)
         cached = done.cached and (trained is None or trained.cached)
@@ -147,8 +148,7 @@ class Work:
         if limit is not None:
             depends |= {"limit": limit}
         done = self.cache.step(rung, depends, lambda place: steps.tune_rung(args, place, self.screen))
-        if limit is None:
-            self.note(rung, candidate, "settled", done.value["settled"])
+        self.note(rung, limited(candidate, limit), "settled", done.value["settled"])
         return done
 
     def answer(self, rung: str, candidate: str, trained: Done | None, part: str) -> Done:
@@ -190,12 +190,12 @@ class Work:
     # -- what they depend on
 
     def depends(self, rung: str, candidate: str) -> dict[str, Any]:
-        """Of a base: its settings and its data. Of a rung: the task, the parts that are trained on, the model, the settings."""
+        """Of a base: its settings and data. Of a rung: the task, the parts it learns from, the model, the settings."""
         if rung == BASE:
-            args = self.base()
-            said = [self.watched.digests.get(d, d) for d in args.data]
-            tokenizer = file_digest(args.tokenizer / "tokenizer.json") if args.tokenizer else None
-            return {"settings": settings(args) | {"data": None, "tokenizer": tokenizer}, "data": said}
+            base = self.base()
+            said = [self.watched.digests.get(d, d) for d in base.data]
+            tokenizer = file_digest(base.tokenizer / "tokenizer.json") if base.tokenizer else None
+            return {"settings": settings(base) | {"data": None, "tokenizer": tokenizer}, "data": said}
         parts = {part: self.digests.get(part) for part in ("train", "select")}
         opened = self.opened[candidate]
         args = self.tuning(rung, candidate) if self.method(rung) else None
@@ -227,13 +227,10 @@ class Work:
             "seed": self.project.seed, "json": True, **self.project.tuning(rung),
         }  # fmt: skip
         args = TypeAdapter(Tune).validate_python(said)
-        settled = self.recorded(rung, candidate).get("settled", {})
-        return steps.settle_rung(
-            args, settled if limit is None else {"precision": settled["precision"]} if settled else {}
-        )
+        return steps.settle_rung(args, self.recorded(rung, limited(candidate, limit)).get("settled", {}))
 
     def task_file(self, limit: int | None) -> Path:
-        """The task as a file that tuning reads, with its labels written out, so that a part of the data has them all."""
+        """The task as a file that tuning reads; its labels are written out, since a part of the data may lack some."""
         task = self.task
         if limit is not None:
             data = dataclasses.replace(task.data, limit={**task.data.limit, "train": limit})
@@ -251,28 +248,37 @@ class Work:
         found: Mapping[str, Any] = self.project.recorded.get(f"{rung} {candidate}", {})
         return found
 
-    def note(self, rung: str, candidate: str, what: str, value: Any) -> Any:
-        self.record.setdefault(f"{rung} {candidate}", {})[what] = list(value) if isinstance(value, Cost) else value
-        return value
+    def note(self, rung: str, candidate: str, what: str, value: Any) -> None:
+        self.record.setdefault(f"{rung} {candidate}", {})[what] = value
 
-    def costs(self, rung: str, candidate: str, *done: Done | bool | None) -> Cost:
-        """Seconds of all steps of a rung together, and the most memory of any; or as they were recorded."""
-        steps_ = [one for one in done if isinstance(one, Done)]
-        if done and done[-1] is False:  # of the test part, which no decision rests on
-            return Cost(sum(d.value["seconds"] for d in steps_), max(int(d.value["memory"]) for d in steps_))
-        if said := self.recorded(rung, candidate).get("actual"):
-            return self.note(rung, candidate, "actual", Cost(said[0], int(said[1])))
-        found = Cost(sum(d.value["seconds"] for d in steps_), max(int(d.value["memory"]) for d in steps_))
-        return self.note(rung, candidate, "actual", found)
+    def noted(self, rung: str, candidate: str, what: str, cost: Cost) -> Cost:
+        self.note(rung, candidate, what, list(cost))
+        return cost
+
+    def spent(self, rung: str, candidate: str, *done: Done | None) -> Cost:
+        """What the steps of a rung took together; or what was recorded of them, which is what decided."""
+        said = self.recorded(rung, candidate).get("actual")
+        return self.noted(rung, candidate, "actual", Cost(said[0], int(said[1])) if said else together(*done))
 
     def replayable(self) -> dict[str, Any]:
         """run.yaml: the project with every default, and all that a clock decided."""
         return resolved(self.project) | {"recorded": self.record}
 
 
+def together(*done: Done | None) -> Cost:
+    """Seconds of all, and the most memory of any."""
+    values = [one.value for one in done if one is not None]
+    return Cost(sum(value["seconds"] for value in values), max(int(value["memory"]) for value in values))
+
+
 def model_of(done: Done) -> str:
     """Where the model of a trained step is: a run directory may be moved."""
     return str(done.directory / done.value["model"])
+
+
+def limited(candidate: str, limit: int | None) -> str:
+    """What a candidate that was trained on a part of the examples is recorded under."""
+    return candidate if limit is None else f"{candidate}/{limit}"
 
 
 def files_of(project: Project) -> list[str]:
