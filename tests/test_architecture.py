@@ -43,7 +43,7 @@ def test_each_file_has_a_line() -> None:
 
 def test_files_named_in_the_text_stand() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:model|data|losses|adapt|infer|plan|hub|train|recipes)/[\w/]+\.py)`", text))
+    named = set(re.findall(r"`((?:model|data|losses|adapt|infer|plan|hub|train|recipes|project)/[\w/]+\.py)`", text))
     assert sorted(name for name in named if not (PACKAGE / name).is_file()) == []
 
 

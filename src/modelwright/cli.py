@@ -4,7 +4,7 @@ Each command's module is named as a string and imported when the command is call
 for torch. A command is a function `main(args: list[str]) -> int` in its module; this file turns the user's
 mistakes, which reach it as exceptions, into one sentence and an exit code.
 
-Exit codes: 0 done, 2 a mistake of the user's, 130 interrupted, 141 the reader of our output has gone, 143 asked to stop
+Exit codes: 0 done, 1 a project whose target no rung meets, 2 a mistake of the user's, 130 interrupted, 141 the reader of our output has gone, 143 asked to stop
 (SIGTERM); a run that is interrupted or asked to stop has saved itself first.
 """
 
@@ -27,6 +27,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("modelwright.project.begin", "scope", "write a project file to begin with"),
+    "run": Command("modelwright.project.run", "scope", "climb a project's ladder to the cheapest model that will do"),
     "tokenizer": Command("modelwright.recipes.tokenizer", "pretrain", "train a tokenizer: BPE, WordPiece or Unigram"),
     "pretrain": Command("modelwright.recipes.pretrain", "pretrain", "train a model from scratch on text"),
     "merge": Command(
@@ -36,6 +38,7 @@ COMMANDS = {
     "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
     "chat": Command("modelwright.recipes.chat", "integrate", "talk with a model"),
+    "report": Command("modelwright.project.show", "report", "build the page of a project's run again"),
 }
 
 EXAMPLES = """\

@@ -1,0 +1,189 @@
+"""Finished steps, each in a directory named by a hash of what it depends on: one that is there whole is not repeated.
+
+    steps/lora-3f2a90c1d7e4/
+      result.json     what it depends on, what came of it, a sha256 of every other file: written last
+      ...             whatever the step wrote: a model, an adapter, a run's metrics
+
+A directory without result.json is a step that was stopped: it is given to the step again, which goes on from its own
+checkpoints. One whose files are not as result.json says is damaged: it is said, removed, and made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelwright.data import documents
+from modelwright.recipes.watch import write_whole
+
+FORMAT = 1  # of what steps leave behind; a change of it makes every step anew
+RESULT = "result.json"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished step."""
+
+    directory: Path
+    value: Mapping[str, Any]
+    cached: bool  # whether it was there already
+
+
+class Cache:
+    """The finished steps of one run directory."""
+
+    def __init__(self, directory: Path, warn: Callable[[str], None], unchanged: Callable[[], None] = lambda: None):
+        """warn: is told of what was damaged. unchanged: raises ValueError where what steps read is not as it was."""
+        self.directory, self.warn, self.unchanged = directory / "steps", warn, unchanged
+
+    def place(self, kind: str, depends: Mapping[str, Any]) -> Path:
+        return self.directory / f"{kind}-{key(kind, depends)[:12]}"
+
+    def find(self, kind: str, depends: Mapping[str, Any]) -> Done | None:
+        """The step where it is there whole. A damaged one is removed, and said."""
+        directory = self.place(kind, depends)
+        if not (directory / RESULT).exists():
+            return None
+        try:
+            value = _whole(directory, key(kind, depends))
+        except Damaged as error:
+            self.warn(f"{directory} is damaged ({error}): it is made anew")
+            shutil.rmtree(directory)
+            return None
+        return Done(directory, value, cached=True)
+
+    def step(self, kind: str, depends: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
+        """The step as it was done before, or `work` done in its directory. `work` answers with what JSON can hold.
+
+        Where the data have changed meanwhile, nothing is kept: ValueError.
+        """
+        if found := self.find(kind, depends):
+            return found
+        self.unchanged()
+        directory = self.place(kind, depends)
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            value = work(directory)
+        except Exception:
+            if not any(directory.iterdir()):
+                directory.rmdir()
+            raise
+        try:
+            self.unchanged()
+        except ValueError:
+            shutil.rmtree(directory)
+            raise
+        said = {
+            "key": key(kind, depends),
+            "depends": plain(depends),
+            "value": plain(value),
+            "files": _digests(directory),
+        }
+        write_whole(directory / RESULT, json.dumps(said | {"sha256": sha256(said)}, indent=1) + "\n")
+        return Done(directory, json.loads(json.dumps(plain(value))), cached=False)
+
+
+class Damaged(Exception):
+    """A finished step whose files are not what they were."""
+
+
+def _whole(directory: Path, wanted: str) -> Mapping[str, Any]:
+    """What came of the step in this directory. Raises Damaged, with the reason."""
+    try:
+        said = json.loads((directory / RESULT).read_text("utf-8"))
+        digest, files, value = said.pop("sha256"), said["files"], said["value"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Damaged(f"{RESULT} cannot be read") from None
+    if digest != sha256(said) or said["key"] != wanted:
+        raise Damaged(f"{RESULT} is not as it was written")
+    for name, digest in files.items():
+        if not (directory / name).is_file():
+            raise Damaged(f"{name} is missing")
+        if digest != file_digest(directory / name):
+            raise Damaged(f"{name} is not as it was written")
+    found: Mapping[str, Any] = value
+    return found
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Every file of a step but its result and what is hidden (locks, what a killed save left)."""
+    paths = [path.relative_to(directory) for path in sorted(directory.rglob("*")) if path.is_file()]
+    kept = [path for path in paths if path != Path(RESULT) and not any(part.startswith(".") for part in path.parts)]
+    return {path.as_posix(): file_digest(directory / path) for path in kept}
+
+
+# -- digests -----------------------------------------------------------------------------------------------------
+
+
+def key(kind: str, depends: Mapping[str, Any]) -> str:
+    """A sha256 of the kind of a step and of all that it depends on, whatever the order this is said in."""
+    return sha256({"format": FORMAT, "kind": kind, "depends": plain(depends)})
+
+
+def sha256(said: Any) -> str:
+    return hashlib.sha256(
+        json.dumps(said, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold. Raises TypeError for what it cannot, so that nothing gets into a key by its address."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"a {type(value).__name__} has no place in a result: {value!r}")
+
+
+def file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+# -- data that change ----------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """The files that a project reads: as they were when it began."""
+
+    def __init__(self, sources: Iterable[str]):
+        self.sources = tuple(dict.fromkeys(sources))
+        self.stamps = {source: stamps(source) for source in self.sources}
+        self.digests = {source: documents.fingerprint(source) for source in self.sources}
+
+    def unchanged(self) -> None:
+        """Raises ValueError where one of them is not as it was. A file that was only touched is read, and passes."""
+        for source in self.sources:
+            try:
+                now = stamps(source)
+                same = now == self.stamps[source] or documents.fingerprint(source) == self.digests[source]
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise ValueError(
+                    f"{source} changed while the project ran, and nothing is kept of what was made of it: run again"
+                )
+            self.stamps[source] = now
+
+
+def stamps(source: str) -> Sequence[tuple[str, int, int]]:
+    """Name, size and time of change of each file of a source; of what is not on a disk here, the size alone."""
+    found = []
+    for file in documents.files(source):
+        local = Path(file.path)
+        changed = local.stat().st_mtime_ns if local.is_file() else 0
+        found.append((file.path, file.size, changed))
+    return found

@@ -1,0 +1,192 @@
+"""What the report shows beside the table: the test part, a learning curve, outputs, forgetting, how to repeat it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelwright.adapt.open import versions
+from modelwright.data.examples import Example
+from modelwright.data.task import Task
+from modelwright.evaluate.statistics import Interval
+from modelwright.project.curve import Curve, Point, fit_curve
+from modelwright.project.ladder import RUNGS, Climb, Entry
+from modelwright.project.profile import profile
+from modelwright.project.report import Evidence, short, title
+from modelwright.project.spec import SCALES
+from modelwright.project.work import Work
+from modelwright.recipes.watch import duration, write_whole
+
+OPENED = "opened.json"  # what the test part was opened for
+SHOWN = 6  # examples side by side
+FEW = 16  # training examples below which no point of a learning curve is worth its time
+
+
+def gather(work: Work, climb: Climb, *, everything: bool) -> Evidence:
+    """All of it. The test part is opened here and nowhere else: for the choice and the baselines, or for all."""
+    test = tuple(open_test(work, climb, everything)) if climb.choice else ()
+    curve, why = (None, "") if climb.choice else learning_curve(work, climb)
+    return Evidence(
+        test=test,
+        opened=count_openings(work, climb) if climb.choice else 0,
+        curve=curve,
+        no_curve=why,
+        examples=list(side_by_side(work, climb)),
+        forgetting=list(forgetting(work, climb)),
+        profile=profile(work.task, work.parts),
+        reproduce=reproduction(work, climb),
+    )
+
+
+# -- the test part -------------------------------------------------------------------------------------------------
+
+
+def open_test(work: Work, climb: Climb, everything: bool) -> Iterator[tuple[str, str, Interval]]:
+    for entry in climb.entries:
+        if entry.score and (everything or entry.rung == "trivial" or entry is climb.choice):
+            yield entry.rung, short(entry.candidate), work.measure(entry.rung, entry.candidate, "test").score
+
+
+def count_openings(work: Work, climb: Climb) -> int:
+    """How many choices this test part has been opened for, this one among them: a list of them is kept."""
+    path, choice = work.directory / OPENED, climb.choice
+    assert choice is not None
+    said = json.loads(path.read_text("utf-8")) if path.exists() else []
+    now = {"test": work.digests["test"], "train": work.digests["train"], "choice": f"{choice.rung} {choice.candidate}"}
+    if now not in said:
+        said.append(now)
+        write_whole(path, json.dumps(said, indent=1) + "\n")
+    return sum(one["test"] == now["test"] for one in said)
+
+
+# -- the learning curve ----------------------------------------------------------------------------------------------
+
+
+def learning_curve(work: Work, climb: Climb) -> tuple[Curve | None, str]:
+    """What more data would bring to the trained rung that came closest; or why that is not told."""
+    trained = [entry for entry in climb.entries if entry.score and entry.rung in RUNGS and RUNGS[entry.rung].method]
+    project, best = work.project, max(trained, key=lambda entry: entry.lower or 0.0, default=None)
+    if best is None or best.score is None or best.actual is None:
+        return None, "No rung was trained, so nothing can be said of more data."
+    if not project.curve:
+        return None, "No learning curve was asked for."
+    whole = len(work.parts["train"])
+    sizes = [round(share * whole) for share in project.curve]
+    if sizes[0] < FEW:
+        return None, f"{whole} training examples are too few to take parts of for a learning curve."
+    seconds, limit = sum(project.curve) * best.actual.seconds, project.limits.time
+    if limit is not None and climb.seconds + seconds > limit:
+        left = duration(max(0.0, limit - climb.seconds))
+        return (
+            None,
+            f"A learning curve was not made: it would take {duration(seconds)}, and {left} of the limit are left.",
+        )
+    points = [Point(n, work.point(best.rung, best.candidate, n)) for n in sizes]
+    points.append(Point(whole, work.measure(best.rung, best.candidate).stats))
+    curve = fit_curve(
+        points, work.metric.value, project.target, margin=best.score.value - (best.lower or 0.0),
+        top=SCALES.get(project.metric, 1.0), level=project.confidence, seed=project.seed,
+    )  # fmt: skip
+    return curve, ""
+
+
+# -- outputs ---------------------------------------------------------------------------------------------------------
+
+
+def compared(climb: Climb) -> list[Entry]:
+    """Whose answers stand side by side: the best trivial one, the first model asked with no example, and the choice."""
+    measured = [entry for entry in climb.entries if entry.score]
+    trivial = max((e for e in measured if e.rung == "trivial"), key=lambda e: e.lower or 0.0, default=None)
+    asked = next((e for e in measured if e.rung == "zero-shot"), None)
+    found: list[Entry] = []
+    for entry in (trivial, asked, climb.choice or climb.closest):
+        if entry is not None and entry not in found:
+            found.append(entry)
+    return found
+
+
+def side_by_side(work: Work, climb: Climb) -> Iterator[dict[str, Any]]:
+    entries = compared(climb)
+    answers = [work.outputs(entry.rung, entry.candidate) for entry in entries]
+    examples = work.parts["decide"]
+    for at in range(0, len(examples), -(-len(examples) // SHOWN)):
+        example = examples[at]
+        outputs = [
+            {
+                "name": title(entry),
+                "text": words(given[at].prediction),
+                "score": float(work.metric.value(given[at].stats[work.metric.name])),
+            }
+            for entry, given in zip(entries, answers, strict=True)
+        ]
+        yield {
+            "id": example.id,
+            "input": input_of(work.task, example),
+            "reference": words(work.task.reference(example)),
+            "required": list(example.fields.get("required", [])),
+            "outputs": outputs,
+        }
+
+
+def input_of(task: Task, example: Example) -> str:
+    return "\n\n".join(words(example.fields[name]) for name in task.inputs if example.fields.get(name))
+
+
+def words(said: str | Sequence[str]) -> str:
+    return said if isinstance(said, str) else " ".join(said)
+
+
+def forgetting(work: Work, climb: Climb) -> Iterator[dict[str, Any]]:
+    """The loss on general text before and after, of every rung that was trained."""
+    for entry in climb.entries:
+        if entry.score and entry.rung in RUNGS and RUNGS[entry.rung].method:
+            found = work.forgotten(entry.rung, entry.candidate)
+            change = found["bits"]
+            yield {
+                "rung": entry.rung,
+                "candidate": short(entry.candidate),
+                "unit": f"bits per byte, {found['text']}",
+                **{name: change[name] for name in ("before", "after", "difference")},
+            }
+
+
+# -- how to repeat it ------------------------------------------------------------------------------------------------
+
+
+def reproduction(work: Work, climb: Climb) -> dict[str, Any]:
+    project = work.project
+    source, replay = (shlex.quote(str(path)) for path in (project.path or "project.yaml", work.directory / "run.yaml"))
+    models = {f"model {short(name)}": found.digest for name, found in work.opened.items()}
+    return {
+        "commands": [
+            f"modelwright run {source} --output {shlex.quote(str(work.directory))}    # goes on, or shows this again",
+            f"modelwright run {replay} --output OTHER    # the same bits, from nothing",
+        ],
+        "seeds": {"seed": project.seed},
+        "versions": versions(),
+        "machine": machine(),
+        "digests": {f"{part} part": digest for part, digest in work.digests.items()} | models,
+    }
+
+
+def machine() -> Mapping[str, Any]:
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processor": processor(),
+    }
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or "unknown")

@@ -1,0 +1,74 @@
+"""A project written out again: every default said, every path absolute, so that it reads as the same from anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from modelwright.data.task import Task
+from modelwright.project.spec import DESK, NOT_OF_A_BASE, Project
+from modelwright.recipes.options import Pretrain
+
+
+def resolved(project: Project) -> dict[str, Any]:
+    """The project as a mapping that `parse_project` reads from anywhere: paths absolute, every default written out."""
+    base = project.base and {
+        key: value
+        for key, value in pydantic.TypeAdapter(Pretrain).dump_python(project.base, mode="json").items()
+        if key not in NOT_OF_A_BASE and value is not None
+    }
+    limits = {
+        "time": project.limits.time and f"{project.limits.time}s",
+        "memory": project.limits.memory and f"{project.limits.memory}B",
+        "parameters": project.limits.parameters and str(project.limits.parameters),
+        "latency": project.limits.latency and f"{project.limits.latency}s",
+    }
+    said: dict[str, Any] = {
+        "name": project.name,
+        "task": task_said(project.task),
+        "metric": project.metric,
+        "target": project.target,
+        "limits": {key: value for key, value in limits.items() if value is not None},
+        "candidates": [str(Path(name).resolve()) if Path(name).is_dir() else name for name in project.candidates],
+        "ladder": list(project.ladder),
+        "tune": tuning_said(project.tune),
+        "curve": list(project.curve),
+        "confidence": project.confidence,
+        "seed": project.seed,
+    }
+    said |= {"shots": project.shots} if "few-shot" in project.ladder else {}
+    said |= {"base": base | {"data": [_absolute(d) for d in base["data"]]}} if base else {}
+    return said
+
+
+def tuning_said(tune: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: tuning_said(value) if isinstance(value, Mapping) else value for key, value in tune.items()}
+    return found | ({"general": [_absolute(d) for d in found["general"]]} if found.get("general") else {})
+
+
+def task_said(task: Task) -> dict[str, Any]:
+    """A task as `parse_task` reads it."""
+    said = dataclasses.asdict(task)
+    del said["path"]
+    for part in ("train", "select", "decide", "test"):
+        if said["data"][part] is not None:
+            said["data"][part] = _absolute(said["data"][part])
+    for place in (said, said["data"], said["decoding"]):
+        for key in [key for key, value in place.items() if value is None]:
+            del place[key]
+    return {key: _plain(value) for key, value in said.items()}
+
+
+def _absolute(source: str) -> str:
+    return source if "://" in source or DESK.match(source) else str(Path(source).resolve())
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dicts, which YAML can write."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

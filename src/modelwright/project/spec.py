@@ -1,0 +1,373 @@
+"""project.yaml -> a Project, or one sentence on what is wrong with it: all of it is checked before anything is run.
+
+Each key stands in docs/projects.md. An unknown one is an error that names the nearest; so is what contradicts itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from modelwright.data.task import Task, parse_task, read_task
+from modelwright.evaluate.metrics import default_metric, fits
+from modelwright.plan.size import parse_count, parse_time
+from modelwright.project.ladder import BASE, RUNGS, Limits, Rule, size
+from modelwright.recipes.options import Pretrain, check
+from modelwright.recipes.tuning import Tune
+from modelwright.recipes.tuning import check as check_tuning
+from modelwright.recipes.watch import duration, thousands
+
+KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "ladder", "shots", "tune", "curve",
+        "confidence", "seed", "recorded")  # fmt: skip
+NOT_OF_A_BASE = ("output", "resume", "dry_run", "json", "seed")  # which the project says itself
+NOWHERE = Path(".no-such-directory")  # what writes is told later where
+SCALES = {"bleu": 100.0, "chrf": 100.0}  # of all other metrics 1
+BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+NOT_OF_A_RUNG = ("model", "task", "method", "output", "resume", "seed", "dry_run", "json")  # likewise
+TUNE = tuple(f.name for f in dataclasses.fields(Tune) if f.name not in NOT_OF_A_RUNG)
+DESK = re.compile(r"desk(\+\w+)?(:|$)")  # the embedded desk is no path
+OF_ONE_RUNG = {"rank": "lora", "alpha": "lora", "targets": "lora", "tokens": "soft-prompt"}
+
+
+@dataclass(frozen=True)
+class Project:
+    name: str
+    task: Task
+    metric: str
+    target: float  # on the metric's scale
+    limits: Limits = field(default_factory=Limits)
+    candidates: tuple[str, ...] = ()  # directories and hub ids
+    base: Pretrain | None = None  # what is pretrained first
+    ladder: tuple[str, ...] = tuple(RUNGS)
+    shots: int = 4
+    tune: Mapping[str, Any] = field(default_factory=dict)  # settings of training, and by rung those of one alone
+    curve: tuple[float, ...] = (0.25, 0.5)  # shares of the training part that a learning curve is fitted to
+    confidence: float = 0.95
+    seed: int = 0
+    recorded: Mapping[str, Any] = field(default_factory=dict)  # what an earlier run measured and decided by
+    path: Path | None = None
+
+    def rule(self, everything: bool = False) -> Rule:
+        names = (*self.candidates, *([BASE] if self.base else []))
+        return Rule(self.ladder, names, self.target, round(1 - self.confidence, 12), self.limits, everything)
+
+    def tuning(self, rung: str) -> dict[str, Any]:
+        """The settings of training on one rung: those of all rungs, and over them its own."""
+        common = {key: value for key, value in self.tune.items() if key not in RUNGS}
+        return common | dict(self.tune.get(rung, {}))
+
+
+def read_project(path: str | Path) -> Project:
+    """Raises FileNotFoundError where there is no file, and ValueError for what is wrong in it, file and key named."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory: name the project file in it, such as {path / 'project.yaml'}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no project file {path}: `modelwright init` writes one")
+    try:
+        said = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(said, Mapping):
+        raise ValueError(f"{path} is no project: it needs keys such as task and target")
+    return dataclasses.replace(parse_project(said, str(path), path.parent), path=path)
+
+
+def parse_project(said: Mapping[str, Any], where: str, base: Path) -> Project:
+    """A project of what was said at `where`; paths are relative to `base`. Raises ValueError in one sentence."""
+    known(said, KEYS, where)
+    for key in ("task", "target"):
+        if key not in said:
+            raise ValueError(f"{where} has no {key}: a project needs at least a task and a target")
+    task = _task(said["task"], where, base)
+    metric = _metric(text(said, "metric", where), task, where)
+    tune, ladder = mapping(said, "tune", where), _ladder(said.get("ladder"), where)
+    project = Project(
+        name=text(said, "name", where) or base.resolve().name,
+        task=dataclasses.replace(task, metric=metric),
+        metric=metric,
+        target=_target(said["target"], metric, where),
+        limits=_limits(mapping(said, "limits", where), where),
+        candidates=_candidates(said.get("candidates"), where, base),
+        base=_base(said["base"], where, base, int(number(said, "seed", 0, where))) if said.get("base") else None,
+        ladder=ladder,
+        shots=int(number(said, "shots", 4, where)),
+        tune=_located(_tune(tune, ladder, f"{where}: tune"), base),
+        curve=_shares(said.get("curve", [0.25, 0.5]), where),
+        confidence=number(said, "confidence", 0.95, where),
+        seed=int(number(said, "seed", 0, where)),
+        recorded=mapping(said, "recorded", where),
+    )
+    for fault in contradictions(project, said):
+        raise ValueError(f"{where}: {fault}")
+    return project
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------
+
+
+def _task(said: Any, where: str, base: Path) -> Task:
+    if isinstance(said, str):
+        return read_task(base / said)
+    if not isinstance(said, Mapping):
+        raise ValueError(f"{where}: task is to be the path of a task.yaml, or a task written out, not {said!r}")
+    return parse_task(said, f"{where}: task", base)
+
+
+def _metric(said: str, task: Task, where: str) -> str:
+    """The project's, or the task's, or what the field reports first for such a task."""
+    try:
+        return fits(said or task.metric or default_metric(task.kind).name, task.kind).name
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _target(said: Any, metric: str, where: str) -> float:
+    top = SCALES.get(metric, 1.0)
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        raise ValueError(f"{where}: target is {said!r}, and is to be a number between 0 and {top:g}")
+    if not 0 < said < top:
+        near = {1.0: said / 100, 100.0: said * 100}[top]
+        hint = f"; perhaps you meant {near:g}" if 0 < near < top and not 0 < said < top and said != top else ""
+        if said == top:
+            hint = ": no finite number of examples proves the highest score"
+        raise ValueError(f"{where}: a target of {said:g} is not within the scale of {metric}, 0 to {top:g}{hint}")
+    return float(said)
+
+
+def _limits(said: Mapping[str, Any], where: str) -> Limits:
+    readers = {"time": parse_time, "memory": parse_bytes, "parameters": parse_count, "latency": parse_latency}
+    known(said, readers, f"{where}: limits")
+    found = {}
+    for key, value in said.items():
+        try:
+            found[key] = readers[key](str(value))
+        except ValueError as error:
+            raise ValueError(f"{where}: limits.{key}: {error}") from None
+    return Limits(**found)  # type: ignore[arg-type]
+
+
+def _candidates(said: Any, where: str, base: Path) -> tuple[str, ...]:
+    names = [said] if isinstance(said, str) else said or []
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{where}: candidates is to be a list of directories and hub ids, not {said!r}")
+    found = tuple(str(base / name) if (base / name).is_dir() else name for name in names)
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise ValueError(f"{where}: candidates names {twice[0]} twice")
+    if BASE in found:
+        raise ValueError(f"{where}: the name {BASE} is of the model that the project pretrains: write ./{BASE}")
+    return found
+
+
+def _base(said: Any, where: str, base: Path, seed: int) -> Pretrain:
+    """The settings of a pretraining run. Raises ValueError for what `modelwright pretrain` would refuse."""
+    where = f"{where}: base"
+    if not isinstance(said, Mapping):
+        raise ValueError(f"{where} is to be a mapping such as {{data: desk, time: 3min}}, not {said!r}")
+    known(said, [f.name for f in dataclasses.fields(Pretrain) if f.name not in NOT_OF_A_BASE], where)
+    values = dict(said)
+    data = values.get("data", ())
+    values["data"] = [_local(str(d), base) for d in (data if isinstance(data, list | tuple) else [data])]
+    if values.get("tokenizer"):
+        values["tokenizer"] = str(base / str(values["tokenizer"]))
+    try:
+        args = pydantic.TypeAdapter(Pretrain).validate_python(values | {"seed": seed, "output": NOWHERE})
+        return dataclasses.replace(check(args), output=Path())
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{where}: {_first(error, said)}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
+
+
+def _local(source: str, base: Path) -> str:
+    """A path as it is from here; a URL, and the embedded desk, as they are."""
+    return source if "://" in source or DESK.match(source) else str(base / Path(source).expanduser())
+
+
+def _ladder(said: Any, where: str) -> tuple[str, ...]:
+    """The rungs in their order: from the cheapest, whatever the order they are named in."""
+    if said is None:
+        return tuple(RUNGS)
+    if not isinstance(said, list | tuple) or not said:
+        raise ValueError(f"{where}: ladder is to be a list of rungs ({', '.join(RUNGS)}), not {said!r}")
+    known(said, RUNGS, f"{where}: ladder", "rung")
+    if twice := [rung for rung in RUNGS if list(said).count(rung) > 1]:
+        raise ValueError(f"{where}: ladder names {twice[0]} twice")
+    return tuple(rung for rung in RUNGS if rung in said)
+
+
+def _tune(said: Mapping[str, Any], ladder: Iterable[str], where: str) -> Mapping[str, Any]:
+    trained = [name for name, rung in RUNGS.items() if rung.method]
+    known(said, [*TUNE, *trained], where)
+    for key, value in said.items():
+        if key in trained:
+            if key not in ladder:
+                raise ValueError(f"{where} has settings for {key}, which is no rung of the ladder")
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{where}: {key} is to be a mapping such as {{rate: 0.001}}, not {value!r}")
+            known(value, TUNE, f"{where}: {key}")
+        elif key in OF_ONE_RUNG:
+            raise ValueError(f"{where}: {key} is of one rung: write {OF_ONE_RUNG[key]}: {{{key}: {value}}}")
+    for key in [key for key in trained if key in ladder]:
+        values = {k: v for k, v in said.items() if k in TUNE} | dict(said.get(key, {}))
+        if isinstance(values.get("general"), str):
+            values["general"] = [values["general"]]
+        _tuning(values, f"{where}: {key}" if key in said else where)
+    return said
+
+
+def _located(said: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The same with the text that forgetting is measured on found from here; of each rung too."""
+    found = {key: _located(value, base) if isinstance(value, Mapping) else value for key, value in said.items()}
+    general = found.get("general", ())
+    if general:
+        found["general"] = [_local(str(d), base) for d in (general if isinstance(general, list | tuple) else [general])]
+    return found
+
+
+def _tuning(said: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for what `modelwright tune` would refuse."""
+    try:
+        args = pydantic.TypeAdapter(Tune).validate_python(
+            {**said, "model": ".", "task": "task.yaml", "output": NOWHERE}
+        )
+        check_tuning(args)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{where}: {_first(error, said)}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
+
+
+def _first(error: pydantic.ValidationError, said: Mapping[str, Any]) -> str:
+    """The first thing that is wrong: key, value, and what it is to be."""
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    return f"{key} is {said.get(key)!r}: {first['msg'].lower()}"
+
+
+def _shares(said: Any, where: str) -> tuple[float, ...]:
+    shares = said if isinstance(said, list | tuple) else []
+    right = all(isinstance(share, int | float) and 0 < share < 1 for share in shares) and (shares or said == [])
+    if not right or len(shares) == 1:
+        raise ValueError(
+            f"{where}: curve is {said!r}, and is to be two or more shares of the training part between 0 and 1, "
+            "such as [0.25, 0.5], or [] for no learning curve"
+        )
+    return tuple(sorted(set(map(float, shares))))
+
+
+# -- what contradicts itself ---------------------------------------------------------------------------------------
+
+
+def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
+    """Every one, in a sentence each."""
+    models = [name for name in project.ladder if RUNGS[name].model]
+    trained = [name for name in models if RUNGS[name].method]
+    if models and not project.candidates and not project.base:
+        yield "there is no model to try: name candidates, or a base to pretrain"
+    if not models and (project.candidates or project.base):
+        yield "the ladder is trivial alone, which needs no model: leave candidates and base out, or add a rung"
+    if "shots" in said and "few-shot" not in project.ladder:
+        yield f"shots is {project.shots}, and few-shot is no rung of the ladder"
+    if "few-shot" in project.ladder and project.shots < 2:
+        yield f"shots is {project.shots}: few-shot begins at 2, and one-shot is a rung of its own"
+    if project.tune and not trained:
+        yield "tune is said, and the ladder has none of soft-prompt, lora and full"
+    if not 0.5 < project.confidence < 1:
+        yield f"confidence is {project.confidence:g}, and is to lie between 0.5 and 1"
+    if not 0 <= project.seed < 2**63:
+        yield f"seed is {project.seed}, and is to be 0 or more"
+    if project.metric == "mentions" and "required" not in project.task.columns:
+        yield "the metric mentions needs the task's column `required`: columns: {required: ...}, a list of strings"
+    if project.base:
+        yield from _against_base(project, project.base, trained)
+
+
+def _against_base(project: Project, base: Pretrain, trained: Collection[str]) -> Iterable[str]:
+    limits, kind = project.limits, project.task.kind
+    if base.objective == "masked" and kind not in ("classify", "tag"):
+        yield f"a base with objective masked is an encoder, which cannot {kind}: take causal or span"
+    if base.objective != "masked" and kind == "tag":
+        yield f"tagging needs an encoder: give the base the objective masked, not {base.objective}"
+    if base.objective == "masked" and not trained and not project.candidates:
+        yield "an encoder answers once it is trained for the task: add soft-prompt, lora or full to the ladder"
+    if base.time and limits.time is not None and parse_time(base.time) >= limits.time:
+        left = f"leaves nothing of limits.time, {duration(limits.time)}"
+        yield f"base.time is {duration(parse_time(base.time))} and {left}"
+    if base.size and limits.parameters is not None and parse_count(base.size) > limits.parameters:
+        yield f"base.size is {base.size}, over limits.parameters, {thousands(limits.parameters)}"
+    if base.size and limits.memory is not None and 4 * parse_count(base.size) > limits.memory:
+        yield f"the weights of a base of {base.size} parameters alone are over limits.memory, {size(limits.memory)}"
+    tokens = project.tuning("soft-prompt").get("tokens", 0)
+    if base.context and tokens >= base.context:
+        yield f"a soft prompt of {tokens} tokens fills the base's context of {base.context}"
+    for rung in trained:
+        time = project.tuning(rung).get("time")
+        if time and limits.time is not None and parse_time(time) >= limits.time:
+            yield f"tune's time of {time} for {rung} leaves nothing of limits.time, {duration(limits.time)}"
+
+
+# -- words ---------------------------------------------------------------------------------------------------------
+
+
+def known(said: Iterable[Any], names: Iterable[str], where: str, what: str = "key") -> None:
+    """Every unknown name is an error, with the one that it is spelled most like."""
+    names = list(names)
+    for name in said:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+            hint = f"perhaps you meant {near[0]}" if near else f"it may be {', '.join(names)}"
+            raise ValueError(f"{where} has an unknown {what} {name!r}: {hint}")
+
+
+def mapping(said: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = said.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}: {key} is {value!r}, and is to be a mapping, `key: value` each")
+    return value
+
+
+def text(said: Mapping[str, Any], key: str, where: str) -> str:
+    value = said.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {key} is {value!r}, and is to be a text")
+    return value
+
+
+def number(said: Mapping[str, Any], key: str, default: float, where: str) -> float:
+    value = said.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int if isinstance(default, int) else int | float):
+        raise ValueError(f"{where}: {key} is {value!r}, and is to be a {'whole ' * isinstance(default, int)}number")
+    return value
+
+
+def parse_bytes(said: str) -> int:
+    """'8GB' -> 8_000_000_000; kB, MB, GB, TB, and with an i ('512MiB') powers of 1024. Raises ValueError."""
+    found = re.fullmatch(r"([\d.]+)\s*([kmgt]?)(i?)b", said.strip().lower())
+    trouble = f"cannot read {said!r} as an amount of memory: write 8GB, 512MB or 16GiB"
+    if found is None or found[1].count(".") > 1 or not any(map(str.isdigit, found[1])):
+        raise ValueError(trouble)
+    unit = 1024 ** round(math.log(BYTES[found[2]], 1000)) if found[3] else BYTES[found[2]]
+    if not (bytes_ := round(float(found[1]) * unit)):
+        raise ValueError(trouble)
+    return bytes_
+
+
+def parse_latency(said: str) -> float:
+    """'200ms' -> 0.2 seconds; or a time as '2s'. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*ms", said.strip().lower())
+    if found and float(found[1]) > 0:
+        return float(found[1]) / 1000
+    try:
+        return parse_time(said)
+    except ValueError:
+        raise ValueError(f"cannot read {said!r} as a latency: write 200ms or 2s") from None

@@ -1,0 +1,239 @@
+"""The recipes as a project calls them: pretrain a base, tune a rung, measure one. Each leaves files and plain values.
+
+This is the one place where a project meets the recipes. A run that was stopped goes on from its own checkpoints; what
+came of it is what `modelwright pretrain`, `tune` and `evaluate` would have made with the same settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modelwright.adapt.open import open_model
+from modelwright.data.examples import Example
+from modelwright.data.shots import choose_shots
+from modelwright.data.task import Task
+from modelwright.evaluate.baselines import Baseline
+from modelwright.evaluate.scorer import ModelScorer
+from modelwright.evaluate.tasks import Outcome, Output, answers, judge, measure, metrics_of, score_all
+from modelwright.hub.open import LanguageModel
+from modelwright.plan import memory
+from modelwright.plan.cost import parameters
+from modelwright.project.ladder import Cost
+from modelwright.recipes import options, results, tuning
+from modelwright.recipes.evaluate import check_contract, prompter_of, rated
+from modelwright.recipes.options import PLAN, SETTINGS, Pretrain
+from modelwright.recipes.pretrain import SHARE, VOCAB, choose_precision, make_plan, pretrain
+from modelwright.recipes.tune import tune
+from modelwright.recipes.tuning import Tune
+from modelwright.recipes.watch import Screen
+from modelwright.train.meter import peak_memory
+
+OUTCOME = "outcome"
+PROBED = 8  # examples that are answered to know how long all will take
+SINGLE = 5  # examples that are answered one at a time, to know how long one takes
+ROWS = 32  # that are written at once
+HAND = ("width", "layers", "heads", "kv_heads", "ffn", "context")
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+def forget_peak() -> None:
+    """Count anew the most memory that this process holds, where the system can: Linux (proc(5), clear_refs)."""
+    path = Path("/proc/self/clear_refs")
+    if path.exists():
+        path.write_text("5")
+
+
+def resident() -> int:
+    """Bytes that this process holds now."""
+    path = Path("/proc/self/status")
+    if not path.exists():
+        return peak_memory()
+    line = next(line for line in path.read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+def finished(run: Path) -> dict[str, Any] | None:
+    """What came of a run that ended, or None. One that can neither be used nor gone on with is removed."""
+    try:
+        came: dict[str, Any] = json.loads((run / PLAN).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        came = {}
+    if "actual" in came and (run / "model").is_dir():
+        return came
+    if (run / "model").exists() or not came or not (run / SETTINGS).exists():
+        shutil.rmtree(run, ignore_errors=True)
+    return None
+
+
+def plan_base(args: Pretrain, own: int) -> Cost:
+    """What pretraining is going to take, before its text is read; `own`: bytes that the program itself holds."""
+    precision, peak = choose_precision(args.precision)
+    found = make_plan(args, args.vocab or VOCAB, precision, SHARE * peak)
+    return Cost(found.seconds, own + found.memory.total)
+
+
+def pretrain_base(args: Pretrain, directory: Path, screen: Screen) -> dict[str, Any]:
+    """Pretrain in `directory`/run -> where the model is, what it took, and the settings that ask no clock."""
+    run, began = directory / "run", time.perf_counter()
+    forget_peak()
+    if (came := finished(run)) is None:
+        if run.exists():
+            args = options.check(Pretrain(resume=True, output=run, json=True))
+        run.mkdir(parents=True, exist_ok=True)
+        came = pretrain(dataclasses.replace(args, output=run), screen)
+    settings = yaml.safe_load((run / SETTINGS).read_text("utf-8"))
+    planned = came["predicted"]
+    settled = {name: planned["config"][name] for name in HAND}
+    settled |= {name: planned[name] for name in ("steps", "warmup", "rate", "matrix_rate")}
+    settled |= {"batch": planned["rows"] * (planned["length"] + planned["source"]), "precision": settings["precision"]}
+    for name in ("checkpoints", "shards"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    return taken(came, began, run) | {"settled": settled}
+
+
+def settle_base(args: Pretrain, settled: Mapping[str, Any]) -> Pretrain:
+    """The same run with what a clock decided said by hand."""
+    return dataclasses.replace(args, size=None, time=None, **settled) if settled else args
+
+
+def plan_rung(args: Tune) -> Cost:
+    """What a tuning run is going to take, from a few steps of it at rate 0; memory beside the program's own."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        came = tune(dataclasses.replace(args, output=Path(scratch), dry_run=True), Screen(quiet=True))
+    before = time.perf_counter() - began  # what comes before the first step, and comes again
+    return Cost(before + came["predicted"]["seconds"], int(came["predicted"]["memory"]))
+
+
+def tune_rung(args: Tune, directory: Path, screen: Screen) -> dict[str, Any]:
+    """Tune in `directory`/run -> where the model is, what it took, what it forgot, and what a clock decided."""
+    run, began = directory / "run", time.perf_counter()
+    forget_peak()
+    if (came := finished(run)) is None:
+        if run.exists():
+            args = tuning.check(Tune(resume=True, output=run, json=True))
+        run.mkdir(parents=True, exist_ok=True)
+        came = tune(dataclasses.replace(args, output=run), screen)
+    settings = yaml.safe_load((run / SETTINGS).read_text("utf-8"))
+    settled = {"steps": came["predicted"]["steps"], "precision": settings["precision"]}
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    return taken(came, began, run) | {"settled": settled, "forgetting": came["forgetting"]}
+
+
+def settle_rung(args: Tune, settled: Mapping[str, Any]) -> Tune:
+    return dataclasses.replace(args, time=None, **settled) if settled else args
+
+
+def taken(came: Mapping[str, Any], began: float, run: Path) -> dict[str, Any]:
+    """Seconds of this sitting, or of all where there were several; and the most memory."""
+    actual = came["actual"]
+    seconds = max(time.perf_counter() - began, actual["seconds"])
+    return {"model": f"{run.name}/model", "seconds": seconds, "memory": actual["peak_memory"]}
+
+
+# -- measuring -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is measured: examples of a part, with shots of the training part before each."""
+
+    task: Task
+    part: str
+    examples: Sequence[Example]
+    train: Sequence[Example]
+    shots: int
+    seed: int
+
+    def shown(self, example: Example) -> Sequence[Example]:
+        if not self.shots:
+            return ()
+        return choose_shots(self.train, example, self.shots, how="seed", seed=self.seed, task=self.task)
+
+
+def measure_rung(model: str, asked: Asked, directory: Path, screen: Screen) -> dict[str, Any]:
+    """Answer the part's examples; outputs and scores stay in `directory`/outcome."""
+    began = time.perf_counter()
+    forget_peak()
+    lm = open_model(model)
+    check_contract(model, lm, asked.task)
+    scorer, prompter = ModelScorer(lm), prompter_of(asked.task, lm)
+    with rated(screen, "measuring", len(asked.examples)) as told:
+        outcome = measure(
+            scorer, asked.task, prompter, asked.examples,
+            part=asked.part, shots=asked.shown, seed=asked.seed, told=told,
+        )  # fmt: skip
+    keep(outcome, model, asked, directory)
+    return {
+        "latency": latency(lm, scorer, asked),
+        "dropped": sum(output.dropped for output in outcome.outputs),
+        "truncated": sum(output.truncated > 0 for output in outcome.outputs),
+        "seconds": time.perf_counter() - began,
+        "memory": peak_memory(),
+    }
+
+
+def latency(lm: LanguageModel, scorer: ModelScorer, asked: Asked) -> float:
+    """Seconds of one answer, asked alone: the middle of a few."""
+    prompter, found = prompter_of(asked.task, lm), []
+    for example in asked.examples[:SINGLE]:
+        prompts = [prompter.prompt(example, asked.shown(example))]
+        began = time.perf_counter()
+        answers(scorer, asked.task, prompter, [example], prompts, asked.seed)
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def measure_baseline(baseline: Baseline, asked: Asked, directory: Path) -> dict[str, Any]:
+    """The same of an answer that needs no model."""
+    began = time.perf_counter()
+    metrics = metrics_of(asked.task, asked.examples)
+    predictions = [baseline.predict(example) for example in asked.examples]
+    outputs = tuple(
+        Output(example.id, "", said, asked.task.reference(example), judge(metrics, asked.task, example, said))
+        for example, said in zip(asked.examples, predictions, strict=True)
+    )
+    scores = score_all(metrics, [output.stats for output in outputs], asked.seed)
+    seconds = time.perf_counter() - began
+    keep(Outcome("", asked.part, outputs, scores, metrics[0].name, seconds, 0), baseline.name, asked, directory)
+    return {"latency": None, "seconds": seconds, "memory": resident(), "dropped": 0, "truncated": 0}
+
+
+def keep(outcome: Outcome, model: str, asked: Asked, directory: Path) -> None:
+    said = {"data": results.data_digest(asked.task, asked.examples), "shots": asked.shots, "seed": asked.seed}
+    results.save(directory / OUTCOME, results.result(outcome, model, said), outcome.outputs)
+
+
+def outputs_of(directory: Path) -> Sequence[Output]:
+    return results.read_saved(directory / OUTCOME).outputs
+
+
+def plan_measuring(model: str, asked: Asked) -> Cost:
+    """What answering is going to take, from a few of the examples; memory beside the program's own."""
+    start = time.perf_counter()
+    lm = open_model(model)
+    cfg, few = lm.model.cfg, asked.examples[:PROBED]
+    if cfg.shape == "encoder" and cfg.labels is None:
+        return Cost(0.0, 4 * parameters(cfg))
+    scorer, prompter = ModelScorer(lm), prompter_of(asked.task, lm)
+    began = time.perf_counter()
+    measure(scorer, asked.task, prompter, few, part=asked.part, shots=asked.shown, seed=asked.seed)
+    each = (time.perf_counter() - began) / len(few)
+    seconds = (began - start) + each * len(asked.examples)
+    held = memory.inference(cfg, min(ROWS, len(asked.examples)), cfg.context, cfg.encoder.context if cfg.encoder else 0)
+    return Cost(seconds, held.total + held.weights)  # the model as it was opened, and packed for writing

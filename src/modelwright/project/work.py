@@ -1,0 +1,300 @@
+"""A project's steps on real models, each behind the cache: what `climb` asks, and what the report asks besides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from modelwright.adapt.open import digest, open_model
+from modelwright.data.examples import Example
+from modelwright.data.task import prepare
+from modelwright.evaluate.baselines import Baseline, fit_baselines
+from modelwright.evaluate.metrics import METRICS
+from modelwright.evaluate.statistics import interval, lower_bound
+from modelwright.evaluate.tasks import Output
+from modelwright.model.transformer import Config
+from modelwright.plan.cost import parameters
+from modelwright.project import steps
+from modelwright.project.cache import Cache, Done, Watched, file_digest, plain, sha256
+from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Measurement
+from modelwright.project.resolve import resolved, task_said
+from modelwright.project.spec import DESK, Project
+from modelwright.project.steps import Asked
+from modelwright.recipes.options import Pretrain
+from modelwright.recipes.tuning import Tune
+from modelwright.recipes.watch import Screen, write_whole
+
+Array = NDArray[np.float64]
+TASKS = "tasks"  # of a run directory: the task files that tuning reads
+
+
+class Opened(NamedTuple):
+    """A candidate's model: where it is, and what it is."""
+
+    path: str
+    digest: str
+    config: Config
+
+
+class Work:
+    """The steps of one project in one run directory."""
+
+    def __init__(self, project: Project, directory: Path, screen: Screen):
+        self.project, self.directory, self.screen = project, directory, screen
+        self.watched = Watched(files_of(project))
+        self.task, self.parts = prepare(project.task)
+        self.digests = {part: examples_digest(examples) for part, examples in self.parts.items()}
+        self.cache = Cache(directory, screen.warn, self.watched.unchanged)
+        self.metric = METRICS[project.metric]
+        self.fitted = {one.name: one for one in fit_baselines(self.task, self.parts["train"], self.metric)}
+        self.own = steps.resident()
+        self.opened: dict[str, Opened] = {}
+        self.record: dict[str, Any] = {}  # what clocks said, by rung and candidate
+
+    # -- what climb asks
+
+    def baselines(self) -> Sequence[str]:
+        return tuple(self.fitted)
+
+    def open(self, candidate: str) -> Candidate:
+        done = self.pretrain() if candidate == BASE else None
+        path = model_of(done) if done else candidate
+        lm = open_model(path)
+        assert lm.path is not None
+        found = self.opened[candidate] = Opened(str(lm.path), digest(lm.path), lm.model.cfg)
+        cost = self.spent(BASE, BASE, done) if done else None
+        return Candidate(
+            candidate,
+            parameters(found.config),
+            found.config.shape,
+            found.digest,
+            cost,
+            done is not None and done.cached,
+        )
+
+    def unfit(self, rung: str, candidate: Candidate) -> str:
+        labels = self.opened[candidate.name].config.labels
+        if candidate.shape != "encoder":
+            return "tagging needs an encoder" if self.task.kind == "tag" else ""
+        if self.task.kind not in ("classify", "tag"):
+            return f"an encoder writes no text, and cannot {self.task.kind}"
+        if not RUNGS[rung].method and (labels is None or RUNGS[rung].shots != "none"):
+            return "an encoder reads no examples: it answers by a head of its own, which training gives it"
+        return ""
+
+    def plan(self, rung: str, candidate: str) -> Cost | None:
+        """Predicted once, and kept: a resumed climb decides by the same numbers, and so does a replayed one."""
+        if said := self.recorded(rung, candidate).get("planned"):
+            return self.noted(rung, candidate, "planned", Cost(said[0], int(said[1])))
+        if not RUNGS.get(rung, RUNGS["full"]).model:
+            return None
+        if rung != BASE and candidate not in self.opened:
+            return None
+        depends = self.depends(rung, candidate) | {"decide": self.digests["decide"]}
+        done = self.cache.step(f"plan-{rung}", depends, lambda _: {"cost": list(self.predict(rung, candidate))})
+        return self.noted(rung, candidate, "planned", Cost(done.value["cost"][0], int(done.value["cost"][1])))
+
+    def measure(self, rung: str, candidate: str, part: str = "decide") -> Measurement:
+        trained = self.train(rung, candidate) if self.method(rung) else None
+        done = self.answer(rung, candidate, trained, part)
+        stats = np.stack([output.stats[self.metric.name] for output in steps.outputs_of(done.directory)])  # (n, k)
+        score = interval(stats, self.metric, level=self.project.confidence, seed=self.project.seed)
+        cost, latency = together(done, trained), done.value["latency"]
+        if part == "decide":  # no decision rests on another
+            cost = self.spent(rung, candidate, done, trained)
+            latency = self.recorded(rung, candidate).get("latency", latency)
+            self.note(rung, candidate, "latency", latency)
+        cached = done.cached and (trained is None or trained.cached)
+        return Measurement(stats, score, cost, latency, cached)
+
+    def bound(self, stats: Array, error: float) -> float:
+        return lower_bound(stats, self.metric, error=error, seed=self.project.seed)
+
+    # -- what the report asks
+
+    def outputs(self, rung: str, candidate: str, part: str = "decide") -> Sequence[Output]:
+        """The answers of what was measured."""
+        trained = self.train(rung, candidate) if self.method(rung) else None
+        return steps.outputs_of(self.answer(rung, candidate, trained, part).directory)
+
+    def forgotten(self, rung: str, candidate: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.train(rung, candidate).value["forgetting"]
+        return found
+
+    def point(self, rung: str, candidate: str, n: int) -> Array:
+        """Statistics (m, k) on `decide` of the rung trained on n examples of the training part."""
+        trained = self.train(rung, candidate, n)
+        done = self.answer(rung, candidate, trained, "decide")
+        return np.stack([output.stats[self.metric.name] for output in steps.outputs_of(done.directory)])
+
+    # -- the steps, each behind the cache
+
+    def pretrain(self) -> Done:
+        args = self.base()
+        return self.cache.step(
+            BASE, self.depends(BASE, BASE), lambda place: steps.pretrain_base(args, place, self.screen)
+        )
+
+    def train(self, rung: str, candidate: str, limit: int | None = None) -> Done:
+        """The rung trained, on the whole training part or on so many examples of it."""
+        args, depends = self.tuning(rung, candidate, limit), self.depends(rung, candidate)
+        if limit is not None:
+            depends |= {"limit": limit}
+        done = self.cache.step(rung, depends, lambda place: steps.tune_rung(args, place, self.screen))
+        self.note(rung, limited(candidate, limit), "settled", done.value["settled"])
+        return done
+
+    def answer(self, rung: str, candidate: str, trained: Done | None, part: str) -> Done:
+        asked = self.asked(rung, part)
+        depends: dict[str, Any] = {
+            "task": self.said(), "part": self.digests[part], "shots": asked.shots, "seed": asked.seed,
+        }  # fmt: skip
+        if not RUNGS[rung].model:
+            depends |= {"train": self.digests["train"], "baseline": candidate, "metric": self.metric.name}
+            work = self.by_baseline(self.fitted[candidate], asked)
+        else:
+            path = model_of(trained) if trained else self.opened[candidate].path
+            depends |= {"model": digest(path)} | ({"train": self.digests["train"]} if asked.shots else {})
+            work = self.by_model(path, asked)
+        return self.cache.step(f"{part}-{rung}", depends, work)
+
+    def by_baseline(self, baseline: Baseline, asked: Asked) -> Callable[[Path], Mapping[str, Any]]:
+        return lambda place: steps.measure_baseline(baseline, asked, place)
+
+    def by_model(self, path: str, asked: Asked) -> Callable[[Path], Mapping[str, Any]]:
+        return lambda place: steps.measure_rung(path, asked, place, self.screen)
+
+    def predict(self, rung: str, candidate: str) -> Cost:
+        if rung == BASE:
+            return steps.plan_base(self.base(), self.own)
+        asked = self.asked(rung, "decide")
+        cost = steps.plan_measuring(self.opened[candidate].path, asked)
+        if self.method(rung):
+            args, each = self.tuning(rung, candidate), cost.seconds / len(asked.examples)
+            try:
+                learning = steps.plan_rung(args)
+            except ValueError as error:  # what its preflight found
+                raise ValueError(f"{rung}: {str(error).replace('--', 'tune.')}") from None
+            tests = args.tests * min(args.select, len(self.parts.get("select", ())))
+            seconds = learning.seconds + cost.seconds + each * tests
+            cost = Cost(seconds, max(cost.memory, learning.memory))
+        return Cost(cost.seconds, self.own + cost.memory)
+
+    # -- what they depend on
+
+    def depends(self, rung: str, candidate: str) -> dict[str, Any]:
+        """Of a base: its settings and data. Of a rung: the task, the parts it learns from, the model, the settings."""
+        if rung == BASE:
+            base = self.base()
+            said = [self.watched.digests.get(d, d) for d in base.data]
+            tokenizer = file_digest(base.tokenizer / "tokenizer.json") if base.tokenizer else None
+            return {"settings": settings(base) | {"data": None, "tokenizer": tokenizer}, "data": said}
+        parts = {part: self.digests.get(part) for part in ("train", "select")}
+        opened = self.opened[candidate]
+        args = self.tuning(rung, candidate) if self.method(rung) else None
+        general = [self.watched.digests.get(d, d) for d in args.general] if args else []
+        return {
+            "task": self.said() | {"metric": self.metric.name}, "parts": parts, "model": opened.digest,
+            "settings": settings(args) | {"task": None, "model": None, "general": general} if args else {},
+            "shots": self.asked(rung, "decide").shots,
+        }  # fmt: skip
+
+    def said(self) -> dict[str, Any]:
+        """What the task is, but for its data, its metric and its name."""
+        return {key: value for key, value in task_said(self.task).items() if key not in ("data", "metric", "name")}
+
+    def asked(self, rung: str, part: str) -> Asked:
+        shots = {"none": 0, "one": 1, "few": self.project.shots}[RUNGS[rung].shots]
+        return Asked(self.task, part, self.parts[part], self.parts["train"], shots, self.project.seed)
+
+    def base(self) -> Pretrain:
+        assert self.project.base is not None
+        return steps.settle_base(self.project.base, self.recorded(BASE, BASE).get("settled", {}))
+
+    def method(self, rung: str) -> str | None:
+        return RUNGS[rung].method if rung in RUNGS else None
+
+    def tuning(self, rung: str, candidate: str, limit: int | None = None) -> Tune:
+        said: dict[str, Any] = {
+            "model": self.opened[candidate].path, "task": self.task_file(limit), "method": self.method(rung),
+            "seed": self.project.seed, "json": True, **self.project.tuning(rung),
+        }  # fmt: skip
+        args = TypeAdapter(Tune).validate_python(said)
+        return steps.settle_rung(args, self.recorded(rung, limited(candidate, limit)).get("settled", {}))
+
+    def task_file(self, limit: int | None) -> Path:
+        """The task as a file that tuning reads; its labels are written out, since a part of the data may lack some."""
+        task = self.task
+        if limit is not None:
+            data = dataclasses.replace(task.data, limit={**task.data.limit, "train": limit})
+            task = dataclasses.replace(task, data=data)
+        path = self.directory / TASKS / ("task.yaml" if limit is None else f"task-{limit}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(task_said(task), sort_keys=False, allow_unicode=True)
+        if not path.exists() or path.read_text("utf-8") != text:
+            write_whole(path, text)
+        return path
+
+    # -- what clocks said: inputs of a replay
+
+    def recorded(self, rung: str, candidate: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.project.recorded.get(f"{rung} {candidate}", {})
+        return found
+
+    def note(self, rung: str, candidate: str, what: str, value: Any) -> None:
+        self.record.setdefault(f"{rung} {candidate}", {})[what] = value
+
+    def noted(self, rung: str, candidate: str, what: str, cost: Cost) -> Cost:
+        self.note(rung, candidate, what, list(cost))
+        return cost
+
+    def spent(self, rung: str, candidate: str, *done: Done | None) -> Cost:
+        """What the steps of a rung took together; or what was recorded of them, which is what decided."""
+        said = self.recorded(rung, candidate).get("actual")
+        return self.noted(rung, candidate, "actual", Cost(said[0], int(said[1])) if said else together(*done))
+
+    def replayable(self) -> dict[str, Any]:
+        """run.yaml: the project with every default, and all that a clock decided."""
+        return resolved(self.project) | {"recorded": self.record}
+
+
+def together(*done: Done | None) -> Cost:
+    """Seconds of all, and the most memory of any."""
+    values = [one.value for one in done if one is not None]
+    return Cost(sum(value["seconds"] for value in values), max(int(value["memory"]) for value in values))
+
+
+def model_of(done: Done) -> str:
+    """Where the model of a trained step is: a run directory may be moved."""
+    return str(done.directory / done.value["model"])
+
+
+def limited(candidate: str, limit: int | None) -> str:
+    """What a candidate that was trained on a part of the examples is recorded under."""
+    return candidate if limit is None else f"{candidate}/{limit}"
+
+
+def files_of(project: Project) -> list[str]:
+    """The files that a project reads, as `documents.files` takes them."""
+    data = project.task.data
+    general = [d for rung in project.ladder if RUNGS[rung].method for d in project.tuning(rung).get("general", ())]
+    named = [data.train, data.select, data.decide, data.test, *(project.base.data if project.base else ()), *general]
+    return [source for source in named if source is not None and not DESK.match(source)]
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """A sha256 of what stands in the examples; not of the names of their files, nor of the lines they stand on."""
+    return sha256([plain(dict(example.fields)) for example in examples])
+
+
+def settings(args: Pretrain | Tune) -> dict[str, Any]:
+    """All that a run is told, but for where it writes and what it says."""
+    said: dict[str, Any] = TypeAdapter(type(args)).dump_python(args, mode="json")
+    return {key: value for key, value in said.items() if key not in ("output", "resume", "dry_run", "json")}

@@ -1,0 +1,222 @@
+"""project.yaml: read whole, and every mistake in it is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from modelwright.project.ladder import BASE, RUNGS, Limits
+from modelwright.project.resolve import resolved
+from modelwright.project.spec import parse_bytes, parse_latency, parse_project, read_project
+
+TASK: dict[str, Any] = {
+    "kind": "summarise",
+    "data": {"train": "notes.jsonl"},
+    "columns": {"source": "dialogue", "target": "summary", "required": "facts"},
+}
+GOOD: dict[str, Any] = {
+    "task": TASK,
+    "metric": "mentions",
+    "target": 0.85,
+    "limits": {"time": "10min", "memory": "8GB", "parameters": "50M", "latency": "200ms"},
+    "base": {"data": "desk", "time": "3min"},
+    "shots": 4,
+    "tune": {"epochs": 3, "lora": {"rank": 8}},
+}
+TAGGING = {"kind": "tag", "data": {"train": "wnut.conll"}}
+
+
+def test_a_whole_project_is_read(tmp_path: Path) -> None:
+    found = parse_project(GOOD, "project.yaml", tmp_path)
+    assert (found.name, found.metric, found.target, found.seed) == (tmp_path.name, "mentions", 0.85, 0)
+    assert found.limits == Limits(time=600.0, memory=8 * 10**9, parameters=50 * 10**6, latency=0.2)
+    assert found.task.data.train == str(tmp_path / "notes.jsonl")
+    assert found.ladder == tuple(RUNGS)
+    assert found.base
+    assert (found.base.data, found.base.time) == (("desk",), "3min")
+    assert found.tuning("lora") == {"epochs": 3, "rank": 8}
+    assert found.tuning("full") == {"epochs": 3}
+    assert found.rule().candidates == (BASE,)
+    assert found.rule().error == 0.05
+
+
+def test_the_metric_is_the_projects_or_the_tasks_or_the_kinds(tmp_path: Path) -> None:
+    bare = {key: value for key, value in GOOD.items() if key != "metric"}
+    assert parse_project(bare, "p", tmp_path).metric == "rougeL"
+    assert parse_project(bare | {"task": TASK | {"metric": "rouge1"}}, "p", tmp_path).metric == "rouge1"
+    both = parse_project(GOOD | {"task": TASK | {"metric": "rouge1"}}, "p", tmp_path)
+    assert both.metric == both.task.metric == "mentions"
+
+
+def test_rungs_are_climbed_in_their_order_whatever_the_order_they_are_named_in(tmp_path: Path) -> None:
+    said = GOOD | {"ladder": ["full", "few-shot", "lora"]}
+    assert parse_project(said, "p", tmp_path).ladder == ("few-shot", "lora", "full")
+
+
+def test_a_task_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "notes.yaml").write_text(yaml.safe_dump(TASK))
+    (tmp_path / "project.yaml").write_text(yaml.safe_dump(GOOD | {"task": "tasks/notes.yaml"}))
+    found = read_project(tmp_path / "project.yaml")
+    assert found.task.name == "notes"
+    assert found.task.data.train == str(tmp_path / "tasks" / "notes.jsonl")
+    assert found.path == tmp_path / "project.yaml"
+
+
+def test_candidates_that_are_directories_are_found_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    found = parse_project(GOOD | {"candidates": ["mine", "openai-community/gpt2"]}, "p", tmp_path)
+    assert found.candidates == (str(tmp_path / "mine"), "openai-community/gpt2")
+    assert found.rule().candidates == (*found.candidates, BASE)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    # words
+    ({"tagret": 1}, "project.yaml has an unknown key 'tagret': perhaps you meant target"),
+    ({"limits": {"tim": "3min"}}, "project.yaml: limits has an unknown key 'tim': perhaps you meant time"),
+    ({"base": {"data": "desk", "tiem": "3min"}}, "base has an unknown key 'tiem': perhaps you meant time"),
+    ({"base": {"data": "desk", "output": "x"}}, "base has an unknown key 'output'"),
+    ({"tune": {"loar": {}}}, "tune has an unknown key 'loar': perhaps you meant lora"),
+    ({"tune": {"lora": {"rnak": 8}}}, "tune: lora has an unknown key 'rnak': perhaps you meant rank"),
+    ({"ladder": ["zero-shot", "fewshot"]}, "ladder has an unknown rung 'fewshot': perhaps you meant few-shot"),
+    ({"task": TASK | {"kind": "sumarise"}}, "kind is 'sumarise'"),
+    # values
+    ({"target": "high"}, "target is 'high', and is to be a number between 0 and 1"),
+    ({"limits": {"time": 10}}, "limits.time: cannot read '10' as a time"),
+    ({"limits": {"memory": "8"}}, "limits.memory: cannot read '8' as an amount of memory: write 8GB"),
+    ({"limits": {"latency": "fast"}}, "limits.latency: cannot read 'fast' as a latency: write 200ms or 2s"),
+    ({"limits": ["10min"]}, "limits is ['10min'], and is to be a mapping"),
+    ({"confidence": 95}, "confidence is 95, and is to lie between 0.5 and 1"),
+    ({"seed": 1.5}, "seed is 1.5, and is to be a whole number"),
+    ({"ladder": "lora"}, "ladder is to be a list of rungs (trivial, zero-shot, one-shot, few-shot, soft-prompt, lora"),
+    ({"ladder": ["lora", "lora"]}, "ladder names lora twice"),
+    ({"candidates": ["a/b", "a/b"]}, "candidates names a/b twice"),
+    ({"candidates": [3]}, "candidates is to be a list of directories and hub ids"),
+    ({"candidates": ["base"]}, "the name base is of the model that the project pretrains: write ./base"),
+    ({"curve": [0.5]}, "curve is [0.5], and is to be two or more shares"),
+    ({"tune": {"epochs": "three"}}, "tune: epochs is 'three': input should be a valid number"),
+    ({"tune": {"lora": {"rank": 0}}}, "tune: lora: rank must be above 0, not 0"),
+    ({"tune": {"rank": 8}}, "tune: rank is of one rung: write lora: {rank: 8}"),
+    ({"tune": {"lora": 8}}, "tune: lora is to be a mapping such as {rate: 0.001}, not 8"),
+    ({"base": "desk"}, "base is to be a mapping such as {data: desk, time: 3min}, not 'desk'"),
+    ({"base": {"data": "desk"}}, "base: say how large or how long: size 10M, time 3min, or both width and layers"),
+    ({"base": {"data": "desk", "time": "3min", "dropout": 2}}, "base: dropout must lie between 0 and 1, not be 2"),
+    (
+        {"base": {"data": "desk", "time": "3min", "layers": "many"}},
+        "base: layers is 'many': input should be a valid integer",
+    ),
+    ({"task": 3}, "task is to be the path of a task.yaml, or a task written out, not 3"),
+    # contradictions
+    ({"target": 85}, "a target of 85 is not within the scale of mentions, 0 to 1; perhaps you meant 0.85"),
+    ({"metric": "bleu", "target": 0}, "a target of 0 is not within the scale of bleu, 0 to 100"),
+    ({"target": 1}, "a target of 1 is not within the scale of mentions, 0 to 1: no finite number of examples proves"),
+    ({"metric": "accuracy"}, "the metric 'accuracy' does not fit a task of kind summarise"),
+    ({"metric": "perplexity"}, "the metric 'perplexity' does not fit"),
+    (
+        {"task": {k: v for k, v in TASK.items() if k != "columns"}},
+        "the metric mentions needs the task's column `required`",
+    ),
+    ({"base": None}, "there is no model to try: name candidates, or a base to pretrain"),
+    ({"ladder": ["trivial"], "tune": {}, "shots": 4}, "the ladder is trivial alone, which needs no model"),
+    ({"ladder": ["lora"]}, "shots is 4, and few-shot is no rung of the ladder"),
+    ({"shots": 1}, "shots is 1: few-shot begins at 2, and one-shot is a rung of its own"),
+    (
+        {"ladder": ["few-shot"], "tune": {"epochs": 3}},
+        "tune is said, and the ladder has none of soft-prompt, lora and full",
+    ),
+    ({"ladder": ["few-shot", "full"]}, "tune has settings for lora, which is no rung of the ladder"),
+    ({"limits": {"time": "2min"}}, "base.time is 3 min 0 s and leaves nothing of limits.time, 2 min 0 s"),
+    ({"base": {"data": "desk", "size": "100M"}}, "base.size is 100M, over limits.parameters, 50M"),
+    (
+        {"base": {"data": "desk", "size": "50M"}, "limits": {"memory": "100MB"}},
+        "the weights of a base of 50M parameters alone are over limits.memory, 100 MB",
+    ),
+    (
+        {"base": {"data": "desk", "time": "1min", "context": 64}, "tune": {"soft-prompt": {"tokens": 64}}},
+        "a soft prompt of 64 tokens fills the base's context of 64",
+    ),
+    (
+        {"base": {"data": "desk", "time": "1min", "objective": "masked"}},
+        "a base with objective masked is an encoder, which cannot summarise: take causal or span",
+    ),
+    ({"tune": {"full": {"time": "1h"}}}, "tune's time of 1h for full leaves nothing of limits.time, 10 min 0 s"),
+    (
+        {"task": TAGGING, "metric": "entity_f1"},
+        "tagging needs an encoder: give the base the objective masked, not causal",
+    ),
+    (
+        {
+            "task": TAGGING,
+            "metric": "entity_f1",
+            "base": {"data": "desk", "time": "1min", "objective": "masked"},
+            "ladder": ["trivial", "few-shot"],
+            "tune": {},
+        },
+        "an encoder answers once it is trained for the task: add soft-prompt, lora or full to the ladder",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "told"), [pytest.param(*case, id=case[1][:50]) for case in WRONG])
+def test_a_mistake_is_one_sentence(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^project\.yaml") as caught:
+        parse_project(GOOD | changes, "project.yaml", tmp_path)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_task_and_target_are_needed(tmp_path: Path) -> None:
+    for key in ("task", "target"):
+        with pytest.raises(ValueError, match=f"p has no {key}: a project needs at least a task and a target"):
+            parse_project({k: v for k, v in GOOD.items() if k != key}, "p", tmp_path)
+
+
+def test_files_that_are_no_project(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="`modelwright init` writes one"):
+        read_project(tmp_path / "project.yaml")
+    with pytest.raises(IsADirectoryError, match="name the project file in it"):
+        read_project(tmp_path)
+    (tmp_path / "a.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"a\.yaml is not YAML: "):
+        read_project(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("- a")
+    with pytest.raises(ValueError, match=r"a\.yaml is no project"):
+        read_project(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"candidates": ["a/b"], "base": None},
+        {"ladder": ["trivial", "lora"], "shots": None, "limits": {}},
+        {
+            "task": {"kind": "classify", "data": {"train": "t.tsv", "limit": {"train": 9}}, "labels": ["a", "b"]},
+            "metric": "",
+        },
+    ],
+)
+def test_what_is_resolved_reads_as_the_same_project_from_anywhere(changes: dict[str, Any], tmp_path: Path) -> None:
+    said = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    first = parse_project(said, "p", tmp_path)
+    again = parse_project(yaml.safe_load(yaml.safe_dump(resolved(first))), "p", Path("/elsewhere"))
+    assert dataclasses.replace(again, name=first.name) == first
+
+
+@pytest.mark.parametrize(
+    ("said", "bytes_"),
+    [("8GB", 8 * 10**9), ("512 MB", 512 * 10**6), ("1.5kB", 1500), ("16GiB", 16 * 2**30), ("2MiB", 2**21), ("7B", 7)],
+)
+def test_amounts_of_memory(said: str, bytes_: int) -> None:
+    assert parse_bytes(said) == bytes_
+
+
+def test_latencies() -> None:
+    assert [parse_latency(said) for said in ("200ms", "1.5 ms", "2s", "1min")] == pytest.approx([0.2, 0.0015, 2, 60])
+    for said in ("0ms", "ms", "-5ms", "200"):
+        with pytest.raises(ValueError, match="as a latency"):
+            parse_latency(said)
