@@ -12,6 +12,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -152,7 +154,19 @@ def _data(said: Mapping[str, Any], where: str, base: Path) -> Data:
 
 def _source(source: str, base: Path) -> str:
     """A path as it is from here; a URL, and the embedded desk, as they are."""
-    return source if "://" in source or source.startswith("desk:") else str(base / Path(source).expanduser())
+    if "://" in source or source.startswith("desk:"):
+        return source
+    return str(base / Path(with_environment(source)).expanduser())
+
+
+def with_environment(path: str) -> str:
+    """A path with `$NAME` replaced from the environment. Raises ValueError for a name that is not there."""
+    found = os.path.expandvars(path)
+    if missing := re.search(r"\$\{?(\w+)", found):
+        raise ValueError(
+            f"{path} asks for the environment variable {missing[1]}, which is not set: export {missing[1]}=..."
+        )
+    return found
 
 
 def _columns(said: Mapping[str, Any], kind: Kind, where: str) -> dict[str, str]:

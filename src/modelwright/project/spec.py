@@ -17,7 +17,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from modelwright.data.task import Task, parse_task, read_task
+from modelwright.data.task import Task, parse_task, read_task, with_environment
 from modelwright.evaluate.metrics import default_metric, fits
 from modelwright.plan.size import parse_count, parse_time
 from modelwright.project.ladder import BASE, RUNGS, Limits, Rule, size
@@ -190,7 +190,9 @@ def _base(said: Any, where: str, base: Path, seed: int) -> Pretrain:
 
 def _local(source: str, base: Path) -> str:
     """A path as it is from here; a URL, and the embedded desk, as they are."""
-    return source if "://" in source or DESK.match(source) else str(base / Path(source).expanduser())
+    if "://" in source or DESK.match(source):
+        return source
+    return str(base / Path(with_environment(source)).expanduser())
 
 
 def _ladder(said: Any, where: str) -> tuple[str, ...]:
