@@ -317,6 +317,12 @@ def test_a_dry_run_checks_all_and_writes_nothing(tmp_path: Path, capsys: pytest.
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_task_without_a_part_to_decide_on_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = TINY["task"] | {"data": {"train": "train.jsonl", "split": {"decide": 0}}}
+    assert cli.main(["run", str(write_project(tmp_path, task=task)), "--output", str(tmp_path / "run")]) == 2
+    assert "has no part decide, which rungs are stopped on: give data.decide a file" in capsys.readouterr().err
+
+
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_project(tmp_path, tagret=3)
     assert cli.main(["run", str(path)]) == 2
