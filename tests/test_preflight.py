@@ -26,7 +26,7 @@ WORDS = [*TEXT.split(), "five", "six"]
 SPECIAL = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]"}
 CHAT = (
     "{% for m in messages %}{{ m.role }} : {{ m.content }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}assistant : {% endif %}"
+    "{% if add_generation_prompt %}assistant :{% endif %}"
 )
 
 
@@ -34,7 +34,7 @@ def tokenizer(begins: bool = True, template: str | None = None) -> Tokenizer:
     """Each word a token, and another one with the space before it; a space alone is a third. <s> before each text."""
     vocab = {piece: at for at, piece in enumerate([*SPECIAL.values(), "▁", *sorted({*"".join(WORDS), *"<>/_"})])}
     merges: list[tuple[str, str]] = []
-    for first in ("", "▁"):
+    for first in ("▁", ""):
         for word in WORDS:  # from its letters, left to right
             letters = [*first, *word]
             for at in range(1, len(letters)):
@@ -136,7 +136,7 @@ def test_the_end_that_is_learned_is_none_that_generation_stops_at() -> None:
 
 
 def test_a_chat_template_that_shows_the_answer_elsewhere() -> None:
-    moved = CHAT.replace("assistant : ", "assistant : answer ")
+    moved = CHAT.replace("assistant :", "assistant : answer")
     told = fault(looked(task(), words=tokenizer(template=moved)))
     assert told.startswith("the chat template shows the prompt of t:1 in another way once the answer follows it, in 3")
     assert told.endswith("mend the tokenizer's chat template, or do without it (chat: false in the task)")
@@ -280,4 +280,4 @@ def test_samples_of_an_encoder_show_labels() -> None:
     found = looked(made, {"train": tagged}, words=words, shape="encoder")
     assert found.faults == ()
     assert [piece for piece in found.samples[0].pieces if piece[1]] == [(" = O  ", True), (" = B-X  ", True)]
-    assert (found.learned, found.tokens) == (2, 4 + sum(len(words.encode(w)) for w in ("the",)) - 1)
+    assert (found.learned, found.tokens) == (2, 4)
