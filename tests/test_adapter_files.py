@@ -12,6 +12,8 @@ import peft as library
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import tiny
@@ -151,6 +153,22 @@ def test_we_open_pefts(name: str, targets: Any, rslora: bool, tmp_path: Path) ->
     assert first.dropout == 0.1
 
 
+@pytest.mark.parametrize(("name", "targets"), [("gpt2-bare-names", ["c_attn"]), ("bert-model", ["query", "value"])])
+def test_an_adapter_of_a_model_without_its_head(name: str, targets: list[str], tmp_path: Path) -> None:
+    theirs, model = bases(name, tmp_path)
+    cfg = library.LoraConfig(r=3, target_modules=targets, fan_in_fan_out=name.startswith("gpt2"))
+    theirs = library.get_peft_model(theirs, cfg).eval()
+    stir_theirs(theirs)
+    theirs.save_pretrained(tmp_path / "adapter")
+    adapter = peft.read(tmp_path / "adapter")
+    peft.put_on(model, adapter)
+    with torch.no_grad():
+        found = theirs(TOKENS).last_hidden_state
+        torch.testing.assert_close(model.hidden(TOKENS), found, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="has a LoRA already"):
+        peft.put_on(model, adapter)
+
+
 def test_gradients_of_a_matrix_for_three_are_pefts(tmp_path: Path) -> None:
     """GPT-2's c_attn: one A for q, k and v; and written again it is the same file."""
     theirs, model = bases("gpt2", tmp_path)
@@ -204,6 +222,17 @@ def test_modules_are_named_by_the_shortest_end_that_tells_them_apart(tmp_path: P
         found[name, targets] = json.loads((tmp_path / peft.CONFIG).read_text())["target_modules"]
     assert list(found.values()) == [["attn.c_proj"], ["attention.output.dense"], ["intermediate.dense"], ["q", "wi"],
                                     ["query"]]  # fmt: skip
+
+
+NAME = st.tuples(*[st.sampled_from("ab")] * 4).map(".".join)
+
+
+@given(st.sets(NAME, min_size=1), st.sets(NAME))
+def test_the_ends_choose_the_wanted_modules_and_no_others(wanted: set[str], others: set[str]) -> None:
+    """By peft's rule: a module is chosen where its name is a target, or ends with a dot and a target."""
+    ends = peft._shortest(wanted, wanted | others)
+    chosen = {name for name in wanted | others if any(name == end or name.endswith(f".{end}") for end in ends)}
+    assert chosen == wanted
 
 
 # -- soft prompts -----------------------------------------------------------------------------------------

@@ -12,11 +12,15 @@ from torch import nn
 
 import tiny
 from modelwright.adapt.lora import LoRA, LoRALinear, adapters_off, add_lora, merge, merged_copy
+from modelwright.adapt.swap import learned, restore_learned
 from modelwright.data.pack import Batch
 from modelwright.infer.packed import PackedAttention, can_pack, prepare
 from modelwright.model.checkpoint import load
+from modelwright.model.kernels import _RMSNorm
+from modelwright.model.logps import _TokenLogps, token_logps
 from modelwright.model.transformer import Config, Rope, Transformer, initialise
 from modelwright.train.optim import make
+from modelwright.train.state import model_tensors, optimizer_tensors, restore_model, restore_optimizer
 
 LLAMA = Config(vocab=61, width=24, layers=2, heads=6, kv_heads=2, head=4, ffn=40, context=96, rope=Rope())
 TOKENS = tiny.tokens(2, 9)
@@ -119,7 +123,22 @@ def test_dropout_is_on_the_thin_way_alone() -> None:
     kept = torch.nn.functional.dropout(x, 0.5)
     torch.testing.assert_close(dropped, base(x) + kept @ layer.A.T @ layer.B.T)
     assert not torch.equal(kept, x)
-    torch.testing.assert_close(layer.eval()(x), base(x) + x @ layer.A.T @ layer.B.T, atol=1e-5, rtol=1e-5)
+    for f in (layer.eval(), layer.plain):
+        torch.testing.assert_close(f(x), base(x) + x @ layer.A.T @ layer.B.T, atol=1e-5, rtol=1e-5)
+
+
+def test_no_gradient_is_made_for_a_frozen_head_or_norm() -> None:
+    """Asked on the way back itself: autograd would throw away without a word what it did not want."""
+    x, weight = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8)
+    for learns in (False, True):
+        norm, head = torch.ones(8, requires_grad=learns), weight.clone().requires_grad_(learns)
+        y = token_logps(_RMSNorm.apply(x, norm, 1e-5), head, None, torch.tensor([1, 2, 3, 4, 5]))
+        with torch.no_grad():
+            dx, dhead, *_ = _TokenLogps.backward(y.grad_fn, torch.ones(5))
+        assert (dhead is not None) is learns
+        normed = _RMSNorm.apply(x, norm, 1e-5)
+        assert (_RMSNorm.backward(normed.grad_fn, torch.ones(5, 8))[1] is not None) is learns
+        assert dx.shape == (5, 8)
 
 
 # -- the whole model --------------------------------------------------------------------------------------
@@ -224,6 +243,29 @@ def test_a_narrow_weight_is_merged_in_float32() -> None:
     assert layer.merged().weight.item() == 1 + 2.0**-7
     assert layer.merged().weight.dtype == torch.bfloat16
     assert layer.A.dtype == torch.float32
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["what-is-learned", "all"])
+def test_a_run_goes_on_to_the_bit(whole: bool) -> None:
+    """Three steps in one go, or two, a checkpoint, and the third: of all tensors, or of those that learn."""
+
+    def steps(model: Transformer, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            model(TOKENS[:, :-1], TOKENS[:, 1:]).sum().neg().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    one, other = (add_lora(build(), LoRA(), draw(seed)) for seed in (1, 2))
+    optimizer, again = make(one, "adamw", 0.1), make(other, "adamw", 0.1)
+    steps(one, optimizer, 2)
+    saved = model_tensors(one) if whole else learned(one)
+    saved, moments = ({k: t.clone() for k, t in group.items()} for group in (saved, optimizer_tensors(one, optimizer)))
+    (restore_model if whole else restore_learned)(other, saved)
+    restore_optimizer(other, again, moments)
+    steps(one, optimizer, 1)
+    steps(other, again, 1)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+    assert not torch.equal(one.stack.blocks[0].attn.q.B, saved["stack.blocks.0.attn.q.B"])
 
 
 # -- peft -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ NAMES = {
     "fill_mask": "modelwright.infer.engine",
     "generate": "modelwright.infer.engine",
     "load": "modelwright.hub.open",
+    "open_model": "modelwright.adapt.open",
     "save": "modelwright.hub.open",
     "stream": "modelwright.infer.engine",
 }

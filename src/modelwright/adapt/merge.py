@@ -64,7 +64,8 @@ def _lineage(adapter: Path, proofs: dict[str, Any]) -> dict[str, Any]:
     parents[0].pop("beside", None)
     parents[1]["digest"] = digest(adapter)
     kept = {key: value for key, value in record.items() if key not in ("base", "versions")}
-    return {"parents": parents, "merged": proofs, "versions": versions(), "adapter": kept}
+    prompts = {"contract": kept["contract"]} if "contract" in kept else {}  # it is asked as the adapter was
+    return {"parents": parents, "merged": proofs, "versions": versions(), **prompts, "adapter": kept}
 
 
 @torch.inference_mode()

@@ -104,7 +104,10 @@ def put_on(model: Transformer, adapter: Adapter) -> Transformer:
 
 def _put_lora(model: Transformer, adapter: Adapter) -> dict[str, Tensor]:
     """Puts on what is LoRA -> the tensors that are not."""
-    rest, scale = dict(adapter.tensors), _scale(adapter)
+    if any(isinstance(module, LoRALinear) for module in model.modules()):
+        raise ValueError("the model has a LoRA already: merge it first, or go on training that one")
+    today = family_of_model(model.cfg).today  # a model without its head is one wrapper less deep
+    rest, scale = {today(name): tensor for name, tensor in adapter.tensors.items()}, _scale(adapter)
     made: dict[str, LoRALinear] = {}
     for their, places in _linears(model).items():
         pair = [rest.pop(key, None) for key in _keys(their)]

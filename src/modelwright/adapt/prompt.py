@@ -80,7 +80,7 @@ def put_prompt(model: Transformer, soft: Tensor) -> None:
     if soft_ids(model):
         raise ValueError("the model has a soft prompt already: go on training that one")
     freeze(model)
-    setattr(model.embed, "tokens", SoftEmbedding(model.embed.tokens, soft))  # noqa: B010
+    setattr(model.embed, "tokens", SoftEmbedding(model.embed.tokens, soft.to(model.embed.tokens.weight.device)))  # noqa: B010
     model.embed.soft = tuple(range(model.cfg.vocab, model.cfg.vocab + len(soft)))
 
 

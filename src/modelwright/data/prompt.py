@@ -107,7 +107,7 @@ class Prompter:
         source = None if prompt.source is None else _alone(prompt.source)
         return _row(tokens, targets, weight)._replace(source=source)
 
-    def boundary(self, example: Example) -> str | None:
+    def boundary(self, example: Example, *, template: int = 0) -> str | None:
         """What changes at the prompt's end when the answer follows it, or None: a sentence for the preflight.
 
         A template that ends in a space is the usual case: " Paris" is one token, and " " with "Paris" are others.
@@ -116,13 +116,13 @@ class Prompter:
             return None
         answer = self._completion_text(example, None)
         if self.chat:
-            messages = self._messages(example, (), 0)
+            messages = self._messages(example, (), template)
             if not encode_turn(self.tokenizer, messages, answer.strip()).follows:
                 return f"the chat template shows the prompt of {example.id} in another way once the answer follows it"
             asked = encode_chat(self.tokenizer, messages, True).ids
             whole = encode_chat(self.tokenizer, [*messages, {"role": "assistant", "content": answer.strip()}]).ids
         else:
-            said = self._plain(example, (), 0)
+            said = self._plain(example, (), template)
             asked, whole = said.ids, [*self._before, *self.tokenizer.encode(said.text + answer)]
         same = next((i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(asked))
         if same == len(asked):

@@ -47,8 +47,12 @@ def forgetting(
     An encoder and an encoder-decoder are asked to fill the same gaps (`scorer.rolling`). Raises ValueError for no text,
     and for a model of labels.
     """
-    one, other = before.rolling(texts), after.rolling(texts)
-    kept = [i for i in range(len(texts)) if one[i].tokens and other[i].tokens]
+    return grown(before.rolling(texts), after.rolling(texts), level=level, seed=seed)
+
+
+def grown(one: Sequence[Rolling], other: Sequence[Rolling], *, level: float = 0.95, seed: int = 0) -> Forgetting:
+    """The same of what both models said of the texts: for a model that is no more, once it has been tuned."""
+    kept = [i for i in range(len(one)) if one[i].tokens and other[i].tokens]
     if not kept:
         raise ValueError(
             "there is no text to measure forgetting on: give some that the base model was trained on, or like it"

@@ -157,6 +157,5 @@ def writer(tokenizer: Tokenizer, prompt: Sequence[int], stop: tuple[str, ...]) -
     """A writer that has seen the prompt's end, since what a token looks like may depend on what stands before it."""
     decoder = Decoder(tokenizer)
     for token in prompt[-8:]:
-        if token < tokenizer.vocab:  # a soft prompt is no text
-            decoder.push(token)
+        decoder.push(token)
     return Writer(decoder, stop)

@@ -78,12 +78,19 @@ def training(
 
 
 def tuning(
-    cfg: Config, learning: int, rows: int, length: int, source: int = 0, *, precision: Precision = "fp32"
+    cfg: Config,
+    learning: int,
+    rows: int,
+    length: int,
+    source: int = 0,
+    *,
+    precision: Precision = "fp32",
+    predicted: float = 1.0,
 ) -> TrainingMemory:
     """Memory of one step by AdamW in which only `learning` of the parameters do so: the rest have no gradient and no
     moments. What the blocks keep is counted as if all learned, of which a LoRA keeps somewhat less.
     """
-    found = training(cfg, rows, length, source, precision=precision, optimizer="adamw")
+    found = training(cfg, rows, length, source, precision=precision, optimizer="adamw", predicted=predicted)
     return replace(found, gradients=4 * learning, optimizer=8 * learning)
 
 

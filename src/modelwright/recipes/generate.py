@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from modelwright.adapt.lora import merged_copy
-from modelwright.adapt.open import open_model
+from modelwright.adapt.open import method, open_model
 from modelwright.infer.engine import ROWS, Completion, fill_mask, pieces, room
 from modelwright.infer.sample import Sampling, settings
 from modelwright.infer.text import LanguageModel, encode_prompts
@@ -81,7 +81,8 @@ def main(args: list[str]) -> int:
     o = parse(Options, args, "modelwright generate")
     prompts = read_prompts(o)
     lm = open_model(o.model, dtype=DTYPES[o.precision])
-    lm = replace(lm, model=merged_copy(lm.model))  # of an adapter: plain layers write faster
+    if method(lm) == "lora":
+        lm = replace(lm, model=merged_copy(lm.model))  # plain layers can be packed, and write faster
     if lm.model.cfg.shape == "encoder":
         if o.dry_run:
             raise ValueError("--dry-run is for models that write on: an encoder only fills the masks of a text")

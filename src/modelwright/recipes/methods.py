@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import nn
 
-from modelwright.adapt.lora import LoRA, add_lora
+from modelwright.adapt.lora import TARGETS, LoRA, add_lora, merged_copy
 from modelwright.adapt.open import RECORD, save_adapter, versions
 from modelwright.adapt.prompt import SoftPrompt, add_prompt
 from modelwright.hub.open import LanguageModel, save
-from modelwright.model.checkpoint import whole, write_json
+from modelwright.model.checkpoint import blank, whole, write_json
 from modelwright.model.heads import relabel
 from modelwright.model.transformer import Labels, Transformer
 
 Method = Literal["full", "lora", "prompt"]
-# Learning rates of AdamW, times the width, for models of any size: small models take larger steps. A LoRA learns at
-# ten times the rate of full fine-tuning (Schulman et al. 2025); a soft prompt has to move whole embeddings.
+# AdamW's rate, times the width: narrow models take larger steps (Yang et al. 2022). A LoRA learns at ten times the rate
+# of full fine-tuning (Schulman et al. 2025); a soft prompt has to move whole embeddings (Lester et al. 2021).
 RATES: Mapping[Method, float] = {"full": 0.1, "lora": 1.0, "prompt": 3.0}
 
 
@@ -33,8 +32,25 @@ class Adapter:
     cfg: LoRA | SoftPrompt | None
 
 
+def make_adapter(
+    method: Method, model: Transformer, *, rank: int, alpha: float, targets: Sequence[str] | None, tokens: int
+) -> Adapter:
+    """targets: of a LoRA; None is every layer of the blocks that the model has, as Dettmers et al. 2023 find best."""
+    if method == "full":
+        return Adapter(method, None)
+    if method == "prompt":
+        return Adapter(method, SoftPrompt(tokens))
+    there = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    chosen = tuple(target for target in TARGETS if target in there) if targets is None else tuple(targets)
+    return Adapter(method, LoRA(rank, alpha, targets=chosen))
+
+
 def default_rate(method: Method, width: int) -> float:
+    """`RATES[method]` / width, to one digit."""
     return float(f"{RATES[method] / width:.1g}")
+
+
+# -- before -----------------------------------------------------------------------------------------------
 
 
 def put_on(model: Transformer, adapter: Adapter, labels: Labels | None, generator: torch.Generator) -> Transformer:
@@ -42,13 +58,10 @@ def put_on(model: Transformer, adapter: Adapter, labels: Labels | None, generato
 
     Raises ValueError where the model has another head, or another adapter, already.
     """
-    if labels is not None and model.cfg.labels != labels:
-        if model.cfg.labels is not None:
-            raise ValueError(
-                f"the model's head has the labels {', '.join(model.cfg.labels.names)}, and the task "
-                f"{', '.join(labels.names)}: begin with a model without a head"
-            )
+    if labels is not None and model.cfg.labels is None:
         model = relabel(model, labels, generator)
+    if model.cfg.labels != labels:
+        raise ValueError(_other_labels(model.cfg.labels, labels))
     model.requires_grad_(True)
     if isinstance(adapter.cfg, LoRA):
         add_lora(model, adapter.cfg, generator)
@@ -57,34 +70,46 @@ def put_on(model: Transformer, adapter: Adapter, labels: Labels | None, generato
     return model.train()
 
 
-def learning(model: Transformer) -> dict[str, Tensor]:
-    """What learns, by name."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+def _other_labels(own: Labels | None, asked: Labels | None) -> str:
+    assert own is not None
+    if asked is None or own.each != asked.each:
+        return f"the model's head labels each {own.each}, which is not what the task asks: begin with another model"
+    wanted = f"{', '.join(own.names)}, and the task {', '.join(asked.names)}"
+    same = set(own.names) == set(asked.names)
+    mend = "list them in that order in the task's labels" if same else "begin with a model without a head"
+    return f"the model's head has the labels {wanted}: {mend}"
 
 
-def keep(model: Transformer, path: Path) -> None:
-    """Write what learns, so that the best moment can be gone back to; whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    save_file({name: p.contiguous() for name, p in learning(model).items()}, part)
-    part.replace(path)
+def with_dropout(model: Transformer, dropout: float) -> Transformer:
+    """The same tensors in a model that drops out at another rate: each part keeps the one it was built with."""
+    encoder = model.cfg.encoder and replace(model.cfg.encoder, dropout=dropout)
+    found = blank(replace(model.cfg, dropout=dropout, encoder=encoder))
+    found.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    return found.train(model.training)
 
 
-@torch.no_grad()
-def go_back(model: Transformer, path: Path) -> None:
-    """The model as it was when `keep` wrote it."""
-    kept = load_file(path)
-    for name, p in learning(model).items():
-        p.copy_(kept[name])
+# -- after ------------------------------------------------------------------------------------------------
+
+
+def speaking(tuned: LanguageModel, base: LanguageModel) -> LanguageModel:
+    """The tuned model, under the head over the vocabulary that the base has, where tuning put one over labels there.
+
+    base: the model as it was opened; what is not tuned it may share with the tuned one.
+    """
+    model = merged_copy(tuned.model)
+    if model.cfg.labels != base.model.cfg.labels:
+        model.cfg, model.head = base.model.cfg, base.model.head
+    return replace(tuned, model=model)
 
 
 def write(
-    lm: LanguageModel, adapter: Adapter, directory: Path, base: str, digest: str, lineage: dict[str, Any]
+    lm: LanguageModel, adapter: Adapter, directory: Path, base: str, digest: str, lineage: Mapping[str, Any]
 ) -> None:
     """The tuned model as a model directory, or as an adapter that names its base; with what it was made of."""
     if adapter.cfg is not None:
         save_adapter(lm, adapter.cfg, directory, base=base, base_digest=digest, lineage=lineage)
         return
     record = {"base": {"name": base, "digest": digest}, "method": {"name": "full"}, "versions": versions(), **lineage}
-    with whole(directory, overwrite=True) as work:
+    with whole(directory) as work:
         save(lm, work)
         write_json(work / RECORD, record)

@@ -6,15 +6,14 @@ that is there twice, a prompt whose last token is another one once the answer fo
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-
-from rich.text import Text
+from itertools import combinations, groupby
 
 from modelwright.data.examples import Example
-from modelwright.data.kind import Task
+from modelwright.data.kind import Task, templates
 from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompter
 from modelwright.data.tokenizer import Tokenizer
@@ -46,7 +45,7 @@ class Preflight:
     faults: tuple[str, ...]
     truncated: int  # training inputs that were cut
     learned: int  # tokens that carry loss, of all training rows
-    tokens: int
+    tokens: int  # that are read, those of sources too
 
 
 def preflight(
@@ -58,24 +57,31 @@ def preflight(
     allowed: Allowed = Allowed(),
     samples: int = 3,
 ) -> Preflight:
-    """Look at the training rows and at what the parts have in common. rows: one for each example of parts["train"].
+    """Look at the training rows and at what the parts have in common.
 
+    rows: one for each example of parts["train"], under the task's prompts in turn.
     eos: the ids at which generation will stop. Faults are sentences; a run with a fault is not to begin.
     """
     train = parts["train"]
-    cut = [example.id for example in train if prompter.prompt(example).truncated]
+    turns = [at % len(prompter.task.prompts) for at in range(len(train))]
+    asked = [prompter.prompt(example, template=at) for example, at in zip(train, turns, strict=True)]
+    cut = [example.id for example, prompt in zip(train, asked, strict=True) if prompt.truncated]
     found = [
         *_silent(train, rows),
         *_endless(prompter, train, rows),
+        *_unstopped(prompter, eos),
         *_beginnings(prompter, train, rows),
+        *_spelled(prompter),
         *_padding(prompter.tokenizer, eos),
-        *_boundaries(prompter, train),
+        *_boundaries(prompter, train, turns),
         *_truncated(cut, len(train), allowed.truncated),
+        *_unfinished(prompter, train, rows, allowed.truncated),
         *overlaps(prompter.task, parts, allowed.overlap),
     ]
-    shown = tuple(sample(prompter.tokenizer, *pair) for pair in list(zip(train, rows, strict=True))[:samples])
+    shown = [sample(prompter, *pair) for pair in zip(train[:samples], rows, strict=False)]
     learned = sum(int((row.weight > 0).sum()) for row in rows)
-    return Preflight(shown, tuple(found), len(cut), learned, sum(len(row.tokens) for row in rows))
+    tokens = sum(len(row.tokens) + (0 if row.source is None else len(row.source[0])) for row in rows)
+    return Preflight(tuple(shown), tuple(found), len(cut), learned, tokens)
 
 
 # -- the checks -------------------------------------------------------------------------------------------
@@ -99,6 +105,17 @@ def _endless(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) 
     return [f"{said} {_several(names)}: a model tuned on them would not stop"] if names else []
 
 
+def _unstopped(prompter: Prompter, eos: Collection[int]) -> list[str]:
+    """The end that is learned must be one at which generation stops, or the model runs on behind it."""
+    if prompter.shape == "encoder" or prompter.end in eos:
+        return []
+    name = prompter.tokenizer.decode([prompter.end], special=True)
+    return [
+        f"answers are learned to end in {name} ({prompter.end}), and generation does not stop there: add it to "
+        "eos_token_id in the model's generation_config.json"
+    ]
+
+
 def _beginnings(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
     """A text that begins with two BOS is one that no model was trained on."""
     bos, soft = prompter.tokenizer.bos, len(prompter.soft)
@@ -106,8 +123,22 @@ def _beginnings(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row
         return []
     read = [row.tokens if row.source is None else row.source[0] for row in rows]
     names = [e.id for e, ids in zip(train, read, strict=True) if list(ids[soft : soft + 2]) == [bos, bos]]
-    said = f"{_several(names)} begin with two BOS tokens: take the one out of the template, the tokenizer sets its own"
+    said = f"{_several(names)} begin with two BOS tokens: take one out of the chat template, the tokenizer sets its own"
     return [said] if names else []
+
+
+def _spelled(prompter: Prompter) -> list[str]:
+    """Text never becomes a special token: one that a template spells out is read letter by letter."""
+    task, tokenizer = prompter.task, prompter.tokenizer
+    said = [*templates(task), ("instruction", task.instruction), ("separator", task.separator)]
+    special = [tokenizer.decode([token], special=True) for token in sorted(tokenizer.special)]
+    return [
+        f"the {name} spells out {token}, which would be read letter by letter: take it out, the special tokens that a "
+        "model expects are set without it"
+        for name, text in said
+        for token in special
+        if token.strip() and token in text
+    ]
 
 
 def _padding(tokenizer: Tokenizer, eos: Collection[int]) -> list[str]:
@@ -118,36 +149,55 @@ def _padding(tokenizer: Tokenizer, eos: Collection[int]) -> list[str]:
     return [f"the padding token {name} stands among the ids that end a text: take it out of eos_token_id"]
 
 
-def _boundaries(prompter: Prompter, train: Sequence[Example]) -> list[str]:
-    changed = [(example.id, said) for example in train if (said := prompter.boundary(example))]
+def _boundaries(prompter: Prompter, train: Sequence[Example], turns: Sequence[int]) -> list[str]:
+    pairs = zip(train, turns, strict=True)
+    changed = [said for example, at in pairs if (said := prompter.boundary(example, template=at))]
     if not changed:
         return []
-    return [
-        f"{changed[0][1]}, in {len(changed)} of {len(train)} rows: end the prompt where a token ends, without "
-        "a space, and begin the completion's with the space"
-    ]
+    mend = "end the prompt where a token ends, without a space, and begin the completion's with the space"
+    if prompter.chat:
+        mend = "mend the tokenizer's chat template, or do without it (chat: false in the task)"
+    return [f"{changed[0]}, in {len(changed)} of {len(train)} rows: {mend}"]
 
 
 def _truncated(cut: Sequence[str], rows: int, allowed: float) -> list[str]:
     if len(cut) <= allowed * rows:
         return []
     said = f"{len(cut)} of {rows} training inputs are too long for the context and would be cut ({_several(cut)})"
-    return [f"{said}: take a model with a longer context, or allow it with --truncated {len(cut) / rows:.2f}"]
+    return [f"{said}: take a model with a longer context, or allow it with --truncated {_share(len(cut), rows)}"]
+
+
+def _unfinished(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row], allowed: float) -> list[str]:
+    """An answer that is learned whole and may not be written whole."""
+    task = prompter.task
+    if prompter.shape == "encoder" or task.kind == "classify":  # labels are not written, but chosen
+        return []
+    most = task.decoding.max_new
+    long = [e.id for e, row in zip(train, rows, strict=True) if int((row.weight > 0).sum()) > most]
+    if len(long) <= allowed * len(train):
+        return []
+    said = f"the answers of {len(long)} of {len(train)} training rows are longer than decoding.max_new, {most} tokens"
+    return [f"{said} ({_several(long)}): raise it, or allow it with --truncated {_share(len(long), len(train))}"]
+
+
+def _share(part: int, whole: int) -> str:
+    """Rounded up, so that it is enough."""
+    return f"{math.ceil(100 * part / whole) / 100:.2f}"
+
+
+# -- what the parts share ---------------------------------------------------------------------------------
 
 
 def overlaps(task: Task, parts: Mapping[str, Sequence[Example]], allowed: float) -> list[str]:
-    """Inputs of a later part that stand in the training part too, to the letter or nearly."""
+    """Inputs of a later part that stand in an earlier one too, to the letter; or nearly, in the training part."""
     said = []
-    for first, second in combinations([part for part in parts if parts[part]], 2):
+    for first, second in combinations(parts, 2):
         shared = same(task, parts[first], parts[second])
         if len(shared) > allowed * len(parts[second]):
             said.append(f"{len(shared)} inputs of {second} stand in {first} too ({_several(shared)})")
-    near = {part: nearly(task, parts["train"], examples) for part, examples in parts.items() if part != "train"}
-    for part, names in near.items():
-        exact = set(same(task, parts["train"], parts[part]))
-        names = [name for name in names if name not in exact]
-        if len(names) > allowed * len(parts[part]):
-            said.append(f"{len(names)} inputs of {part} are near copies of training inputs ({_several(names)})")
+        near = sorted({*nearly(task, parts[first], parts[second])} - {*shared}) if first == "train" else []
+        if len(near) > allowed * len(parts[second]):
+            said.append(f"{len(near)} inputs of {second} are near copies of training inputs ({_several(near)})")
     return [f"{line}: take them out, or allow it with --overlap SHARE" for line in said]
 
 
@@ -159,17 +209,17 @@ def same(task: Task, first: Sequence[Example], second: Sequence[Example]) -> lis
 
 def nearly(task: Task, train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
     """Ids of the examples most of whose runs of 8 words stand in one training input."""
-    index: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for at, example in enumerate(train):
-        for gram in grams(task.input(example)):
+    own = [grams(task.input(example)) for example in examples]
+    index: dict[tuple[str, ...], list[int]] = defaultdict(list)  # of these, which are far fewer than what is trained on
+    for at, found in enumerate(own):
+        for gram in found:
             index[gram].append(at)
-    found = []
-    for example in examples:
-        own = grams(task.input(example))
-        hits = Counter(at for gram in own for at in index.get(gram, ()))
-        if own and hits and hits.most_common(1)[0][1] >= NEAR * len(own):
-            found.append(example.id)
-    return found
+    most = [0] * len(examples)
+    for example in train:
+        shared = Counter(at for gram in grams(task.input(example)) if gram in index for at in index[gram])
+        for at, count in shared.items():
+            most[at] = max(most[at], count)
+    return [e.id for e, found, count in zip(examples, own, most, strict=True) if found and count >= NEAR * len(found)]
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
@@ -186,48 +236,34 @@ def _several(names: Sequence[str]) -> str:
 # -- what is shown ----------------------------------------------------------------------------------------
 
 
-def sample(tokenizer: Tokenizer, example: Example, row: Row) -> Sample:
-    """The row as text, in pieces that carry loss or do not; a target stands where it is predicted, one step on."""
-    if row.source is not None:
-        read, ids, carries = [int(i) for i in row.source[0]], row.targets, row.weight > 0
-    else:
-        first = int((row.weight > 0).argmax()) if row.weight.any() else len(row.tokens)
-        read, ids, carries = [int(i) for i in row.tokens[: first + 1]], row.targets[first:], row.weight[first:] > 0
-    pieces = [(_text(tokenizer, read), False)]
-    for token, learned in zip(ids.tolist(), carries.tolist(), strict=True):
-        pieces.append((_text(tokenizer, [token]), learned))
-    return Sample(example.id, tuple(_joined(pieces)))
+def sample(prompter: Prompter, example: Example, row: Row) -> Sample:
+    """The row as text, in pieces that carry loss or do not."""
+    if prompter.shape == "encoder":
+        return _labelled(prompter, example, row)
+    first = int((row.weight > 0).argmax()) if row.weight.any() else len(row.tokens)
+    read = row.source[0] if row.source is not None else row.tokens[: first + 1]
+    # A target stands where it is predicted, one step ahead of where it is read.
+    targets, weight = row.targets[first:].tolist(), row.weight[first:].tolist()
+    pieces = [(_text(prompter.tokenizer, read.tolist()) + ("\n" if row.source is not None else ""), False)]
+    for learned, pair in groupby(zip(targets, weight, strict=True), key=lambda pair: pair[1] > 0):
+        pieces.append((_text(prompter.tokenizer, [target for target, _ in pair]), learned))
+    return Sample(example.id, tuple(pieces))
 
 
-def labelled(tokenizer: Tokenizer, names: Sequence[str], example: Example, row: Row) -> Sample:
-    """An encoder's row: each token, and behind one that carries loss its label."""
-    pieces = []
-    for token, target, weight in zip(row.tokens.tolist(), row.targets.tolist(), row.weight.tolist(), strict=True):
-        pieces.append((_text(tokenizer, [token]) + " ", False))
-        if weight > 0:
-            pieces.append((f"={names[target]} ", True))
-    return Sample(example.id, tuple(_joined(pieces)))
+def _labelled(prompter: Prompter, example: Example, row: Row) -> Sample:
+    """An encoder's row: its text and the label, or its words and behind each the tag."""
+    places = row.weight.nonzero()[0].tolist() if prompter.task.kind == "tag" else [len(row.tokens) - 1]
+    names = [prompter.task.labels[target] for target in row.targets[row.weight > 0]]
+    pieces, begun = [], 0
+    for at, name in zip(places, names, strict=True):
+        pieces += [(_text(prompter.tokenizer, row.tokens[begun : at + 1].tolist()), False), (f" = {name}  ", True)]
+        begun = at + 1
+    pieces.append((_text(prompter.tokenizer, row.tokens[begun:].tolist()), False))
+    return Sample(example.id, tuple(pieces))
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Ids as text; those of a soft prompt, which have none, as a sign."""
     soft = sum(token >= tokenizer.vocab for token in ids)
-    return ("[soft prompt]" if soft else "") + tokenizer.decode([i for i in ids if i < tokenizer.vocab], special=True)
-
-
-def _joined(pieces: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    joined: list[tuple[str, bool]] = []
-    for text, learned in pieces:
-        if joined and joined[-1][1] == learned:
-            joined[-1] = (joined[-1][0] + text, learned)
-        else:
-            joined.append((text, learned))
-    return joined
-
-
-def coloured(found: Sample) -> Text:
-    """For a terminal: what carries loss bold and green, the rest dim."""
-    text = Text(f"{found.name}\n", style="bold")
-    for piece, learned in found.pieces:
-        text.append(piece, style="bold green" if learned else "dim")
-    return text
+    plain = tokenizer.decode([token for token in ids if token < tokenizer.vocab], special=True)
+    return f"[soft prompt of {soft}]{plain}" if soft else plain

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from modelwright.adapt.swap import learned, restore_learned
 from modelwright.train import state
 from modelwright.train.interrupt import Interrupted, interruptible
 from modelwright.train.loop import Diverged, Loss, Precision, fit, loss_scaler
@@ -35,21 +36,32 @@ class Rows(Protocol):
 
 
 class Run:
-    """A model, its optimizer and its rows, on their way through `fit`, with checkpoints in `directory`."""
+    """A model, its optimizer and its rows, on their way through `fit`, with checkpoints in `directory`.
+
+    They hold the `whole` model, or only what is learned, where the rest stays as it was opened.
+    """
 
     def __init__(
-        self, directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Rows, *, keep: int = 2
+        self,
+        directory: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loader: Rows,
+        *,
+        keep: int = 2,
+        whole: bool = True,
     ):
-        self.checkpoints, self.keep = directory / "checkpoints", keep
+        self.checkpoints, self.keep, self.whole = directory / "checkpoints", keep, whole
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.start = 0
+        self.done = 0  # steps
         self.seconds = 0.0  # that earlier sittings took, testing and saving included
         self.tested: dict[str, float] = {}  # what the last test measured
         self.scaler: dict[str, Any] = {}  # the loss scaler's state, from a checkpoint
 
     def save(self, step: int, seconds: float, scaler: dict[str, Any]) -> None:
         tensors = {
-            "model": state.model_tensors(self.model),
+            "model": state.model_tensors(self.model) if self.whole else learned(self.model),
             "optimizer": state.optimizer_tensors(self.model, self.optimizer),
         }
         meta = {
@@ -66,11 +78,12 @@ class Run:
         found = state.latest(self.checkpoints)
         if found is None:
             return ()
-        state.restore_model(self.model, found.tensors["model"])
+        (state.restore_model if self.whole else restore_learned)(self.model, found.tensors["model"])
         state.restore_optimizer(self.model, self.optimizer, found.tensors["optimizer"])
         state.restore_rng(found.meta["random"])
         self.loader.load_state_dict(found.meta["loader"])
-        self.start, self.seconds = found.step, found.meta["seconds"]
+        self.start = self.done = found.step
+        self.seconds = found.meta["seconds"]
         self.tested, self.scaler = found.meta["tested"], found.meta["scaler"]
         return found.passed_over
 
@@ -103,7 +116,8 @@ class Run:
             self.save(done, self.seconds, scaler.state_dict())
 
         def after_step(step: int, metrics: dict[str, Any]) -> None:
-            done, last = step + 1, step + 1 == steps
+            self.done = done = step + 1
+            last = done == steps
             watch.tick()
             if last and not math.isfinite(metrics["loss"]):
                 raise Diverged(f"the loss of the last step, {done}, is no finite number")

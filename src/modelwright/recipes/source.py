@@ -9,8 +9,8 @@ from modelwright.data.documents import Document
 from modelwright.plan.size import parse_count
 
 DESK, EPISODES = "desk", "desk+episodes"
-MANY = {DESK: 20_000, EPISODES: 60_000}  # documents, where the word stands without a number
 HELD = 500  # dialogues to measure on, at most
+MANY = {DESK: 20_000, EPISODES: 60_000}  # documents, where the word stands without a number
 
 
 class Text(NamedTuple):
@@ -36,16 +36,15 @@ def documents_of(data: Sequence[str], *, seed: int, column: str, separator: str)
 def texts_of(
     data: Sequence[str], *, seed: int, column: str = "text", separator: str = documents.SEPARATOR
 ) -> list[str]:
-    """The texts to measure a model on, all in memory; of the desk, those that training never shows.
+    """The texts to measure a model on, all in memory; of the desk, dialogues that training never shows.
 
     Raises what `documents_of` does, and ValueError where there is no text.
     """
-    asked = desk_of(data)
-    if asked is None:
-        some = documents.read(list(data), column=column, separator=separator)
+    if (named := desk_of(data)) is not None:
+        found = desk.documents(seed, "valid", count=min(named[1], HELD))
     else:
-        some = desk.documents(seed, "valid", count=min(asked[1], HELD))
-    texts = [document.text for document in some]
+        found = documents.read(list(data), column=column, separator=separator)
+    texts = [document.text for document in found]
     if not texts:
         raise ValueError(f"{', '.join(data)} holds no text")
     return texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,11 +38,11 @@ class Tune:
     steps: int | None = None
     """Steps, in place of epochs."""
     time: str | None = None
-    """At most so long: as many steps as fit, if they are fewer."""
+    """At most so long, the select part's answers included: as many steps as fit, if they are fewer."""
     batch: int = 16
     """Examples in a step, on average."""
     rate: float | None = None
-    """AdamW's learning rate; by default from the method and the width."""
+    """AdamW's learning rate; by default 0.1 (full), 1 (lora) or 3 (prompt) over the model's width."""
     warmup: float = 0.06
     """Share of the steps on which the rate rises."""
     decay: float = 0.0
@@ -54,8 +55,8 @@ class Tune:
     """Of a LoRA."""
     alpha: float = 16.0
     """Of a LoRA: its update counts alpha / rank."""
-    targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
-    """Of a LoRA: which layers of each block; those that the model has not are passed over."""
+    targets: tuple[str, ...] | None = None
+    """Of a LoRA: which layers of each block, among q k v o gate up down; by default all that the model has."""
     tokens: int = 20
     """Of a soft prompt."""
     length: int | None = None
@@ -69,7 +70,7 @@ class Tune:
     general: tuple[str, ...] = ()
     """Text to measure forgetting on: files, folders, globs; by default dialogues of the embedded desk."""
     truncated: float = 0.05
-    """Share of the training inputs that may be cut to fit the context."""
+    """Share of the training examples of which the input may be cut, or the answer be longer than decoding.max_new."""
     overlap: float = 0.0
     """Share of a part's inputs that may stand in another part."""
     seed: int = 0
@@ -90,11 +91,22 @@ class Plan:
     accumulate: int
     length: int
     source: int
+    predicted: float  # share of the tokens of a row that carry loss
     examples: int
     learning: int  # parameters
     parameters: int
-    seconds: float
     memory: int  # bytes, beside the program's own
+    seconds: float = 0.0  # of the steps
+    answering: float = 0.0  # seconds of answering the select part
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run is made of, as sha256: its prompts, its model, each part of its data."""
+
+    contract: str
+    base: str
+    data: Mapping[str, str]
 
 
 # -- what is refused --------------------------------------------------------------------------------------
@@ -145,16 +157,32 @@ def resumed(args: Tune) -> Tune:
 # -- what is kept -----------------------------------------------------------------------------------------
 
 
-def remember(args: Tune, found: Plan) -> None:
-    """Keep what a resumed run must not decide anew."""
-    settings = TypeAdapter(Tune).dump_python(args, mode="json")
+def remember(args: Tune, found: Plan, inputs: Inputs) -> None:
+    """Keep what a resumed run must not decide anew, and what must not have changed. What was measured is said as if by
+    hand, so that the settings make the same run anywhere."""
+    decided = dataclasses.replace(args, steps=found.steps, time=None, rate=found.rate, length=found.length)
+    settings = TypeAdapter(Tune).dump_python(decided, mode="json")
     write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
-    write_whole(args.output / PLAN, json.dumps({"predicted": dataclasses.asdict(found)}, indent=2))
+    kept = {"inputs": dataclasses.asdict(inputs), "predicted": dataclasses.asdict(found)}
+    write_whole(args.output / PLAN, json.dumps(kept, indent=2))
 
 
-def recall_plan(directory: Path) -> Plan:
+def recall(directory: Path, now: Inputs) -> Plan:
+    """The plan that a run began with. Raises ValueError where it is damaged, or the run's inputs are others `now`."""
+    path = directory / PLAN
     try:
-        said: dict[str, Any] = json.loads((directory / PLAN).read_text())["predicted"]
-        return Plan(**said)
+        said: dict[str, Any] = json.loads(path.read_text())
+        found, then = Plan(**said["predicted"]), Inputs(**said["inputs"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{directory / PLAN} is not a plan as this program writes it: {error}") from None
+        raise ValueError(f"{path} is not a plan as this program writes it: {error}") from None
+    if changed := changes(then, now):
+        what = f"{' and '.join(changed)} changed since the run in {directory} began"
+        raise ValueError(f"{what}: put back what it was, or begin anew with another --output")
+    return found
+
+
+def changes(then: Inputs, now: Inputs) -> list[str]:
+    found = ["the task's prompts"] if then.contract != now.contract else []
+    found += ["the model"] if then.base != now.base else []
+    parts = dict.fromkeys([*then.data, *now.data])
+    return found + [f"the {part} part" for part in parts if then.data.get(part) != now.data.get(part)]
