@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "task": {
         "kind": "answer",
         "columns": {"question": "text", "answer": "label"},
+        "prompt": "{{ question }}",
         "data": {part: f"{part}.jsonl" for part in ("train", "select", "decide", "test")},
         "decoding": {"max_new": 4},
     },
@@ -39,17 +40,17 @@ TINY: dict[str, Any] = {
              "batch": 480},
     "ladder": ["trivial", "zero-shot", "few-shot", "lora", "full"],
     "shots": 2,
-    "tune": {"steps": 60, "tests": 2, "general": ["text.txt"], "full": {"rate": 0.01}, "lora": {"steps": 2}},
+    "tune": {"steps": 80, "tests": 2, "general": ["text.txt"], "full": {"rate": 0.004}, "lora": {"steps": 2}},
     "curve": [],
 }  # fmt: skip
 COLOURS = ("red", "blue")
 
 
 def rows(count: int, start: int) -> list[dict[str, str]]:
-    """Which colour is it? Words round it that tell nothing."""
+    """Which colour is it? The last word says it, so that a model of one layer learns it at once."""
     things = ("lamp", "boat", "hat", "car", "desk", "cup", "bag")
     return [
-        {"text": f"a {COLOURS[(i * 7 // 3) % 2]} {things[i % 7]} number {i}", "label": COLOURS[(i * 7 // 3) % 2]}
+        {"text": f"number {i}, a {things[i % 7]} in {COLOURS[(i * 7 // 3) % 2]}", "label": COLOURS[(i * 7 // 3) % 2]}
         for i in range(start, start + count)
     ]
 
