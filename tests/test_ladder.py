@@ -209,6 +209,20 @@ def test_a_rung_that_does_not_fit_is_skipped_with_the_reason() -> None:
     assert found.choice
 
 
+def test_what_is_wrong_with_a_rung_that_is_spared_stops_nothing() -> None:
+    class Faulty(Simulated):
+        def plan(self, rung: str, candidate: str) -> Cost | None:
+            if rung == "full":
+                raise ValueError("no token carries loss")
+            return super().plan(rung, candidate)
+
+    found = climb(rule(), Faulty({"lora": 0.99}), bound)
+    assert found.choice
+    assert (found.entries[-1].state, found.entries[-1].planned) == ("spared", None)
+    with pytest.raises(ValueError, match="no token carries loss"):
+        climb(rule(), Faulty({"full": 0.99}), bound)
+
+
 # -- stopped and resumed
 
 

@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "task": {
         "kind": "answer",
         "columns": {"question": "text", "answer": "label"},
+        "prompt": "{{ question }}",
         "data": {part: f"{part}.jsonl" for part in ("train", "select", "decide", "test")},
         "decoding": {"max_new": 4},
     },
@@ -39,17 +40,17 @@ TINY: dict[str, Any] = {
              "batch": 480},
     "ladder": ["trivial", "zero-shot", "few-shot", "lora", "full"],
     "shots": 2,
-    "tune": {"steps": 60, "tests": 2, "general": ["text.txt"], "full": {"rate": 0.01}, "lora": {"steps": 2}},
+    "tune": {"steps": 80, "tests": 2, "general": ["text.txt"], "full": {"rate": 0.004}, "lora": {"steps": 2}},
     "curve": [],
 }  # fmt: skip
 COLOURS = ("red", "blue")
 
 
 def rows(count: int, start: int) -> list[dict[str, str]]:
-    """Which colour is it? Words round it that tell nothing."""
+    """Which colour is it? The last word says it, so that a model of one layer learns it at once."""
     things = ("lamp", "boat", "hat", "car", "desk", "cup", "bag")
     return [
-        {"text": f"a {COLOURS[(i * 7 // 3) % 2]} {things[i % 7]} number {i}", "label": COLOURS[(i * 7 // 3) % 2]}
+        {"text": f"number {i}, a {things[i % 7]} in {COLOURS[(i * 7 // 3) % 2]}", "label": COLOURS[(i * 7 // 3) % 2]}
         for i in range(start, start + count)
     ]
 
@@ -179,6 +180,8 @@ def test_replaying_run_yaml_gives_the_same_bits(ran: Path, tmp_path: Path) -> No
         (first,), (second,) = ((folder / "steps").glob(name) for folder in (ran / "run", tmp_path / "again"))
         assert first.read_bytes() == second.read_bytes()
     one, other = report(ran / "run"), report(tmp_path / "again")
+    for entry in (*one["entries"], *other["entries"]):
+        entry.pop("cached")
     assert one["entries"] == other["entries"]
     assert one["test"] == other["test"]
     assert yaml.safe_load((ran / "run" / "run.yaml").read_text()) == yaml.safe_load(
@@ -313,6 +316,12 @@ def test_a_dry_run_checks_all_and_writes_nothing(tmp_path: Path, capsys: pytest.
     assert cli.main(["run", str(path), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parts"] == {"train": 64, "select": 16, "decide": 60, "test": 40}
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_task_without_a_part_to_decide_on_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = TINY["task"] | {"data": {"train": "train.jsonl", "split": {"decide": 0}}}
+    assert cli.main(["run", str(write_project(tmp_path, task=task)), "--output", str(tmp_path / "run")]) == 2
+    assert "has no part decide, which rungs are stopped on: give data.decide a file" in capsys.readouterr().err
 
 
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,6 +194,7 @@ def test_the_caveats_follow_from_what_was_done() -> None:
     told = " ".join(build(project(), climbed(lora=0.97), evidence(opened=2))["caveats"])
     assert "7 comparisons with the target could be made, each with an equal share of an error of 0.05" in told
     assert "opened for 2 different choices" in told
+    assert "There is no test part" in " ".join(build(project(), climbed(lora=0.97), evidence(opened=0))["caveats"])
     assert "2 inputs of the test part stand in the train part too (test.jsonl:4)" in told
     assert "Not tried: full on base." in told
     assert "one seed" in told

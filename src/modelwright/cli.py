@@ -4,8 +4,8 @@ Each command's module is named as a string and imported when the command is call
 for torch. A command is a function `main(args: list[str]) -> int` in its module; this file turns the user's
 mistakes, which reach it as exceptions, into one sentence and an exit code.
 
-Exit codes: 0 done, 1 a project whose target no rung meets, 2 a mistake of the user's, 130 interrupted, 141 the reader of
-our output has gone, 143 asked to stop (SIGTERM); a run that is interrupted or asked to stop has saved itself first.
+Exit codes: 0 done, 1 a project whose target no rung meets, 2 a mistake of the user's, 130 interrupted, 141 the reader
+of our output has gone, 143 asked to stop (SIGTERM); a run that is interrupted or asked to stop has saved itself first.
 """
 
 import difflib

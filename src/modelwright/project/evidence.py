@@ -31,11 +31,11 @@ FEW = 16  # training examples below which no point of a learning curve is worth 
 
 def gather(work: Work, climb: Climb, *, everything: bool) -> Evidence:
     """All of it. The test part is opened here and nowhere else: for the choice and the baselines, or for all."""
-    test = tuple(open_test(work, climb, everything)) if climb.choice else ()
+    opened = climb.choice is not None and "test" in work.parts
     curve, why = (None, "") if climb.choice else learning_curve(work, climb)
     return Evidence(
-        test=test,
-        opened=count_openings(work, climb) if climb.choice else 0,
+        test=tuple(open_test(work, climb, everything)) if opened else (),
+        opened=count_openings(work, climb) if opened else 0,
         curve=curve,
         no_curve=why,
         examples=list(side_by_side(work, climb)),

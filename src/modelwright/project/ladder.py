@@ -206,7 +206,7 @@ class _Climber:
         at = 0
         while at < len(self.entries):
             if self.chosen is not None and not self.rule.everything:
-                self.put(at, state="spared", planned=self.plan(at))
+                self.put(at, state="spared", planned=self.foreseen(at))
             elif self.entries[at].rung == BASE:
                 self.pretrain(at)
             elif RUNGS[self.entries[at].rung].model and not self.opened():
@@ -309,6 +309,13 @@ class _Climber:
 
     def plan(self, at: int) -> Cost | None:
         return self.steps.plan(self.entries[at].rung, self.entries[at].candidate)
+
+    def foreseen(self, at: int) -> Cost | None:
+        """The plan of what is not going to be run: what its preflight finds wrong stops nothing any more."""
+        try:
+            return self.plan(at)
+        except ValueError:
+            return None
 
     def put(self, at: int, **changes: Any) -> None:
         self.entries[at] = replace(self.entries[at], **changes)

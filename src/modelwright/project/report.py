@@ -139,7 +139,7 @@ def short(candidate: str) -> str:
 
 def number(value: float) -> str:
     """Three digits behind the point; one on a scale of a hundred."""
-    return f"{value:.3f}" if abs(value) <= 1.5 else f"{value:.1f}"
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
 
 
 # -- what was not spent --------------------------------------------------------------------------------------------
@@ -222,6 +222,8 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
         yield "The cost of the base is counted once, though every rung stands on it."
     if climb.chosen is None:
         yield "The test part was not opened, since there was no choice to report: it is as new for the next attempt."
+    elif evidence.opened == 0:
+        yield "There is no test part: no score is of data that nothing was chosen on."
     elif evidence.opened > 1:
         yield (
             f"The test part has been opened for {evidence.opened} different choices: its scores are no longer those of "

@@ -26,9 +26,11 @@ class View(Screen):
     def __init__(self, target: float, metric: str, *, plain: bool = False):
         super().__init__()
         self.target, self.metric = target, metric
-        self.live = None if plain or not self.console.is_terminal else Live(console=self.console, refresh_per_second=4)
         self.entries: tuple[Entry, ...] = ()
         self.progress = ""
+        self.live: Live | None = None
+        if self.console.is_terminal and not plain:
+            self.live = Live(console=self.console, refresh_per_second=4, get_renderable=self.drawn)
 
     @contextmanager
     def shown(self) -> Iterator[View]:
@@ -37,13 +39,13 @@ class View(Screen):
             return
         with self.live:
             yield self
+            self.progress = ""
 
     def tell(self, entries: tuple[Entry, ...]) -> None:
         """What `climb` tells: the table as it is now."""
         before, self.entries = self.entries, entries
         self.progress = ""
         if self.live is not None:
-            self.draw()
             return
         old = {(entry.rung, entry.candidate): entry for entry in before}
         for entry in entries:
@@ -51,9 +53,9 @@ class View(Screen):
             if entry.state != "waiting" and (known is None or (known.state, known.met) != (entry.state, entry.met)):
                 self.say(line(entry, self.target))
 
-    def draw(self) -> None:
-        assert self.live is not None
-        self.live.update(Group(table(self.entries, self.target, self.metric), Text(self.progress, style="dim")))
+    def drawn(self) -> Group:
+        """The table and, under it, how far the running step is; asked for four times a second."""
+        return Group(table(self.entries, self.target, self.metric), Text(self.progress, style="dim"))
 
     # -- what a recipe says: its tables are for whoever calls it alone
 
@@ -66,7 +68,10 @@ class View(Screen):
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        yield lambda documents, size: self.at(f"{what}: {documents:,} documents, {size / 1e6:,.1f} MB")
+        def told(documents: int, size: int) -> None:
+            self.progress = f"{what}: {documents:,} documents, {size / 1e6:,.1f} MB"
+
+        yield told
 
     @contextmanager
     def bar(self, what: str, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
@@ -74,18 +79,12 @@ class View(Screen):
 
         def told(at: int, said: str) -> None:
             nonlocal last
-            words = f"{what}: {100 * at // max(1, total)}%  {said}"
-            self.at(words)
+            self.progress = f"{what}: {100 * at // max(1, total)}%  {said}"
             if self.live is None and time.monotonic() - last > EVERY:
                 last = time.monotonic()
-                self.say(f"  {words}")
+                self.say(f"  {self.progress}")
 
         yield told
-
-    def at(self, progress: str) -> None:
-        self.progress = progress
-        if self.live is not None:
-            self.draw()
 
 
 def table(entries: Sequence[Entry], target: float, metric: str) -> Table:

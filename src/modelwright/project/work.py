@@ -50,6 +50,11 @@ class Work:
         self.project, self.directory, self.screen = project, directory, screen
         self.watched = Watched(files_of(project))
         self.task, self.parts = prepare(project.task)
+        if "decide" not in self.parts:
+            raise ValueError(
+                f"the task {self.task.name} has no part decide, which rungs are stopped on: give data.decide a file, "
+                "or data.split.decide a share"
+            )
         self.digests = {part: examples_digest(examples) for part, examples in self.parts.items()}
         self.cache = Cache(directory, screen.warn, self.watched.unchanged)
         self.metric = METRICS[project.metric]

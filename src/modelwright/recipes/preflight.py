@@ -45,7 +45,7 @@ class Preflight:
     faults: tuple[str, ...]
     truncated: int  # training inputs that were cut
     learned: int  # tokens that carry loss, of all training rows
-    tokens: int
+    tokens: int  # that are read, those of sources too
 
 
 def preflight(
@@ -80,7 +80,8 @@ def preflight(
     ]
     shown = [sample(prompter, *pair) for pair in zip(train[:samples], rows, strict=False)]
     learned = sum(int((row.weight > 0).sum()) for row in rows)
-    return Preflight(tuple(shown), tuple(found), len(cut), learned, sum(len(row.tokens) for row in rows))
+    tokens = sum(len(row.tokens) + (0 if row.source is None else len(row.source[0])) for row in rows)
+    return Preflight(tuple(shown), tuple(found), len(cut), learned, tokens)
 
 
 # -- the checks -------------------------------------------------------------------------------------------
@@ -154,6 +155,8 @@ def _boundaries(prompter: Prompter, train: Sequence[Example], turns: Sequence[in
     if not changed:
         return []
     mend = "end the prompt where a token ends, without a space, and begin the completion's with the space"
+    if prompter.chat:
+        mend = "mend the tokenizer's chat template, or do without it (chat: false in the task)"
     return [f"{changed[0]}, in {len(changed)} of {len(train)} rows: {mend}"]
 
 
@@ -241,21 +244,21 @@ def sample(prompter: Prompter, example: Example, row: Row) -> Sample:
     read = row.source[0] if row.source is not None else row.tokens[: first + 1]
     # A target stands where it is predicted, one step ahead of where it is read.
     targets, weight = row.targets[first:].tolist(), row.weight[first:].tolist()
-    pieces = [(_text(prompter.tokenizer, read.tolist()), False)]
+    pieces = [(_text(prompter.tokenizer, read.tolist()) + ("\n" if row.source is not None else ""), False)]
     for learned, pair in groupby(zip(targets, weight, strict=True), key=lambda pair: pair[1] > 0):
         pieces.append((_text(prompter.tokenizer, [target for target, _ in pair]), learned))
     return Sample(example.id, tuple(pieces))
 
 
 def _labelled(prompter: Prompter, example: Example, row: Row) -> Sample:
-    """An encoder's row: its tokens, and behind each that carries loss the label."""
+    """An encoder's row: its text and the label, or its words and behind each the tag."""
+    places = row.weight.nonzero()[0].tolist() if prompter.task.kind == "tag" else [len(row.tokens) - 1]
+    names = [prompter.task.labels[target] for target in row.targets[row.weight > 0]]
     pieces, begun = [], 0
-    for at in [*map(int, row.weight.nonzero()[0]), len(row.tokens)]:
-        end = min(at + 1, len(row.tokens))
-        pieces.append((_text(prompter.tokenizer, row.tokens[begun:end].tolist()), False))
-        if at < len(row.tokens):
-            pieces.append((f" = {prompter.task.labels[row.targets[at]]}  ", True))
-        begun = end
+    for at, name in zip(places, names, strict=True):
+        pieces += [(_text(prompter.tokenizer, row.tokens[begun : at + 1].tolist()), False), (f" = {name}  ", True)]
+        begun = at + 1
+    pieces.append((_text(prompter.tokenizer, row.tokens[begun:].tolist()), False))
     return Sample(example.id, tuple(pieces))
 
 

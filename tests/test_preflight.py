@@ -1,0 +1,283 @@
+"""What is looked at before tuning: each fault made on purpose, and the sentence that tells it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as Inner
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from modelwright.data.examples import Example
+from modelwright.data.kind import Data, Decoding, Task
+from modelwright.data.pack import Row
+from modelwright.data.prompt import Prompter, Shape
+from modelwright.data.task import parse_task, prepare
+from modelwright.data.tokenizer import Tokenizer
+from modelwright.recipes.preflight import Allowed, Preflight, grams, nearly, preflight, same
+from modelwright.recipes.ready import rows_of
+
+TEXT = "the a my old new far sea hill road red green blue cat mat birds = : answer user assistant one two three four"
+WORDS = [*TEXT.split(), "five", "six"]
+SPECIAL = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]"}
+CHAT = (
+    "{% for m in messages %}{{ m.role }} : {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant :{% endif %}"
+)
+
+
+def tokenizer(begins: bool = True, template: str | None = None) -> Tokenizer:
+    """Each word a token, and another one with the space before it; a space alone is a third. <s> before each text."""
+    vocab = {piece: at for at, piece in enumerate([*SPECIAL.values(), "▁", *sorted({*"".join(WORDS), *"<>/_"})])}
+    merges: list[tuple[str, str]] = []
+    for first in ("▁", ""):
+        for word in WORDS:  # from its letters, left to right
+            letters = [*first, *word]
+            for at in range(1, len(letters)):
+                merges.append(("".join(letters[:at]), letters[at]))
+                vocab.setdefault("".join(letters[: at + 1]), len(vocab))
+    inner = Inner(models.BPE(vocab=vocab, merges=list(dict.fromkeys(merges)), unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
+    inner.decoder = decoders.Metaspace(prepend_scheme="never")
+    inner.add_special_tokens(list(SPECIAL.values()))
+    if begins:
+        inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
+    return Tokenizer(inner, SPECIAL, {} if template is None else {"chat_template": template})
+
+
+def task(kind: str = "generate", **more: Any) -> Task:
+    """Made by hand, so that a fault that reading would refuse can be made too."""
+    names = {"generate": ("source", "target"), "classify": ("text", "label"), "tag": ("tokens", "tags")}[kind]
+    said = {
+        "prompts": (f"{{{{ {names[0]} }}}} =",),
+        "completion": f" {{{{ {names[1]} }}}}",
+        "decoding": Decoding(max_new=4),
+    }
+    return Task("t", kind, Data("t.jsonl"), dict(zip(names, names, strict=True)), **{**said, **more})  # type: ignore[arg-type]
+
+
+def examples(pairs: Sequence[tuple[Any, Any]], names: tuple[str, str] = ("source", "target")) -> list[Example]:
+    return [Example(f"t:{at}", dict(zip(names, pair, strict=True))) for at, pair in enumerate(pairs, 1)]
+
+
+TRAIN = examples([("the red sea", "cat"), ("a green hill", "mat"), ("my blue road", "birds")])
+PARTS = {"train": TRAIN, "test": examples([("the far road", "cat")])}
+
+
+NOTHING = Allowed()
+
+
+def looked(
+    made: Task,
+    parts: dict[str, list[Example]] | None = None,
+    *,
+    words: Tokenizer | None = None,
+    context: int = 40,
+    shape: Shape = "decoder",
+    eos: frozenset[int] | None = None,
+    allowed: Allowed = NOTHING,
+    rows: list[Row] | None = None,
+) -> Preflight:
+    parts, words = parts or PARTS, words or tokenizer()
+    prompter = Prompter(made, words, shape, context)
+    ends = frozenset({words.eos or 0}) if eos is None else eos
+    return preflight(prompter, parts, rows or rows_of(prompter, parts["train"]), eos=ends, allowed=allowed)
+
+
+def fault(found: Preflight) -> str:
+    assert len(found.faults) == 1, found.faults
+    return found.faults[0]
+
+
+# -- none -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("template", [None, CHAT], ids=["plain", "chat"])
+def test_a_good_task_has_no_fault(shape: Shape, template: str | None) -> None:
+    found = looked(task(), words=tokenizer(template=template), shape=shape)
+    assert found.faults == ()
+    assert found.learned == sum(len(e.fields["target"].split()) + 1 for e in TRAIN)
+
+
+def test_the_numbers_by_hand() -> None:
+    """<s> the red sea = cat: six tokens, of which cat and the end are predicted."""
+    found = looked(task(), {"train": TRAIN[:1]})
+    assert (found.tokens, found.learned, found.truncated) == (6, 2, 0)
+    found = looked(task(), {"train": TRAIN[:1]}, shape="encoder-decoder")
+    assert (found.tokens, found.learned) == (5 + 2, 2)
+
+
+# -- each fault -------------------------------------------------------------------------------------------
+
+
+def test_no_token_carries_loss() -> None:
+    rows = rows_of(Prompter(task(), tokenizer(), "decoder", 40), TRAIN)
+    rows[1] = rows[1]._replace(weight=0 * rows[1].weight)
+    assert fault(looked(task(), rows=rows)) == "no token of t:2 carries loss: is the answer's column empty?"
+
+
+def test_the_end_is_never_learned() -> None:
+    rows = rows_of(Prompter(task(), tokenizer(), "decoder", 40), TRAIN)
+    for row in rows[:2]:
+        row.weight[-1] = 0  # as where padding is masked, and padding is the end
+    told = fault(looked(task(), rows=rows))
+    assert told == "the end of the answer is never learned in t:1, t:2: a model tuned on them would not stop"
+
+
+def test_the_end_that_is_learned_is_none_that_generation_stops_at() -> None:
+    told = fault(looked(task(), eos=frozenset({7})))
+    assert told.startswith("answers are learned to end in </s> (1), and generation does not stop there: add it to eos")
+    assert looked(task(), eos=frozenset({7, 1})).faults == ()
+
+
+def test_a_chat_template_that_shows_the_answer_elsewhere() -> None:
+    moved = CHAT.replace("assistant :", "assistant : answer")
+    told = fault(looked(task(), words=tokenizer(template=moved)))
+    assert told.startswith("the chat template shows the prompt of t:1 in another way once the answer follows it, in 3")
+    assert told.endswith("mend the tokenizer's chat template, or do without it (chat: false in the task)")
+
+
+def test_a_beginning_that_is_there_twice() -> None:
+    told = fault(looked(task(), words=tokenizer(template="{{ bos_token }}{{ bos_token }}" + CHAT)))
+    assert told.startswith("t:1, t:2, t:3 begin with two BOS tokens: take one out of the chat template")
+    assert looked(task(), words=tokenizer(template="{{ bos_token }}" + CHAT)).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [({"prompts": ("<s>{{ source }} =",)}, "prompt spells out <s>"),
+     ({"separator": "</s>"}, "separator spells out </s>"),
+     ({"completion": " {{ target }}</s>"}, "completion spells out </s>")],
+)  # fmt: skip
+def test_a_special_token_in_a_template(more: dict[str, Any], name: str) -> None:
+    """So a beginning set by hand is found too: of a template it is text, and the true one stands before it."""
+    told = [said for said in looked(task(**more, decoding=Decoding(max_new=12))).faults if "spells out" in said]
+    assert len(told) == 1
+    assert told[0].startswith(f"the {name}, which would be read letter by letter")
+
+
+def test_padding_that_ends_a_text() -> None:
+    told = fault(looked(task(), eos=frozenset({1, 2})))
+    assert told == "the padding token <pad> stands among the ids that end a text: take it out of eos_token_id"
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_prompt_that_ends_in_a_space(at: int) -> None:
+    """The last prompt token is the space, and with the answer behind it the space is part of the answer's token."""
+    good = "{{ source }} ="
+    prompts = tuple("{{ source }} = " if i == at else good for i in range(2))
+    told = fault(looked(task(prompts=prompts, completion="{{ target }}"), allowed=Allowed(truncated=1)))
+    assert told.startswith(f"the prompt of t:{at + 1} ends in ")
+    assert "when 'mat' follows it" in told if at else "when 'cat' follows it" in told
+    assert f"in {2 - at} of 3 rows: end the prompt where a token ends, without a space" in told
+
+
+def test_inputs_that_are_cut() -> None:
+    long = examples([("the red sea " * 9, "cat"), *((f"{e.fields['source']} old", "mat") for e in TRAIN)])
+    told = fault(looked(task(), {"train": long}, context=20))
+    assert told == (
+        "1 of 4 training inputs are too long for the context and would be cut (t:1): take a model with a longer "
+        "context, or allow it with --truncated 0.25"
+    )
+    assert looked(task(), {"train": long}, context=20, allowed=Allowed(truncated=0.25)).faults == ()
+
+
+def test_answers_that_would_be_cut() -> None:
+    long = examples([("the sea", "one two three four"), ("a hill", "one two three")])
+    told = fault(looked(task(), {"train": long}))
+    assert told == (
+        "the answers of 1 of 2 training rows are longer than decoding.max_new, 4 tokens (t:1): raise it, or allow it "
+        "with --truncated 0.50"
+    )
+    labels = replace(task("classify"), labels=("one two three four", "one"))
+    chosen = examples([("the sea", "one two three four"), ("a hill", "one")], ("text", "label"))
+    assert looked(labels, {"train": chosen}).faults == (), "labels are chosen, not written"
+
+
+def test_an_input_that_stands_in_two_parts() -> None:
+    both = examples([("The  red sea", "mat"), ("far road", "cat")])
+    parts = {"train": TRAIN, "select": examples([("far road", "cat")]), "test": both}
+    found = looked(task(), parts)
+    assert found.faults == (
+        "1 inputs of test stand in train too (t:1): take them out, or allow it with --overlap SHARE",
+        "1 inputs of test stand in select too (t:2): take them out, or allow it with --overlap SHARE",
+    )
+    assert looked(task(), parts, allowed=Allowed(overlap=0.5)).faults == ()
+
+
+LONG = "one two three four five six the old sea and a new hill by my far road"
+
+
+@pytest.mark.parametrize(("changed", "near"), [(LONG, False), (LONG + " red", True), ("green " + LONG[8:], True),
+                                               (LONG[:40] + "red green blue " * 4, False)])  # fmt: skip
+def test_an_input_that_is_nearly_the_same(changed: str, near: bool) -> None:
+    parts = {"train": examples([("a sea", "cat"), (LONG, "mat")]), "test": examples([(changed, "cat")])}
+    found = [
+        said
+        for said in looked(task(), parts, context=120, allowed=Allowed(truncated=1)).faults
+        if "near copies" in said
+    ]
+    assert bool(found) is near
+    if near:
+        assert found[0].startswith("1 inputs of test are near copies of training inputs (t:1)")
+
+
+def test_overlap_by_a_slow_plain_version() -> None:
+    made, words = task(), LONG.split()
+    train = examples([(" ".join(words[i : i + 11]), "cat") for i in range(5)])
+    other = examples([(" ".join([*words[i : i + 9], *"x" * j]), "mat") for i in range(7) for j in range(4)])
+
+    def plain(one: Example) -> bool:
+        own = grams(made.input(one))
+        return any(len(own & grams(made.input(t))) >= 0.8 * len(own) for t in train) if own else False
+
+    assert nearly(made, train, other) == [e.id for e in other if plain(e)]
+    assert 0 < len(nearly(made, train, other)) < len(other)
+    assert same(made, train, train[2:3] + other) == ["t:3"]
+
+
+def test_a_missing_column_is_told_when_the_task_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"source": "the sea"}) + "\n")
+    with pytest.raises(ValueError, match=r"t.jsonl:1 in .* has no column 'target' for 'target': it has 'source'"):
+        prepare(parse_task({"kind": "generate", "data": {"train": "t.jsonl"}}, "here", tmp_path))
+
+
+def test_all_faults_are_told_and_five_rows_named() -> None:
+    many = examples([(f"{a} {b}", "cat") for a in ("the", "a", "my") for b in ("sea", "hill", "road")])
+    rows = rows_of(Prompter(task(), tokenizer(), "decoder", 40), many)
+    found = looked(task(), {"train": many}, rows=[r._replace(weight=0 * r.weight) for r in rows], eos=frozenset({1, 2}))
+    assert [said.split()[0] for said in found.faults] == ["no", "the"]
+    assert "t:1, t:2, t:3, t:4, t:5 and 4 more carries loss" in found.faults[0]
+
+
+# -- what is shown ----------------------------------------------------------------------------------------
+
+
+def test_samples_show_what_carries_loss() -> None:
+    first = looked(task()).samples[0]
+    assert first.name == "t:1"
+    assert first.pieces == (("<s> the red sea =".replace("<s> ", "<s>"), False), (" cat</s>", True))
+    read = looked(task(), shape="encoder-decoder").samples[0].pieces
+    assert read == (("<s>the red sea =\n", False), ("cat</s>", True))
+
+
+def test_samples_of_an_encoder_show_labels() -> None:
+    words = tokenizer(begins=False)
+    words.inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", words.cls), ("[SEP]", words.sep)]
+    )
+    made = replace(task("classify", prompts=("{{ text }}",)), labels=("no", "yes"))
+    found = looked(made, {"train": examples([("the sea", "yes")], ("text", "label"))}, words=words, shape="encoder")
+    assert found.faults == ()
+    assert found.samples[0].pieces == (("[CLS]the sea[SEP]", False), (" = yes  ", True), ("", False))
+    made = replace(task("tag"), labels=("O", "B-X"))
+    tagged = examples([(["the", "sea"], ["O", "B-X"])], ("tokens", "tags"))
+    found = looked(made, {"train": tagged}, words=words, shape="encoder")
+    assert found.faults == ()
+    assert [piece for piece in found.samples[0].pieces if piece[1]] == [(" = O  ", True), (" = B-X  ", True)]
+    assert (found.learned, found.tokens) == (2, 4)
