@@ -63,6 +63,7 @@ def words(models: dict[str, Path], general: Path, tmp_path: Path) -> Any:
 
     def made(shape: str, task: Path, *more: str, output: str = "run") -> list[str]:
         common = ["--general", str(general), "--precision", "fp32", "--dropout", "0", "--json"]
+        common += [] if "--tests" in more else ["--tests", "1"]
         return ["tune", str(models[shape]), "--task", str(task), "--output", str(tmp_path / output), *common, *more]
 
     return made
@@ -90,9 +91,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 LEARNED = [
     ("decoder", "generate", "full", 60, 0.01),
     ("decoder", "generate", "lora", 120, 0.03),
-    ("decoder", "classify", "full", 60, 0.01),
+    pytest.param("decoder", "classify", "full", 60, 0.01, marks=pytest.mark.slow),
     ("encoder-decoder", "generate", "full", 60, 0.005),
-    ("encoder-decoder", "generate", "lora", 120, 0.005),
+    pytest.param("encoder-decoder", "generate", "lora", 120, 0.005, marks=pytest.mark.slow),
     ("encoder", "classify", "full", 60, 0.01),
     ("encoder", "classify", "lora", 90, 0.03),
     ("encoder", "tag", "full", 40, 0.01),
@@ -254,8 +255,14 @@ def resume(run: Path) -> int:
     return cli.main(["tune", "--resume", "--output", str(run), "--json"])
 
 
-@pytest.mark.parametrize("at", [5, 6, 9], ids=["between tests", "at a test", "after the best"])
-@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [("full", 5), ("lora", 6), ("prompt", 9), *(pytest.param(method, at, marks=SLOW) for method, at in
+     [("full", 6), ("full", 9), ("lora", 5), ("lora", 9), ("prompt", 5), ("prompt", 6)])],
+)  # fmt: skip
 def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     method: str,
     at: int,
@@ -352,12 +359,12 @@ def test_the_best_moment_is_kept_and_of_equals_the_earlier(
     monkeypatch.setattr(Best, "seconds", lambda self: 0.0)
     monkeypatch.setattr(Best, "_answered", lambda self, examples: Told(next(scores)))
     task = task_in(tmp_path)
-    assert cli.main(words("decoder", task, "--steps", "8", "--rate", "0.01", output="whole")) == 0
+    assert cli.main(words("decoder", task, "--steps", "8", "--tests", "4", output="whole")) == 0
     found = came(capsys)
     assert (found["actual"]["best"], found["actual"]["best_step"]) == (0.9, 4)
     monkeypatch.undo()
     kept = weights(tmp_path / "whole/model")
-    stopped(words("decoder", task, "--steps", "8", "--rate", "0.01"), monkeypatch, 4)
+    stopped(words("decoder", task, "--steps", "8", "--tests", "4"), monkeypatch, 4)
     there = load_file(tmp_path / "run/checkpoints/step-4/model.safetensors")
     assert torch.equal(
         kept["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"], there["stack.blocks.1.ffn.up.B"]
