@@ -97,7 +97,7 @@ def test_arguments_and_exit_code_pass_through(command: Callable[..., None]) -> N
 @pytest.mark.parametrize(
     ("typed", "told"),
     [("pretrian", "did you mean 'pretrain'?"), ("tokeniser", "did you mean 'tokenizer'?"),
-     ("xyzzy", "the commands are tokenizer, pretrain, merge, evaluate, generate, chat")],
+     ("xyzzy", "the commands are tokenizer, pretrain, tune, merge, evaluate, generate, chat")],
 )  # fmt: skip
 def test_an_unknown_command(typed: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([typed]) == 2

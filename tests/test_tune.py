@@ -63,6 +63,7 @@ def words(models: dict[str, Path], general: Path, tmp_path: Path) -> Any:
 
     def made(shape: str, task: Path, *more: str, output: str = "run") -> list[str]:
         common = ["--general", str(general), "--precision", "fp32", "--dropout", "0", "--json"]
+        common = common[:-3] + common[-1:] if "--dropout" in more else common
         common += [] if "--tests" in more else ["--tests", "1"]
         return ["tune", str(models[shape]), "--task", str(task), "--output", str(tmp_path / output), *common, *more]
 
@@ -522,6 +523,8 @@ def test_it_is_told_in_a_table(words: Any, tmp_path: Path, capsys: pytest.Captur
         (["--methd", "lora"], "perhaps you meant --method"),
         (["--rank", "0"], "--rank must be above 0, not 0"),
         (["--overlap", "2"], "--overlap must be a share from 0 to 1, not 2.0"),
+        (["--dropout", "1"], "--dropout must be below 1"),
+        (["--seed", "-1"], "--seed must be 0 or more, not -1"),
         (["--time", "soon"], "cannot read 'soon' as a time"),
         (["--targets", "q", "qq"], "LoRA knows no target 'qq'"),
         (["--general", "nowhere.txt"], "nowhere.txt"),
@@ -578,6 +581,19 @@ def test_a_task_that_the_model_cannot_do(
 ) -> None:
     assert cli.main(words(shape, task_in(tmp_path, kind))) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_metric_that_does_not_fit_and_a_fault_of_the_preflight(
+    words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words("decoder", task_in(tmp_path, metric="accuracy", sizes=(9, 0, 8, 8)))) == 2
+    assert "accuracy" in capsys.readouterr().err
+    for more in ([], ["--dry-run"]):
+        assert (
+            cli.main(words("decoder", task_in(tmp_path, prompt="{{ source }} ", completion="{{ target }}"), *more)) == 2
+        )
+        assert "end the prompt where a token ends" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_is_no_model_to_tune(
