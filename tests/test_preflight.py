@@ -213,8 +213,17 @@ def test_an_input_that_stands_in_two_parts() -> None:
 LONG = "one two three four five six the old sea and a new hill by my far road"
 
 
-@pytest.mark.parametrize(("changed", "near"), [(LONG, False), (LONG + " red", True), ("green " + LONG[8:], True),
-                                               (LONG[:40] + "red green blue " * 4, False)])  # fmt: skip
+CHANGED = {
+    LONG: False,  # the same to the letter, which is another fault
+    LONG + " red": True,
+    "green " + LONG[8:]: True,
+    LONG.replace("far road", "red blue"): True,  # eight of ten runs
+    LONG.replace("my far road", "red blue green"): False,  # seven
+    LONG[:40] + "red green blue " * 4: False,
+}
+
+
+@pytest.mark.parametrize(("changed", "near"), CHANGED.items())
 def test_an_input_that_is_nearly_the_same(changed: str, near: bool) -> None:
     parts = {"train": examples([("a sea", "cat"), (LONG, "mat")]), "test": examples([(changed, "cat")])}
     found = [
