@@ -204,8 +204,8 @@ def test_an_input_that_stands_in_two_parts() -> None:
     parts = {"train": TRAIN, "select": examples([("far road", "cat")]), "test": both}
     found = looked(task(), parts)
     assert found.faults == (
-        "1 inputs of test stand in train too (t:1): take them out, or allow it with --overlap SHARE",
-        "1 inputs of test stand in select too (t:2): take them out, or allow it with --overlap SHARE",
+        "1 of 2 inputs of test stand in train too (t:1): take them out, or allow it with --overlap 0.50",
+        "1 of 2 inputs of test stand in select too (t:2): take them out, or allow it with --overlap 0.50",
     )
     assert looked(task(), parts, allowed=Allowed(overlap=0.5)).faults == ()
 
@@ -213,8 +213,17 @@ def test_an_input_that_stands_in_two_parts() -> None:
 LONG = "one two three four five six the old sea and a new hill by my far road"
 
 
-@pytest.mark.parametrize(("changed", "near"), [(LONG, False), (LONG + " red", True), ("green " + LONG[8:], True),
-                                               (LONG[:40] + "red green blue " * 4, False)])  # fmt: skip
+CHANGED = {
+    LONG: False,  # the same to the letter, which is another fault
+    LONG + " red": True,
+    "green " + LONG[8:]: True,
+    LONG.replace("far road", "red blue"): True,  # eight of ten runs
+    LONG.replace("my far road", "red blue green"): False,  # seven
+    LONG[:40] + "red green blue " * 4: False,
+}
+
+
+@pytest.mark.parametrize(("changed", "near"), CHANGED.items())
 def test_an_input_that_is_nearly_the_same(changed: str, near: bool) -> None:
     parts = {"train": examples([("a sea", "cat"), (LONG, "mat")]), "test": examples([(changed, "cat")])}
     found = [
@@ -224,7 +233,7 @@ def test_an_input_that_is_nearly_the_same(changed: str, near: bool) -> None:
     ]
     assert bool(found) is near
     if near:
-        assert found[0].startswith("1 inputs of test are near copies of training inputs (t:1)")
+        assert found[0].startswith("1 of 1 inputs of test are near copies of training inputs (t:1)")
 
 
 def test_overlap_by_a_slow_plain_version() -> None:

@@ -20,14 +20,20 @@ from modelwright.infer.sample import Sampling
 from modelwright.losses.language import language_model
 from modelwright.model.families import FAMILIES
 from modelwright.model.transformer import Config, Transformer
+from modelwright.project.begin import Init
+from modelwright.project.run import Run as RunProject
+from modelwright.project.show import Report
 from modelwright.recipes.chat import Chat
 from modelwright.recipes.evaluate import Evaluate
 from modelwright.recipes.flags import parse
 from modelwright.recipes.generate import Options as Generate
 from modelwright.recipes.generate import sampling
+from modelwright.recipes.merge import Options as Merge
+from modelwright.recipes.methods import RATES
 from modelwright.recipes.options import Pretrain
 from modelwright.recipes.pretrain import KINDS
 from modelwright.recipes.tokenizer import Tokenize
+from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen, Watch
 from modelwright.train.loop import fit
 from modelwright.train.meter import Meter
@@ -35,8 +41,17 @@ from modelwright.train.meter import Meter
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 OPTIONS: dict[str, Any] = {
-    "tokenizer": Tokenize, "pretrain": Pretrain, "evaluate": Evaluate, "generate": Generate, "chat": Chat,
-}  # fmt: skip
+    "init": Init,
+    "run": RunProject,
+    "tokenizer": Tokenize,
+    "pretrain": Pretrain,
+    "tune": Tune,
+    "merge": Merge,
+    "evaluate": Evaluate,
+    "generate": Generate,
+    "chat": Chat,
+    "report": Report,
+}
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
@@ -130,6 +145,7 @@ def test_the_tables_of_the_pages_are_the_codes() -> None:
     assert first_column("docs/generation.md", "How a continuation ends")[1:] == [*get_args(Finish)]
     assert first_column("docs/checkpoints.md", "Families")[1:] == [*FAMILIES]
     assert first_column("docs/pretraining.md", "Objectives")[1:] == [*KINDS]
+    assert [word for word in first_column("docs/tuning.md", "Methods") if word[:2] != "--"] == [*RATES]
     rows = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8").splitlines()
     for name, family in FAMILIES.items():
         assert any(row.startswith(f"| `{name}` | {', '.join(family.architectures)} |") for row in rows)

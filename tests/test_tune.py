@@ -63,6 +63,8 @@ def words(models: dict[str, Path], general: Path, tmp_path: Path) -> Any:
 
     def made(shape: str, task: Path, *more: str, output: str = "run") -> list[str]:
         common = ["--general", str(general), "--precision", "fp32", "--dropout", "0", "--json"]
+        common = common[:-3] + common[-1:] if "--dropout" in more else common
+        common += [] if "--tests" in more else ["--tests", "1"]
         return ["tune", str(models[shape]), "--task", str(task), "--output", str(tmp_path / output), *common, *more]
 
     return made
@@ -90,9 +92,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 LEARNED = [
     ("decoder", "generate", "full", 60, 0.01),
     ("decoder", "generate", "lora", 120, 0.03),
-    ("decoder", "classify", "full", 60, 0.01),
+    pytest.param("decoder", "classify", "full", 60, 0.01, marks=pytest.mark.slow),
     ("encoder-decoder", "generate", "full", 60, 0.005),
-    ("encoder-decoder", "generate", "lora", 120, 0.005),
+    pytest.param("encoder-decoder", "generate", "lora", 120, 0.005, marks=pytest.mark.slow),
     ("encoder", "classify", "full", 60, 0.01),
     ("encoder", "classify", "lora", 90, 0.03),
     ("encoder", "tag", "full", 40, 0.01),
@@ -254,8 +256,14 @@ def resume(run: Path) -> int:
     return cli.main(["tune", "--resume", "--output", str(run), "--json"])
 
 
-@pytest.mark.parametrize("at", [5, 6, 9], ids=["between tests", "at a test", "after the best"])
-@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [("full", 5), ("lora", 6), ("prompt", 9), *(pytest.param(method, at, marks=SLOW) for method, at in
+     [("full", 6), ("full", 9), ("lora", 5), ("lora", 9), ("prompt", 5), ("prompt", 6)])],
+)  # fmt: skip
 def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     method: str,
     at: int,
@@ -352,12 +360,12 @@ def test_the_best_moment_is_kept_and_of_equals_the_earlier(
     monkeypatch.setattr(Best, "seconds", lambda self: 0.0)
     monkeypatch.setattr(Best, "_answered", lambda self, examples: Told(next(scores)))
     task = task_in(tmp_path)
-    assert cli.main(words("decoder", task, "--steps", "8", "--rate", "0.01", output="whole")) == 0
+    assert cli.main(words("decoder", task, "--steps", "8", "--tests", "4", output="whole")) == 0
     found = came(capsys)
     assert (found["actual"]["best"], found["actual"]["best_step"]) == (0.9, 4)
     monkeypatch.undo()
     kept = weights(tmp_path / "whole/model")
-    stopped(words("decoder", task, "--steps", "8", "--rate", "0.01"), monkeypatch, 4)
+    stopped(words("decoder", task, "--steps", "8", "--tests", "4"), monkeypatch, 4)
     there = load_file(tmp_path / "run/checkpoints/step-4/model.safetensors")
     assert torch.equal(
         kept["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"], there["stack.blocks.1.ffn.up.B"]
@@ -515,6 +523,8 @@ def test_it_is_told_in_a_table(words: Any, tmp_path: Path, capsys: pytest.Captur
         (["--methd", "lora"], "perhaps you meant --method"),
         (["--rank", "0"], "--rank must be above 0, not 0"),
         (["--overlap", "2"], "--overlap must be a share from 0 to 1, not 2.0"),
+        (["--dropout", "1"], "--dropout must be below 1"),
+        (["--seed", "-1"], "--seed must be 0 or more, not -1"),
         (["--time", "soon"], "cannot read 'soon' as a time"),
         (["--targets", "q", "qq"], "LoRA knows no target 'qq'"),
         (["--general", "nowhere.txt"], "nowhere.txt"),
@@ -571,6 +581,19 @@ def test_a_task_that_the_model_cannot_do(
 ) -> None:
     assert cli.main(words(shape, task_in(tmp_path, kind))) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_metric_that_does_not_fit_and_a_fault_of_the_preflight(
+    words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words("decoder", task_in(tmp_path, metric="accuracy", sizes=(9, 0, 8, 8)))) == 2
+    assert "accuracy" in capsys.readouterr().err
+    for more in ([], ["--dry-run"]):
+        assert (
+            cli.main(words("decoder", task_in(tmp_path, prompt="{{ source }} ", completion="{{ target }}"), *more)) == 2
+        )
+        assert "end the prompt where a token ends" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_is_no_model_to_tune(

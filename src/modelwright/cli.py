@@ -31,10 +31,10 @@ COMMANDS = {
     "run": Command("modelwright.project.run", "scope", "climb a project's ladder to the cheapest model that will do"),
     "tokenizer": Command("modelwright.recipes.tokenizer", "pretrain", "train a tokenizer: BPE, WordPiece or Unigram"),
     "pretrain": Command("modelwright.recipes.pretrain", "pretrain", "train a model from scratch on text"),
+    "tune": Command("modelwright.recipes.tune", "adapt", "tune a model on a task: full, LoRA or a soft prompt"),
     "merge": Command(
         "modelwright.recipes.merge", "adapt", "merge a LoRA into its base, and prove that nothing changed"
     ),
-    "tune": Command("modelwright.recipes.tune", "adapt", "tune a model on a task: full, LoRA or a soft prompt"),
     "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
     "chat": Command("modelwright.recipes.chat", "integrate", "talk with a model"),

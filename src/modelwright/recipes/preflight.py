@@ -193,12 +193,15 @@ def overlaps(task: Task, parts: Mapping[str, Sequence[Example]], allowed: float)
     said = []
     for first, second in combinations(parts, 2):
         shared = same(task, parts[first], parts[second])
-        if len(shared) > allowed * len(parts[second]):
-            said.append(f"{len(shared)} inputs of {second} stand in {first} too ({_several(shared)})")
-        near = sorted({*nearly(task, parts[first], parts[second])} - {*shared}) if first == "train" else []
-        if len(near) > allowed * len(parts[second]):
-            said.append(f"{len(near)} inputs of {second} are near copies of training inputs ({_several(near)})")
-    return [f"{line}: take them out, or allow it with --overlap SHARE" for line in said]
+        found = {f"stand in {first} too": shared}
+        if first == "train":
+            near = nearly(task, parts[first], parts[second])
+            found["are near copies of training inputs"] = [name for name in near if name not in shared]
+        for what, names in found.items():
+            if len(names) > allowed * (whole := len(parts[second])):
+                mend = f"take them out, or allow it with --overlap {_share(len(names), whole)}"
+                said.append(f"{len(names)} of {whole} inputs of {second} {what} ({_several(names)}): {mend}")
+    return said
 
 
 def same(task: Task, first: Sequence[Example], second: Sequence[Example]) -> list[str]:

@@ -15,6 +15,7 @@ from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompter
 from modelwright.data.supervised import Examples
 from modelwright.data.task import contract, prepare, read_task
+from modelwright.evaluate.metrics import fits
 from modelwright.hub.open import LanguageModel
 from modelwright.model.transformer import Labels
 from modelwright.recipes.evaluate import prompter_of
@@ -42,6 +43,8 @@ class Ready:
 def get_ready(args: Tune) -> Ready:
     """Raises ValueError where the task, the model and the method do not go together."""
     task, parts = prepare(read_task(args.task))
+    if task.metric:
+        fits(task.metric, task.kind)
     base = open_base(args.model, args.dropout)
     encoder = base.model.cfg.shape == "encoder"
     labels = Labels(task.labels, "token" if task.kind == "tag" else "text") if encoder and task.labels else None

@@ -132,6 +132,10 @@ def check(args: Tune) -> Tune:
     for name in SHARES:
         if (value := getattr(args, name)) is not None and not 0 <= value <= 1:
             raise ValueError(f"--{name} must be a share from 0 to 1, not {value}")
+    if args.dropout == 1:
+        raise ValueError("--dropout must be below 1, or nothing would be left to learn from")
+    if args.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, not {args.seed}")
     if args.time is not None:
         parse_time(args.time)
     if args.output.exists() and not args.output.is_dir():
