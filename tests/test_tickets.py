@@ -115,8 +115,9 @@ def test_the_tables_of_projects() -> None:
         assert one == other[:5]
         assert one != read_examples(f"desk:{name}/valid:5#2")
         assert [example.id for example in one] == [f"{name}-valid-{i}" for i in range(5)]
-    note = read_examples("desk:note:1")[0].fields
-    assert note["note"] == " / ".join(note["facts"])
+    note, slip = (read_examples(f"desk:{name}:1")[0].fields for name in ("note", "slip"))
+    assert note["note"] == " - ".join(note["facts"])
+    assert slip["note"] == " / ".join(slip["facts"])
     assert {example.fields["team"] for example in read_examples("desk:route:60")} == set(projects.TEAMS.values())
     for row in read_examples("desk:summary:40"):
         assert all(fact in row.fields["dialogue"] for fact in row.fields["facts"])

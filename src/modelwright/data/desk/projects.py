@@ -1,7 +1,8 @@
 """The tasks of the desk's own projects: tables of examples that no base of the desk was pretrained on.
 
     route      a ticket -> the team that is to have it                       classify
-    note       a ticket -> its order and customer, in a form of their own    generate
+    note       a ticket -> where, what is given and for which product        generate
+    slip       a ticket -> its order and customer                            generate
     record     a dialogue -> what it says, as a line of facts                generate
     summary    a dialogue -> two to four sentences                           summarise
 
@@ -53,14 +54,18 @@ def route(seed: int, part: Part, count: int) -> Iterator[Fields]:
 
 
 def note(seed: int, part: Part, count: int) -> Iterator[Fields]:
-    wanted = Note(("order", "customer"), " / ")
+    return noted("note", Note(("city", "resolution", "product"), " - "), seed, part, count)
+
+
+def slip(seed: int, part: Part, count: int) -> Iterator[Fields]:
+    return noted("slip", Note(("order", "customer"), " / "), seed, part, count)
+
+
+def noted(name: str, form: Note, seed: int, part: Part, count: int) -> Iterator[Fields]:
+    """Tickets that say the facts of one form of note, with that note."""
     for i in range(count):
-        found = ticket(Random(f"note/{seed}/{part}/{i}"), part, wanted.facts)
-        yield {
-            "ticket": found.text,
-            "note": wanted.answer(found),
-            "facts": [found.facts[fact] for fact in wanted.facts],
-        }
+        found = ticket(Random(f"{name}/{seed}/{part}/{i}"), part, form.facts)
+        yield {"ticket": found.text, "note": form.answer(found), "facts": [found.facts[fact] for fact in form.facts]}
 
 
 def record(seed: int, part: Part, count: int) -> Iterator[Fields]:
@@ -84,6 +89,7 @@ def stated(case: Case) -> list[str]:
 PROJECTS: dict[str, Callable[[int, Part, int], Iterator[Fields]]] = {
     "route": route,
     "note": note,
+    "slip": slip,
     "record": record,
     "summary": summary,
 }
