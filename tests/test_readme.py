@@ -91,7 +91,7 @@ def shown() -> list[str]:
     """Every line that starts with `modelwright` in the pages, the command line's examples, and the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     values = dict(re.findall(r"^(\w+) [?:]?= *(.*)$", makefile, re.MULTILINE))
-    recipes = re.findall(r"^\t(?:@echo '  |\$\(BIN\)/)(modelwright .*?)$", makefile, re.MULTILINE)
+    recipes = re.findall(r"^\t(?:@echo '  |-?\$\(BIN\)/)(modelwright .*?)$", makefile, re.MULTILINE)
     recipes = [re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], line.removesuffix("'")) for line in recipes]
     pages = [line for page in PAGES for block in blocks("(?:sh|bash|console)", page) for line in block.splitlines()]
     return [line.strip() for line in [*pages, *EXAMPLES.splitlines(), *recipes] if "modelwright " in line]
