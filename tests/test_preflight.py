@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers, processors
 
@@ -133,6 +134,17 @@ def test_the_end_that_is_learned_is_none_that_generation_stops_at() -> None:
     told = fault(looked(task(), eos=frozenset({7})))
     assert told.startswith("answers are learned to end in </s> (1), and generation does not stop there: add it to eos")
     assert looked(task(), eos=frozenset({7, 1})).faults == ()
+
+
+def test_an_end_that_the_model_never_saw() -> None:
+    """Its vector is that of two others: a third of the probability is all that it can have while the head is frozen."""
+    prompter = Prompter(task(), tokenizer(), "decoder", 40)
+    head, rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), rows_of(prompter, TRAIN)
+    assert preflight(prompter, PARTS, rows, eos={1}, frozen=head).faults == ()
+    head[[7, 9]] = head[1] + 1e-4
+    told = fault(preflight(prompter, PARTS, rows, eos={1}, frozen=head))
+    assert told.startswith("answers end in </s>, whose vector is that of 2 other tokens too: no adapter can tell it")
+    assert preflight(prompter, PARTS, rows, eos={1}).faults == (), "where all learns, it is learned"
 
 
 def test_a_chat_template_that_shows_the_answer_elsewhere() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 
+from torch import Tensor
+
 from modelwright.data.examples import Example
 from modelwright.data.kind import Task, templates
 from modelwright.data.pack import Row
@@ -20,6 +22,7 @@ from modelwright.data.tokenizer import Tokenizer
 
 GRAM = 8  # words of a run that two inputs may share
 NEAR = 0.8  # share of an input's runs that, found in one training input, make it a near copy
+ALIKE = 0.01  # of its own length, within which another token's vector is the same
 NAMED = 5  # rows that a fault names
 
 
@@ -55,12 +58,14 @@ def preflight(
     *,
     eos: Collection[int],
     allowed: Allowed = Allowed(),
+    frozen: Tensor | None = None,
     samples: int = 3,
 ) -> Preflight:
     """Look at the training rows and at what the parts have in common.
 
     rows: one for each example of parts["train"], under the task's prompts in turn.
-    eos: the ids at which generation will stop. Faults are sentences; a run with a fault is not to begin.
+    eos: the ids at which generation will stop. frozen (V, C): the vectors of a head that does not learn.
+    Faults are sentences; a run with a fault is not to begin.
     """
     train = parts["train"]
     turns = [at % len(prompter.task.prompts) for at in range(len(train))]
@@ -70,6 +75,7 @@ def preflight(
         *_silent(train, rows),
         *_endless(prompter, train, rows),
         *_unstopped(prompter, eos),
+        *_unlearnable(prompter, frozen),
         *_beginnings(prompter, train, rows),
         *_spelled(prompter),
         *_padding(prompter.tokenizer, eos),
@@ -114,6 +120,18 @@ def _unstopped(prompter: Prompter, eos: Collection[int]) -> list[str]:
         f"answers are learned to end in {name} ({prompter.end}), and generation does not stop there: add it to "
         "eos_token_id in the model's generation_config.json"
     ]
+
+
+def _unlearnable(prompter: Prompter, frozen: Tensor | None) -> list[str]:
+    """Tokens that a model never saw all have the same vector, and where that is frozen it gives them all the same p."""
+    if frozen is None or prompter.shape == "encoder" or prompter.task.kind == "classify":
+        return []
+    apart = (frozen - frozen[prompter.end]).norm(dim=1)  # (V,)
+    alike = int((apart <= ALIKE * frozen[prompter.end].norm()).sum()) - 1
+    name = prompter.tokenizer.decode([prompter.end], special=True)
+    said = f"answers end in {name}, whose vector is that of {alike} other tokens too: no adapter can tell it from them"
+    mend = "take --method full, or an eos_token that the model has seen"
+    return [f"{said}, and the model would not stop: {mend}"] if alike else []
 
 
 def _beginnings(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -> list[str]:

@@ -89,7 +89,8 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
 def look(args: Tune, ready: Ready, screen: Screen) -> Preflight:
     """Raises ValueError with all the faults there are."""
     allowed = Allowed(args.truncated, args.overlap)
-    looked = preflight(ready.prompter, ready.parts, ready.rows, eos=eos_ids(ready.lm), allowed=allowed)
+    frozen = None if args.method == "full" else ready.lm.model.head.proj.weight.detach()
+    looked = preflight(ready.prompter, ready.parts, ready.rows, eos=eos_ids(ready.lm), allowed=allowed, frozen=frozen)
     if args.dry_run:
         show_samples(screen, looked)
     if looked.faults:
