@@ -12,10 +12,8 @@ from modelwright.data.desk import part_of, projects, tickets
 from modelwright.data.desk.tickets import (
     NOTED,
     RESERVED,
-    Label,
     Note,
     documents,
-    draw_label,
     draw_note,
     episode,
     ticket,
@@ -43,10 +41,9 @@ def test_a_ticket_says_its_facts() -> None:
         assert part_of(found.kinds["product"], found.kinds["problem"], found.kinds["resolution"]) == "valid"
 
 
-def test_notes_and_labels_by_hand() -> None:
+def test_a_note_by_hand() -> None:
     found = ticket(Random(5), "train", ("city", "order"))
     assert Note(("city", "order"), " / ").answer(found) == f"{found.facts['city']} / {found.facts['order']}"
-    assert Label("city", {found.facts["city"]: "north"}).answer(found) == "north"
 
 
 def test_what_projects_ask_is_never_an_episode() -> None:
@@ -54,18 +51,14 @@ def test_what_projects_ask_is_never_an_episode() -> None:
     sets = Counter(frozenset(draw_note(rng).facts) for _ in range(5000))
     assert not {frozenset(reserved) for reserved in RESERVED} & set(sets)
     assert len(sets) == 7 + 21 + 35 - len(RESERVED)  # every other choice of one to three of seven facts
-    teams = set(projects.TEAMS.values())
-    assert all(teams.isdisjoint(draw_label(rng, "train").labels.values()) for _ in range(300))
-    assert "resolution" not in {draw_label(rng, "train").fact for _ in range(300)}
 
 
-def test_examples_of_an_episode_follow_one_task() -> None:
-    """Each answer of a note has as many parts, and each label belongs to one value: the examples tell the task."""
+def test_examples_of_an_episode_follow_one_form() -> None:
+    """Each note has as many parts, under one cue: the examples tell the form."""
     for i in range(200):
         shown = episode(Random(i), "train")
-        assert 3 <= len(shown) <= 8
-        joins = {tuple(sum(answer.count(joiner) for _, answer in shown) for joiner in tickets.JOINERS)}
-        assert len(joins) == 1
+        assert 3 <= len(shown) <= 6
+        assert len({tuple(answer.count(joiner) for joiner in tickets.JOINERS) for _, answer in shown}) == 1
         assert len({prompt.split(":")[0] for prompt, _ in shown}) == 1
 
 

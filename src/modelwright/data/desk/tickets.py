@@ -1,13 +1,12 @@
-"""Tickets, each a case in one line, and the small tasks that a few of them with their answers tell of.
+"""Tickets, each a case in one line, and notes of them, whose form a few tickets with their notes tell.
 
     ticket    order KD-4821, from Anna Weber, the blue one, sent to Lyon, gets a voucher.
     note      Lyon / KD-4821        which facts, in which order, joined how
-    label     north                 one fact of a ticket decides
 
-A model that has seen many such tasks, each told by nothing but its examples, can be told of another one in the same
-way (Brown et al. 2020). So an episode is a task and a few tickets with their answers, and `documents` is text to
-pretrain on: dialogues of the desk and episodes, in which only the answers are learned, since what a ticket is about is
-drawn by chance and cannot be foretold. What `RESERVED` names never stands in an episode: it is kept for the tasks of
+A model that has seen many forms, each told by nothing but its examples, can be told of another one in the same way
+(Brown et al. 2020). So an episode is a few tickets with their notes in one form, and `documents` is text to pretrain
+on: dialogues of the desk and episodes, in which only the notes are learned, since what a ticket is about is drawn by
+chance and cannot be foretold. What `RESERVED` names never stands in an episode: it is kept for the tasks of
 `projects`, so that none of them was seen in pretraining.
 """
 
@@ -58,7 +57,7 @@ def ticket(rng: Random, part: Part, needed: Sequence[str] = ()) -> Ticket:
     return Ticket(f"{text}.", {fact: said[fact] for fact in stated}, kinds)
 
 
-# -- tasks that examples tell ---------------------------------------------------------------------
+# -- forms that examples tell ---------------------------------------------------------------------
 
 JOINERS = (", ", " / ", " | ", "; ", " - ", " + ", " > ", " & ")
 CUES = (
@@ -69,12 +68,6 @@ CUES = (
     ("Mail", "Log"),
     ("Case", "Card"),
 )
-LABELS = (
-    "north", "south", "east", "west", "first", "second", "third", "last", "left", "right", "open", "closed", "high",
-    "low", "early", "late", "alpha", "beta", "gamma", "delta", "apple", "lemon", "plum", "cherry", "lion", "tiger",
-    "bear", "wolf", "river", "lake", "hill", "valley", "spring", "summer", "autumn", "winter", "yes", "no", "maybe",
-)  # fmt: skip
-SORTED_BY = ("city", "colour", "day", "product")
 RESERVED = (("order", "customer"), ("city", "resolution", "product"))  # notes of the projects, in any order
 
 
@@ -88,31 +81,11 @@ class Note(NamedTuple):
         return self.joiner.join(ticket.facts[fact] for fact in self.facts)
 
 
-class Label(NamedTuple):
-    """The fact that decides, and the label of each value it may have."""
-
-    fact: str
-    labels: Mapping[str, str]
-
-    def answer(self, ticket: Ticket) -> str:
-        return self.labels[ticket.facts[self.fact]]
-
-
 def draw_note(rng: Random) -> Note:
     while True:
         facts = tuple(shuffled(rng, NOTED)[: 1 + int(3 * rng.random())])
         if all(set(facts) != set(reserved) for reserved in RESERVED):
             return Note(facts, pick(rng, JOINERS))
-
-
-def draw_label(rng: Random, part: Part) -> Label:
-    fact = pick(rng, SORTED_BY)
-    values: list[str] = []
-    number = 2 + int(2 * rng.random())
-    while len(values) < number:
-        value = draw(rng, part)[fact]
-        values += [value] if value not in values else []
-    return Label(fact, dict(zip(values, shuffled(rng, LABELS), strict=False)))
 
 
 class Shown(NamedTuple):
@@ -122,27 +95,11 @@ class Shown(NamedTuple):
     answer: str
 
 
-def episode(rng: Random, part: Part, notes: float = 0.7) -> list[Shown]:
-    """A task, and a few tickets with their answers."""
-    cue, answer = pick(rng, CUES)
-    if chance(rng, notes):
-        note = draw_note(rng)
-        tickets = [ticket(rng, part, note.facts) for _ in range(3 + int(4 * rng.random()))]
-        answers = [note.answer(found) for found in tickets]
-    else:
-        label = draw_label(rng, part)
-        tickets = [among(rng, part, label) for _ in range(5 + int(4 * rng.random()))]
-        answers = [label.answer(found) for found in tickets]
-    return [Shown(f"{cue}: {found.text}\n{answer}:", f" {said}") for found, said in zip(tickets, answers, strict=True)]
-
-
-def among(rng: Random, part: Part, label: Label) -> Ticket:
-    """A ticket whose deciding fact has one of the values that have a label."""
-    value = pick(rng, tuple(label.labels))
-    while True:
-        found = ticket(rng, part, (label.fact,))
-        if found.facts[label.fact] == value:
-            return found
+def episode(rng: Random, part: Part) -> list[Shown]:
+    """A form of note, and a few tickets with their notes."""
+    (cue, answer), note = pick(rng, CUES), draw_note(rng)
+    tickets = [ticket(rng, part, note.facts) for _ in range(3 + int(4 * rng.random()))]
+    return [Shown(f"{cue}: {found.text}\n{answer}:", f" {note.answer(found)}") for found in tickets]
 
 
 # -- text to pretrain on --------------------------------------------------------------------------
@@ -151,7 +108,7 @@ PLAIN = tuple(shape for shape in SHAPES if shape not in ("summary", "french", "f
 
 
 def documents(
-    seed: int, part: Part = "train", *, start: int = 0, count: int | None = None, episodes: float = 0.75
+    seed: int, part: Part = "train", *, start: int = 0, count: int | None = None, episodes: float = 0.85
 ) -> Iterator[Document]:
     """Dialogues, and a share of episodes; an episode comes in pieces, of which those with answers alone are learned."""
     for i in count_from(start) if count is None else range(start, start + count):
