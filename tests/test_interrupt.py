@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,14 @@ from torch import nn
 
 from modelwright.train.interrupt import Interrupted, interruptible
 from modelwright.train.loop import Terms, fit
+
+
+@pytest.fixture(autouse=True)
+def _listening() -> Iterator[None]:
+    """A process begun in the background of a shell ignores SIGINT; these tests are of one that does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def slope(model: Any, batch: float) -> tuple[Terms, dict[str, Any]]:
