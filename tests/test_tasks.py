@@ -82,14 +82,15 @@ SUMMARIES = [
 # -- numbers by hand --------------------------------------------------------------------------------------------
 
 
-def test_labels_by_mean_likelihood(tmp_path: Path) -> None:
-    """Example 1: "bad" has the higher sum, "good" the higher mean, where it is spelled in more tokens."""
+def test_labels_by_the_likelihood_of_the_whole_answer(tmp_path: Path) -> None:
+    """Example 3: "good", in more tokens, has the higher mean and the lower sum; the sum decides, the end included."""
     task, examples = task_of(tmp_path, "classify", SENTIMENT, completion=" {{ label }}")
     prompter = Prompter(task, TOKENIZERS["causal"], "decoder", 48)
     bad, good = (len(prompter.completion(examples[0], label)) for label in ("bad", "good"))
     assert task.labels == ("bad", "good")
-    means = [(-1.0, -0.9), (-1.0, -2.0), (-1.0, -2.0), (-2.0, -1.0)]  # of bad, of good
-    script = [mean * size for pair in means for mean, size in zip(pair, (bad, good), strict=True)]
+    assert bad < good
+    sums = [(-1.0, -0.5), (-1.0, -2.0), (-1.0 * bad, -0.9 * good), (-2.0, -1.0)]  # of bad, of good
+    script = [one for pair in sums for one in pair]
     told: list[int] = []
     found = measure(Scripted(TOKENIZERS["causal"], script), task, prompter, examples, part="train", told=told.append)
     assert [output.prediction for output in found.outputs] == ["good", "bad", "bad", "good"]

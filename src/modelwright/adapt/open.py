@@ -29,17 +29,22 @@ from modelwright.model.transformer import Labels, Transformer
 
 RECORD = "modelwright.json"
 DIGESTED = ("model*.safetensors", "tokenizer.json", "config.json", peft.WEIGHTS, peft.CONFIG)
+HABITS = (
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)  # how it is asked, and where it ends
 CHUNK = 1 << 20  # bytes read at once
 
 
-def digest(directory: str | Path) -> str:
+def digest(directory: str | Path, also: tuple[str, ...] = ()) -> str:
     """sha256 of what makes a model directory the model it is: weights, tokenizer and config; of an adapter directory
-    its two files and the base's digest in its record.
+    its two files and the base's digest in its record; and of the files named in `also`, such as `HABITS`.
 
     Raises FileNotFoundError where none of those files is there.
     """
     directory = Path(directory)
-    files = sorted(path for pattern in DIGESTED for path in directory.glob(pattern) if path.is_file())
+    files = sorted(path for pattern in (*DIGESTED, *also) for path in directory.glob(pattern) if path.is_file())
     if not files:
         raise FileNotFoundError(f"{directory} holds neither a model nor an adapter")
     found = hashlib.sha256()

@@ -148,6 +148,8 @@ def forgetting(work: Work, climb: Climb) -> Iterator[dict[str, Any]]:
     for entry in climb.entries:
         if entry.score and entry.rung in RUNGS and RUNGS[entry.rung].method:
             found = work.forgotten(entry.rung, entry.candidate)
+            if found is None:  # a base with a head over labels has no loss on text
+                continue
             change = found["bits"]
             yield {
                 "rung": entry.rung,

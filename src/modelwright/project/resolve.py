@@ -41,7 +41,9 @@ def resolved(project: Project) -> dict[str, Any]:
         "seed": project.seed,
     }
     said |= {"shots": project.shots} if "few-shot" in project.ladder else {}
-    said |= {"base": base | {"data": [_absolute(d) for d in base["data"]]}} if base else {}
+    if base:
+        places = {"tokenizer": _absolute(base["tokenizer"])} if base.get("tokenizer") else {}
+        said["base"] = base | {"data": [_absolute(d) for d in base["data"]]} | places
     return said
 
 

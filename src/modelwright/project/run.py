@@ -160,7 +160,8 @@ def alone(args: Run, project: Project, directory: Path, view: View) -> dict[str,
     """The run, in a directory that no other process is at work in."""
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file: name a directory as --output")
-    if directory.exists() and any(directory.iterdir()) and not (directory / RUN).exists():
+    held = [path for path in directory.glob("*") if not path.name.startswith(".")]  # a run refused leaves its lock
+    if held and not (directory / RUN).exists():
         raise FileExistsError(f"{directory} holds something else than a project's run: name another --output")
     directory.mkdir(parents=True, exist_ok=True)
     with alone_in(directory):

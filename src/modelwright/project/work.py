@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from modelwright.adapt.open import digest, open_model
+from modelwright.adapt.open import HABITS, digest, open_model
 from modelwright.data.examples import Example
 from modelwright.data.task import prepare
 from modelwright.evaluate.baselines import Baseline, fit_baselines
@@ -73,7 +73,7 @@ class Work:
         path = model_of(done) if done else candidate
         lm = open_model(path)
         assert lm.path is not None
-        found = self.opened[candidate] = Opened(str(lm.path), digest(lm.path), lm.model.cfg)
+        found = self.opened[candidate] = Opened(str(lm.path), digest(lm.path, HABITS), lm.model.cfg)
         cost = self.spent(BASE, BASE, done) if done else None
         return Candidate(
             candidate,
@@ -129,8 +129,8 @@ class Work:
         trained = self.train(rung, candidate) if self.method(rung) else None
         return steps.outputs_of(self.answer(rung, candidate, trained, part).directory)
 
-    def forgotten(self, rung: str, candidate: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.train(rung, candidate).value["forgetting"]
+    def forgotten(self, rung: str, candidate: str) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self.train(rung, candidate).value["forgetting"]
         return found
 
     def point(self, rung: str, candidate: str, n: int) -> Array:
@@ -160,13 +160,14 @@ class Work:
         asked = self.asked(rung, part)
         depends: dict[str, Any] = {
             "task": self.said(), "part": self.digests[part], "shots": asked.shots, "seed": asked.seed,
+            "metric": self.metric.name,
         }  # fmt: skip
         if not RUNGS[rung].model:
-            depends |= {"train": self.digests["train"], "baseline": candidate, "metric": self.metric.name}
+            depends |= {"train": self.digests["train"], "baseline": candidate}
             work = self.by_baseline(self.fitted[candidate], asked)
         else:
             path = model_of(trained) if trained else self.opened[candidate].path
-            depends |= {"model": digest(path)} | ({"train": self.digests["train"]} if asked.shots else {})
+            depends |= {"model": digest(path, HABITS)} | ({"train": self.digests["train"]} if asked.shots else {})
             work = self.by_model(path, asked)
         return self.cache.step(f"{part}-{rung}", depends, work)
 

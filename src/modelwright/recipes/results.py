@@ -39,8 +39,11 @@ class Saved:
 
 
 def data_digest(task: Task, examples: Sequence[Example]) -> str:
-    """sha256 of the examples that are measured: their names, inputs and references, in order."""
-    said = [[example.id, task.input(example), task.reference(example)] for example in examples]
+    """sha256 of the examples that are measured: their names, inputs, references and required strings, in order."""
+    said = [
+        [example.id, task.input(example), task.reference(example), example.fields.get("required")]
+        for example in examples
+    ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -110,7 +113,7 @@ def read_saved(directory: Path) -> Saved:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a comparison needs every answer of the saved results")
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         outputs = [Output(**{key: value for key, value in row.items() if key != "scores"}) for row in rows]
         arrays = [{name: np.array(values, np.float64) for name, values in output.stats.items()} for output in outputs]
         scores = {name: Interval(**one) for name, one in said["scores"].items()}
