@@ -18,10 +18,11 @@ from modelwright.data.task import contract, prepare, read_task
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.scorer import ModelScorer
 from modelwright.evaluate.statistics import interval
-from modelwright.evaluate.tasks import measure
+from modelwright.evaluate.tasks import Output, measure
 from modelwright.hub.open import LanguageModel, load, save
 from modelwright.model.heads import relabel
 from modelwright.model.transformer import Labels
+from modelwright.recipes import results
 from modelwright.recipes.evaluate import main, prompter_of
 from modelwright.recipes.results import lines, number
 from test_scorer import BERT, LLAMA, build, said
@@ -120,6 +121,15 @@ def test_results_are_written_whole_and_compared_later(
     (out / "outputs.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(ValueError, match="holds no results of a task"):
         main(words(here, "two", "short", "--against", str(out)))
+
+
+def test_answers_with_odd_line_breaks_are_read_as_written(tmp_path: Path) -> None:
+    """Python takes six more characters than a line feed for the end of a line, and models write them by chance."""
+    answers = [f"a{mark}b" for mark in ("\x85", "\u2028", "\u2029", "\x0b", "\x1c", "\n")]
+    stats = {"exact_match": np.array([1.0, 1.0])}
+    outputs = [Output(str(i), text, text, text, stats) for i, text in enumerate(answers)]
+    results.save(tmp_path / "r", {"model": "m", "data": "d", "scores": {}}, outputs)
+    assert [output.prediction for output in results.read_saved(tmp_path / "r").outputs] == answers
 
 
 def test_a_model_against_itself(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

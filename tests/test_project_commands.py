@@ -285,6 +285,21 @@ def test_two_runs_in_one_directory_are_refused(tmp_path: Path, capsys: pytest.Ca
     assert "another process is at work in" in capsys.readouterr().err
 
 
+def test_a_run_that_was_refused_for_its_data_can_be_made_once_they_are_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = write_project(tmp_path), tmp_path / "run"
+    with alone_in(made(run)):
+        pass  # what a refused run leaves behind: its lock
+    assert [left.name for left in run.iterdir()] == [".lock"]
+    assert cli.main(["run", str(path), "--output", str(run), "--dry-run"]) == 0
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_project(tmp_path)
     assert cli.main(["run", str(path), "--output", str(tmp_path)]) == 2

@@ -38,6 +38,7 @@ class Scripted:
         self, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]], *, told: Told = untold
     ) -> list[Likelihood]:
         told(len(prompts))
+        self.asked = list(answers)
         return [Likelihood(logp, len(said), False) for logp, said in zip(self.answers, answers, strict=True)]
 
     def generate(
@@ -92,7 +93,9 @@ def test_labels_by_the_likelihood_of_the_whole_answer(tmp_path: Path) -> None:
     sums = [(-1.0, -0.5), (-1.0, -2.0), (-1.0 * bad, -0.9 * good), (-2.0, -1.0)]  # of bad, of good
     script = [one for pair in sums for one in pair]
     told: list[int] = []
-    found = measure(Scripted(TOKENIZERS["causal"], script), task, prompter, examples, part="train", told=told.append)
+    scorer = Scripted(TOKENIZERS["causal"], script)
+    found = measure(scorer, task, prompter, examples, part="train", told=told.append)
+    assert scorer.asked[:2] == [(*prompter.completion(examples[0], label), prompter.end) for label in ("bad", "good")]
     assert [output.prediction for output in found.outputs] == ["good", "bad", "bad", "good"]
     assert found.scores["accuracy"].value == 0.5
     assert found.scores["macro_f1"].value == pytest.approx((0.5 + 0.5) / 2)

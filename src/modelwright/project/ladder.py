@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.evaluate.statistics import Interval
+from modelwright.evaluate.statistics import Interval, error_shares
 from modelwright.recipes.watch import duration, thousands
 
 Method = Literal["prompt", "lora", "full"]
@@ -187,9 +187,7 @@ class _Climber:
     def __init__(self, rule: Rule, steps: Steps, bound: Bound, tell: Tell):
         self.rule, self.steps, self.bound, self.tell = rule, steps, bound, tell
         self.baselines = tuple(steps.baselines()) if "trivial" in rule.ladder else ()
-        self.share = rule.error / rule.comparisons(
-            len(self.baselines)
-        )  # Bonferroni's, whatever the scores have in common
+        self.share = error_shares(rule.comparisons(len(self.baselines)), rule.error)[0]  # all are equal
         self.candidates: dict[str, Candidate] = {}
         self.entries = [Entry(rung, name) for rung, name in self.order(rule.candidates)]
         self.chosen: int | None = None

@@ -117,13 +117,18 @@ def check(args: Pretrain) -> Pretrain:
         value = getattr(args, name)
         if not (low < value < high or (name == "dropout" and value == 0)):
             raise ValueError(f"--{name.replace('_', '-')} must lie between {low} and {high}, not be {value}")
-    if args.output.exists() and not args.output.is_dir():
-        raise FileExistsError(f"{args.output} is a file: name a directory as --output")
-    if (args.output / PLAN).exists():
-        raise FileExistsError(f"{args.output} holds a run already: go on with --resume, or name another --output")
-    if args.output.exists() and any(args.output.iterdir()):
-        raise FileExistsError(f"{args.output} is not empty: name another --output")
+    refuse_taken(args.output)
     return args
+
+
+def refuse_taken(output: Path) -> None:
+    """Raises FileExistsError where a new run cannot be written."""
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is a file: name a directory as --output")
+    if (output / PLAN).exists():
+        raise FileExistsError(f"{output} holds a run already: go on with --resume, or name another --output")
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty: name another --output")
 
 
 def unsaid(args: Any) -> list[str]:
@@ -135,16 +140,18 @@ def unsaid(args: Any) -> list[str]:
     ]
 
 
-def resumed(args: Pretrain) -> Pretrain:
+def resumed(said_now: Settings) -> Settings:
+    """The settings that the run in `--output` began with. Raises ValueError or FileNotFoundError."""
+    args: Any = said_now
     if said := unsaid(args):
         raise ValueError(f"--resume goes on with the settings the run began with: leave out {', '.join(said)}")
     if not (args.output / SETTINGS).exists() or not (args.output / PLAN).exists():
         raise FileNotFoundError(f"there is no run to resume in {args.output}: it has no {SETTINGS} and {PLAN}")
     if (args.output / "model").exists():
         raise ValueError(f"the run in {args.output} is finished: its model is {args.output / 'model'}")
-    return dataclasses.replace(
-        recall_settings(args.output / SETTINGS, Pretrain), resume=True, json=args.json, output=args.output
-    )
+    found: Any = recall_settings(args.output / SETTINGS, type(said_now))
+    begun: Settings = dataclasses.replace(found, resume=True, json=args.json, output=args.output)
+    return begun
 
 
 # -- what is kept -----------------------------------------------------------------------------------------

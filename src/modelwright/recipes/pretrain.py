@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import statistics
 import sys
 import tempfile
@@ -45,7 +44,7 @@ from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time,
 from modelwright.recipes.describe import finished, show
 from modelwright.recipes.flags import parse
 from modelwright.recipes.options import PLAN, Pretrain, check, described, recall_plan, remember
-from modelwright.recipes.run import Run, alone_in
+from modelwright.recipes.run import Run, begun_in
 from modelwright.recipes.source import Text, documents_of
 from modelwright.recipes.watch import Screen, Watch, plain, write_whole
 from modelwright.train import optim
@@ -281,14 +280,8 @@ def place(args: Pretrain) -> Iterator[Pretrain]:
         with tempfile.TemporaryDirectory() as scratch:
             yield dataclasses.replace(args, output=Path(scratch))
         return
-    made = not args.output.exists()
-    args.output.mkdir(parents=True, exist_ok=True)
-    try:
-        with alone_in(args.output):
-            yield args
-    finally:
-        if made and not (args.output / PLAN).exists():
-            shutil.rmtree(args.output, ignore_errors=True)
+    with begun_in(args.output, PLAN):
+        yield args
 
 
 def main(argv: list[str]) -> int:

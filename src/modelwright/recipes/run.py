@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,19 +136,24 @@ class Run:
             save(0)  # from the first moment on there is something to go back to
         with interruptible() as interrupt:
             fit(
-                self.model,
-                self.loader,
-                loss,
-                self.optimizer,
-                steps=steps,
-                start=self.start,
-                accumulate=accumulate,
-                clip=clip,
-                precision=precision,
-                schedule=schedule,
-                after_step=after_step,
-                scaler=scaler,
-            )
+                self.model, self.loader, loss, self.optimizer, steps=steps, start=self.start, accumulate=accumulate,
+                clip=clip, precision=precision, schedule=schedule, after_step=after_step, scaler=scaler,
+            )  # fmt: skip
+
+
+@contextmanager
+def begun_in(directory: Path, sign: str) -> Iterator[None]:
+    """A run directory for this process alone; made if need be, and gone again where no run was begun, which the file
+    `sign` in it would tell.
+    """
+    made = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone_in(directory):
+            yield
+    finally:
+        if made and not (directory / sign).exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

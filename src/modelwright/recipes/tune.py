@@ -41,7 +41,7 @@ from modelwright.recipes.options import PLAN
 from modelwright.recipes.preflight import Allowed, Preflight, preflight
 from modelwright.recipes.pretrain import choose_precision
 from modelwright.recipes.ready import Ready, get_ready, loader_of
-from modelwright.recipes.run import Run, alone_in
+from modelwright.recipes.run import Run, begun_in
 from modelwright.recipes.told import finished, show, show_samples
 from modelwright.recipes.tuning import Plan, Tune, check, recall, remember
 from modelwright.recipes.watch import Screen, Watch, write_whole
@@ -187,14 +187,8 @@ def place(args: Tune) -> Iterator[None]:
     if args.dry_run:
         yield
         return
-    made = not args.output.exists()
-    args.output.mkdir(parents=True, exist_ok=True)
-    try:
-        with alone_in(args.output):
-            yield
-    finally:
-        if made and not (args.output / PLAN).exists():
-            shutil.rmtree(args.output, ignore_errors=True)
+    with begun_in(args.output, PLAN):
+        yield
 
 
 def main(argv: list[str]) -> int:

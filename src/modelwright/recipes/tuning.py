@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from modelwright.plan.memory import Precision
 from modelwright.plan.size import parse_time
 from modelwright.recipes.methods import Method
-from modelwright.recipes.options import PLAN, SETTINGS, recall_settings, unsaid
+from modelwright.recipes.options import PLAN, SETTINGS, refuse_taken, resumed
 from modelwright.recipes.watch import write_whole
 
 
@@ -138,24 +138,8 @@ def check(args: Tune) -> Tune:
         raise ValueError(f"--seed must be 0 or more, not {args.seed}")
     if args.time is not None:
         parse_time(args.time)
-    if args.output.exists() and not args.output.is_dir():
-        raise FileExistsError(f"{args.output} is a file: name a directory as --output")
-    if (args.output / PLAN).exists():
-        raise FileExistsError(f"{args.output} holds a run already: go on with --resume, or name another --output")
-    if args.output.exists() and any(args.output.iterdir()):
-        raise FileExistsError(f"{args.output} is not empty: name another --output")
+    refuse_taken(args.output)
     return args
-
-
-def resumed(args: Tune) -> Tune:
-    if said := unsaid(args):
-        raise ValueError(f"--resume goes on with the settings the run began with: leave out {', '.join(said)}")
-    if not (args.output / SETTINGS).exists() or not (args.output / PLAN).exists():
-        raise FileNotFoundError(f"there is no run to resume in {args.output}: it has no {SETTINGS} and {PLAN}")
-    if (args.output / "model").exists():
-        raise ValueError(f"the run in {args.output} is finished: its model is {args.output / 'model'}")
-    found = recall_settings(args.output / SETTINGS, Tune)
-    return dataclasses.replace(found, resume=True, json=args.json, output=args.output)
 
 
 # -- what is kept -----------------------------------------------------------------------------------------
