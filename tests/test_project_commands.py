@@ -156,6 +156,18 @@ def test_a_changed_setting_of_one_rung_repeats_that_rung_alone(copy: Path, calle
 
 
 @pytest.mark.slow
+def test_another_metric_is_measured_anew(copy: Path, called: list[str]) -> None:
+    """What is kept of answers is what the metric of that time asked for."""
+    write_project(copy, metric="rouge1", ladder=["zero-shot"], target=0.999, tune={})
+    path = copy / "project.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.startswith("shots")))
+    assert cli.main(["run", str(path), "--output", str(copy / "run"), "--json"]) in (0, 1)
+    assert "measure_rung" in called
+    assert "pretrain_base" not in called
+    assert report(copy / "run")["entries"][-1]["rung"] == "zero-shot"
+
+
+@pytest.mark.slow
 def test_a_damaged_step_is_made_anew_and_said(ran: Path, called: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     weights = next((ran / "run" / "steps").glob("lora-*/run/model/adapter_model.safetensors"))
     before = weights.read_bytes()
