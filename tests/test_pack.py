@@ -213,6 +213,22 @@ def test_filled_rows_fit_and_leave_nothing_out(lengths, source):
 # --- together -------------------------------------------------------------------------------------
 
 
+def test_rows_of_whole_documents_by_hand() -> None:
+    """Lengths 3 4 2 | 9 | 5 in rows of 7: the third would be cut, so a row begins with it; the fourth is longer than a row."""
+    starts = [np.array([0, 3, 7, 9, 18])]
+    assert pack.uncut(starts, 23, 7).tolist() == [0, 7, 14, 18]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(3, 20))
+def test_no_document_that_fits_is_cut(lengths: list[int], length: int) -> None:
+    ends = np.cumsum(lengths)
+    rows = pack.uncut([np.concatenate([[0], ends[:-1]])], int(ends[-1]), length)
+    edges = [*rows.tolist(), int(ends[-1])]
+    assert all(0 < after - before <= length for before, after in pairwise(edges))
+    for size, end in zip(lengths, ends.tolist(), strict=True):
+        assert size > length or not any(end - size < edge < end for edge in edges)
+
+
 def test_batches_are_padded_with_weight_and_segment_nought():
     packing = pack.packing("causal", Ids(), 4)
     rows = [packing.row(np.array(w), np.zeros(len(w), bool), None) for w in ([5, 6, 7, 8, 9], [5, 6])]

@@ -61,6 +61,8 @@ class Pretrain:
     """Tokens in a row."""
     batch: int | None = None
     """Tokens in a step."""
+    whole: bool = False
+    """Cut no document that fits a row: for episodes, whose examples need one another. Causal alone; rows are padded."""
     steps: int | None = None
     warmup: int | None = None
     rate: float | None = None
@@ -110,6 +112,8 @@ def check(args: Pretrain) -> Pretrain:
         parse_time(args.time)
     if args.tokenizer is not None and (args.kind is not None or args.vocab is not None):
         raise ValueError("--kind and --vocab are of a tokenizer that is learned: leave them out beside --tokenizer")
+    if args.whole and args.objective != "causal":
+        raise ValueError(f"--whole is of causal rows: leave it out beside --objective {args.objective}")
     for name in ("vocab", "test_every", "save_every", "keep"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")

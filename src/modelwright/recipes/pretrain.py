@@ -179,7 +179,7 @@ def held_out(model: Transformer, loader: Loader, precision: Precision, batches: 
 
 def make_loaders(args: Pretrain, shards: Shards, tokenizer: Tokenizer, found: Plan) -> tuple[Loader, Loader]:
     """Batches to train on, and batches to test on, from documents of their own."""
-    packed = packing(args.objective, tokenizer, found.config.context)
+    packed = packing(args.objective, tokenizer, found.config.context, whole=args.whole)
     training, held = shards.split(args.held_out, args.seed)
     micro = found.rows // found.accumulate
     for part, name in ((training, "training"), (held, "held-out")):

@@ -2,6 +2,7 @@
 
     route      a ticket -> the team that is to have it                       classify
     note       a ticket -> where, what is given and for which product        generate
+    arrival    a ticket -> the day it came, not that of the order, and what  generate
     slip       a ticket -> its order and customer                            generate
     record     a dialogue -> what it says, as a line of facts                generate
     summary    a dialogue -> two to four sentences                           summarise
@@ -57,6 +58,10 @@ def note(seed: int, part: Part, count: int) -> Iterator[Fields]:
     return noted("note", Note(("city", "resolution", "product"), " - "), seed, part, count)
 
 
+def arrival(seed: int, part: Part, count: int) -> Iterator[Fields]:
+    return noted("arrival", Note(("came", "product"), " - "), seed, part, count)
+
+
 def slip(seed: int, part: Part, count: int) -> Iterator[Fields]:
     return noted("slip", Note(("order", "customer"), " / "), seed, part, count)
 
@@ -89,6 +94,7 @@ def stated(case: Case) -> list[str]:
 PROJECTS: dict[str, Callable[[int, Part, int], Iterator[Fields]]] = {
     "route": route,
     "note": note,
+    "arrival": arrival,
     "slip": slip,
     "record": record,
     "summary": summary,

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from modelwright.data.desk import words
 from modelwright.data.desk.cases import SHAPES, document
-from modelwright.data.desk.facts import Part, chance, draw, pick, shuffled
+from modelwright.data.desk.facts import Part, chance, draw, mistaken, pick, shuffled
 from modelwright.data.documents import Document
 
-NOTED = ("customer", "city", "product", "colour", "order", "day", "resolution")
+NOTED = ("customer", "city", "product", "colour", "order", "day", "came", "resolution")
 
 CLAUSES: dict[str, tuple[str, ...]] = {
     "customer": ("from {customer}", "{customer} writes", "customer {customer}"),
@@ -30,11 +30,14 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "product": ("a {product}", "the {product}", "one {product}"),
     "colour": ("in {colour}", "the {colour} one", "colour {colour}"),
     "order": ("order {order}", "number {order}", "it is {order}"),
-    "day": ("on {day}", "bought on {day}", "paid on {day}"),
+    "day": ("ordered on {day}", "bought on {day}", "paid on {day}"),
+    "came": ("came on {came}", "delivered on {came}", "arrived on {came}"),
     "resolution": ("gets {resolution}", "we offer {resolution}", "promised {resolution}"),
     "problem": ("it {problem}", "{problem}"),
 }
-SAID = 5  # facts of a ticket
+SAID = 4  # facts of a ticket
+TWINS = {"day": "came", "came": "day"}  # a ticket whose note has one says the other too
+SAME = 0.5  # share of the tickets where both are the same day, so that such an example does not tell which is meant
 
 
 class Ticket(NamedTuple):
@@ -44,13 +47,16 @@ class Ticket(NamedTuple):
 
 
 def ticket(rng: Random, part: Part, needed: Sequence[str] = ()) -> Ticket:
-    """A ticket about what `part` may show, which says five facts in any order, those `needed` among them."""
+    """A ticket about what `part` may show, which says four facts in any order, those `needed` and their twins among
+    them."""
     kinds = draw(rng, part)
     said = {
         **kinds,
+        "came": kinds["day"] if chance(rng, SAME) else mistaken(rng, "day", kinds["day"]),
         "problem": pick(rng, words.PROBLEMS[kinds["problem"]].said),
         "resolution": pick(rng, words.RESOLUTIONS[kinds["resolution"]].said),
     }
+    needed = tuple(dict.fromkeys([*needed, *(TWINS[fact] for fact in needed if fact in TWINS)]))
     others = [fact for fact in shuffled(rng, tuple(CLAUSES)) if fact not in needed]
     stated = shuffled(rng, [*needed, *others[: SAID - len(needed)]])
     text = ", ".join(pick(rng, CLAUSES[fact]).format_map(said) for fact in stated)
@@ -60,15 +66,9 @@ def ticket(rng: Random, part: Part, needed: Sequence[str] = ()) -> Ticket:
 # -- forms that examples tell ---------------------------------------------------------------------
 
 JOINERS = (", ", " / ", " | ", "; ", " - ", " + ", " > ", " & ")
-CUES = (
-    ("Ticket", "Note"),
-    ("Input", "Output"),
-    ("Message", "Record"),
-    ("Text", "Entry"),
-    ("Mail", "Log"),
-    ("Case", "Card"),
-)
-RESERVED = (("order", "customer"), ("city", "resolution", "product"))  # notes of the projects, in any order
+ASKED = ("Input", "Message", "Text", "Mail", "Case", "Report", "Request", "Letter", "Call", "Question")
+ANSWERED = ("Output", "Record", "Entry", "Log", "Card", "Line", "Summary", "Answer", "Result", "Short")
+RESERVED = (("order", "customer"), ("city", "resolution", "product"), ("came", "product"))  # by projects, in any order
 
 
 class Note(NamedTuple):
@@ -97,7 +97,7 @@ class Shown(NamedTuple):
 
 def episode(rng: Random, part: Part) -> list[Shown]:
     """A form of note, and a few tickets with their notes."""
-    (cue, answer), note = pick(rng, CUES), draw_note(rng)
+    cue, answer, note = pick(rng, ASKED), pick(rng, ANSWERED), draw_note(rng)
     tickets = [ticket(rng, part, note.facts) for _ in range(3 + int(4 * rng.random()))]
     return [Shown(f"{cue}: {found.text}\n{answer}:", f" {note.answer(found)}") for found in tickets]
 
