@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from modelwright.data.examples import Example
 from modelwright.data.task import Kind, Task
-from modelwright.evaluate.entities import entity_counts
+from modelwright.evaluate.entities import entities, entity_counts
 from modelwright.evaluate.overlap import (
     bleu,
     bleu_extremes,
@@ -211,6 +211,14 @@ def fits(metric: str, kind: Kind) -> Metric:
         why = f"does not fit a task of kind {kind}" if metric in METRICS else "is not known"
         raise ValueError(f"the metric {metric!r} {why}: these fit kind {kind}: {', '.join(named)}")
     return METRICS[metric]
+
+
+def metric_of(task: Task) -> Metric:
+    """The task's own metric, or else its kind's. Raises ValueError where it does not fit the kind, or the labels."""
+    metric = fits(task.metric, task.kind) if task.metric else default_metric(task.kind)
+    if metric.name == "entity_f1":
+        entities(task.labels)
+    return metric
 
 
 def wanted(metric: Metric, task: Task, example: Example) -> Any:

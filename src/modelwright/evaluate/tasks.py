@@ -18,7 +18,7 @@ from modelwright.data.examples import Example
 from modelwright.data.kind import Kind, Task
 from modelwright.data.prompt import Prompt, Prompter
 from modelwright.data.task import contract
-from modelwright.evaluate.metrics import METRICS, Metric, default_metric, fits, wanted
+from modelwright.evaluate.metrics import METRICS, Metric, metric_of, wanted
 from modelwright.evaluate.scorer import Scorer, Told, untold
 from modelwright.evaluate.statistics import Interval, interval
 
@@ -204,7 +204,7 @@ def metrics_of(task: Task, examples: Sequence[Example]) -> list[Metric]:
 
     Raises ValueError where the task's own metric does not fit.
     """
-    own = fits(task.metric, task.kind) if task.metric else default_metric(task.kind)
+    own = metric_of(task)
     lacking = set()
     if not all("required" in example.fields for example in examples):
         lacking.add("mentions")

@@ -38,7 +38,7 @@ from modelwright.recipes.budget import flops_per_token, make_plan, optimizer_of,
 from modelwright.recipes.flags import parse
 from modelwright.recipes.methods import speaking, write
 from modelwright.recipes.options import PLAN
-from modelwright.recipes.preflight import Allowed, Preflight, preflight
+from modelwright.recipes.preflight import Preflight, Unfit, preflight
 from modelwright.recipes.pretrain import choose_precision
 from modelwright.recipes.ready import Ready, get_ready, loader_of
 from modelwright.recipes.run import Run, begun_in
@@ -87,14 +87,16 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
 
 
 def look(args: Tune, ready: Ready, screen: Screen) -> Preflight:
-    """Raises ValueError with all the faults there are."""
-    allowed = Allowed(args.truncated, args.overlap)
+    """Raises ValueError with all the faults there are; Unfit, where the data have none."""
     frozen = None if args.method == "full" else ready.lm.model.head.proj.weight.detach()
-    looked = preflight(ready.prompter, ready.parts, ready.rows, eos=eos_ids(ready.lm), allowed=allowed, frozen=frozen)
+    looked = preflight(
+        ready.prompter, ready.parts["train"], ready.rows,
+        eos=eos_ids(ready.lm), truncated=args.truncated, frozen=frozen,
+    )  # fmt: skip
     if args.dry_run:
         show_samples(screen, looked)
-    if looked.faults:
-        raise ValueError("; and ".join(looked.faults))
+    if found := [*looked.faults, *looked.unfit]:
+        raise (ValueError if looked.faults else Unfit)("; and ".join(found))
     return looked
 
 
