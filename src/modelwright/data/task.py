@@ -39,6 +39,8 @@ from modelwright.data.parts import prepare as prepare
 from modelwright.data.template import compiled
 from modelwright.data.tokenizer import Tokenizer
 
+FOUND = ("usual", "path")  # of a task, what nobody says
+
 
 def read_task(path: str | Path) -> Task:
     """Raises FileNotFoundError where there is no file, ValueError for what is not a task, naming file and key."""
@@ -56,8 +58,7 @@ def read_task(path: str | Path) -> Task:
 
 def parse_task(said: Mapping[str, Any], where: str, base: Path) -> Task:
     """A task of what was said at `where`; the data's paths are relative to `base`. Raises ValueError."""
-    known = {f.name: f for f in fields(Task) if f.name != "path"}
-    _known(said, [*known, "prompt"], where)
+    _known(said, [*(f.name for f in fields(Task) if f.name not in FOUND), "prompt"], where)
     kind = said.get("kind")
     if kind not in KINDS:
         raise ValueError(f"{where}: kind is {kind!r}, and may be {', '.join(KINDS)}")

@@ -176,7 +176,7 @@ def likeliest(
 def labelled(
     scorer: Scorer, task: Task, examples: Sequence[Example], prompts: Sequence[Prompt], told: Told = untold
 ) -> list[Given]:
-    """The label that a head scores highest; for words that did not fit the context, the task's first label (`O`)."""
+    """The label that a head scores highest; for words that did not fit the context, the task's usual one."""
     names = scorer.labels
     if names and (strange := sorted({*task.labels} ^ {*names})):
         raise ValueError(
@@ -192,7 +192,7 @@ def labelled(
     found = []
     for example, score in zip(examples, scores, strict=True):
         tags = [names[i] for i in score.argmax(-1)]  # (words,)
-        found.append(Given(tags + [task.labels[0]] * (len(example.fields["tokens"]) - len(tags))))
+        found.append(Given(tags + [task.usual or "O"] * (len(example.fields["tokens"]) - len(tags))))
     return found
 
 
@@ -215,7 +215,7 @@ def metrics_of(task: Task, examples: Sequence[Example]) -> list[Metric]:
 
 def judge(metrics: Sequence[Metric], task: Task, example: Example, answer: Answer) -> dict[str, Array]:
     """An answer's statistics under each metric, (k,) each."""
-    return {metric.name: metric.stats(answer, wanted(metric, task, example), task.labels) for metric in metrics}
+    return {metric.name: metric.stats(answer, wanted(metric, task, example), task) for metric in metrics}
 
 
 def score_all(metrics: Sequence[Metric], stats: Sequence[Mapping[str, Array]], seed: int = 0) -> dict[str, Interval]:
