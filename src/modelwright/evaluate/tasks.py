@@ -7,7 +7,7 @@ Letters: n examples, k statistics of an example, L labels.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,6 +73,21 @@ class Outcome:
     def stats(self, metric: str) -> Array:
         """(n, k)."""
         return np.stack([output.stats[metric] for output in self.outputs])
+
+
+def dropped(outputs: Iterable[Output | Prompt]) -> int:
+    """Shots that were left out of the prompts, whole ones, since the context was short."""
+    return sum(output.dropped for output in outputs)
+
+
+def truncated(outputs: Iterable[Output | Prompt]) -> int:
+    """Inputs that were cut, since the context was short."""
+    return sum(output.truncated > 0 for output in outputs)
+
+
+def unended(outputs: Iterable[Output]) -> int:
+    """Answers that were cut before they had an end."""
+    return sum(output.finish in ("length", "context") for output in outputs)
 
 
 def no_shots(example: Example) -> Sequence[Example]:
