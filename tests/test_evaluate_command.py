@@ -160,6 +160,8 @@ def test_inputs_and_answers_that_were_cut_are_told(here: Path, capsys: pytest.Ca
     assert "warning: 4 of 8 inputs were cut, by " in told
     assert f"warning: {found['unended']} of 8 answers had no end after 6 tokens: they stand as they were cut" in told
     assert found["unended"] > 0
+    assert main(words(here, "one", "long", "--against", str(here / "two"))) == 0
+    assert f"warning: {here / 'two'}: 4 of 8 inputs were cut, by " in capsys.readouterr().err
 
 
 def test_a_dry_run_measures_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,8 @@ def evaluate(args: Evaluate, screen: Screen) -> dict[str, Any]:
     found["baselines"] = baselines(args, task, examples, parts)
     if (other := compared(args, task, examples, parts, screen)) is not None:
         found["against"] = against(outcome, other, args.seed)
+        for warning in warnings(other.outputs, task.decoding.max_new):
+            screen.warn(f"{other.model}: {warning}")
     for warning in warnings(outcome.outputs, task.decoding.max_new):
         screen.warn(warning)
     if args.output is not None:
