@@ -133,9 +133,9 @@ def reached(kind: str, train: list[Example], dev: list[Example], columns: dict) 
             for ex in read
         ]
 
-    found, labels = {}, sorted({str(ex.fields["label"]) for ex in train}) if kind == "classify" else []
+    found = {}
     for baseline in fit_baselines(asked, rows(train), metric):
-        stats = [metric.stats(baseline.predict(ex), wanted(metric, asked, ex), labels) for ex in rows(dev)]
+        stats = [metric.stats(baseline.predict(ex), wanted(metric, asked, ex), asked) for ex in rows(dev)]
         found[baseline.name] = score(metric, np.stack(stats))
     return found
 

@@ -16,7 +16,7 @@ import pytest
 import tyro
 
 from modelwright import __version__, cli
-from modelwright.recipes.flags import parse
+from modelwright.recipes.flags import as_keys, parse
 from modelwright.train import allocator
 
 ROOT = Path(__file__).parents[1]
@@ -185,6 +185,13 @@ def test_a_reader_that_left_is_no_fault() -> None:
 
 def test_flags_become_options() -> None:
     assert parse(Options, ["text", "--rate", "0.5"], "modelwright try") == Options("text", rate=0.5)
+
+
+def test_settings_are_named_as_where_they_stand() -> None:
+    said = "--rate must be above 0 (--size too); allow it with --rate 0.5: see a--rate.md, --rates and --o"
+    assert as_keys(said, Options, "tune.") == (
+        "tune.rate must be above 0 (tune.size too); allow it with tune.rate 0.5: see a--rate.md, --rates and --o"
+    )
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,22 @@ def test_shots_that_are_dropped_are_told(here: Path, capsys: pytest.CaptureFixtu
     assert found["choose"] == "nearest"
 
 
+def test_inputs_and_answers_that_were_cut_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(here / "long.jsonl", [{"source": f"{text} " * (40 if i % 2 else 1), "target": "a"} for i, text in
+                                enumerate(said(8, 9, seed=4))])  # fmt: skip
+    data = "{train: short.jsonl, test: long.jsonl, split: {select: 0, decide: 0}}"
+    (here / "long.yaml").write_text(f"kind: summarise\ndata: {data}\ndecoding: {{max_new: 6}}\n")
+    found = asked(here, capsys, *words(here, "one", "long"))
+    assert (found["truncated"], found["n"]) == (4, 8)
+    assert main(words(here, "one", "long")) == 0
+    told = capsys.readouterr().err
+    assert "warning: 4 of 8 inputs were cut, by " in told
+    assert f"warning: {found['unended']} of 8 answers had no end after 6 tokens: they stand as they were cut" in told
+    assert found["unended"] > 0
+    assert main(words(here, "one", "long", "--against", str(here / "two"))) == 0
+    assert f"warning: {here / 'two'}: 4 of 8 inputs were cut, by " in capsys.readouterr().err
+
+
 def test_a_dry_run_measures_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = asked(here, capsys, *words(here, "one", "short", "--dry-run", "--shots", "1"))
     assert "scores" not in found

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
 
+from modelwright.data.kind import Data, Task
 from modelwright.evaluate import overlap
 from modelwright.evaluate.entities import entities, entity_counts
 from modelwright.evaluate.metrics import METRICS, default_metric, fits, score
@@ -25,12 +26,17 @@ def texts(n: int, seed: int, longest: int = 14) -> list[str]:
     return [" ".join(draw.choices(WORDS, k=draw.randint(0, longest))) + draw.choice(["", ".", "!"]) for _ in range(n)]
 
 
-def stats_of(name: str, predictions, references, labels=()):
-    return np.stack([METRICS[name].stats(p, r, labels) for p, r in zip(predictions, references, strict=True)])
+def task(labels=(), kind="generate") -> Task:
+    return Task("t", kind, Data("x"), {}, (), "", labels=tuple(labels))
 
 
-def one(name: str, prediction, reference, labels=()) -> float:
-    return score(METRICS[name], stats_of(name, [prediction], [reference], labels))
+def stats_of(name: str, predictions, references, labels=(), kind="generate"):
+    asked = task(labels, kind)
+    return np.stack([METRICS[name].stats(p, r, asked) for p, r in zip(predictions, references, strict=True)])
+
+
+def one(name: str, prediction, reference, labels=(), kind="generate") -> float:
+    return score(METRICS[name], stats_of(name, [prediction], [reference], labels, kind))
 
 
 # -- ROUGE ------------------------------------------------------------------------------------------------
@@ -161,12 +167,27 @@ def test_values_are_of_stacked_sums(name):
 
 
 def test_squad():
-    assert overlap.normalise("  The  U.S.A., an Apple\nand a-b") == "usa apple and ab"
-    assert one("exact_match", "The Eiffel Tower!", "eiffel tower") == 1
-    assert one("exact_match", "Eiffel", "eiffel tower") == 0
-    assert one("token_f1", "the Eiffel tower of of", "Eiffel Tower") == pytest.approx(2 * 2 / (4 + 2))
-    assert one("token_f1", "Paris", "Rome") == one("token_f1", "", "Rome") == one("token_f1", "the", "Rome") == 0
-    assert one("token_f1", "the", "") == 1
+    assert overlap.as_answer("  The  U.S.A., an Apple\nand a-b") == "usa apple and ab"
+
+    def answer(name: str, prediction: str, reference: str) -> float:
+        return one(name, prediction, reference, kind="answer")
+
+    assert answer("exact_match", "The Eiffel Tower!", "eiffel tower") == 1
+    assert answer("exact_match", "Eiffel", "eiffel tower") == 0
+    assert answer("token_f1", "the Eiffel tower of of", "Eiffel Tower") == pytest.approx(2 * 2 / (4 + 2))
+    assert [answer("token_f1", said, "Rome") for said in ("Paris", "", "the")] == [0, 0, 0]
+    assert answer("token_f1", "the", "") == 1
+
+
+@pytest.mark.parametrize("kind", ["generate", "summarise", "translate"])
+def test_the_form_of_a_text_that_is_no_answer_counts(kind):
+    reference = "Lyon - a voucher - kettle"
+    assert one("exact_match", " Lyon -  a voucher\n- kettle ", reference, kind=kind) == 1
+    for wrong in ("Lyon / a voucher / kettle", "Lyon - voucher - kettle", "lyon - a voucher - kettle"):
+        assert one("exact_match", wrong, reference, kind=kind) == 0
+        assert one("exact_match", wrong, reference, kind="answer") == 1
+    assert one("exact_match", "314", "3.14", kind=kind) == 0
+    assert one("token_f1", "The red cat.", "the red cat", kind=kind) == 1 / 3
 
 
 @pytest.mark.parametrize(
@@ -236,7 +257,7 @@ def test_macro_f1_of_the_worst_and_the_best_example():
         predictions, references = draw.choices("abcdx", k=9), draw.choices("abcd", k=9)
         stats = stats_of("macro_f1", ["a"] * often + predictions, ["a"] * often + references, labels)
         worst, best = metric.extremes(stats)
-        one_more = [metric.stats(p, r, labels) for p in labels for r in labels]
+        one_more = [metric.stats(p, r, task(labels)) for p in labels for r in labels]
         values = [score(metric, np.vstack([stats, more])) for more in one_more]
         assert score(metric, np.vstack([stats, worst])) == pytest.approx(min(values))
         assert score(metric, np.vstack([stats, best])) == pytest.approx(max(values))
@@ -316,7 +337,7 @@ def test_every_statistic_is_float64_of_one_length():
             "macro_f1": ("a", "a"), "entity_f1": (["O"], ["B-X"]), "mentions": ("a", ["a"]),
             "perplexity": (1.0, 2), "bits_per_byte": (1.0, 2),
         }.get(name, ("a", "a b"))  # fmt: skip
-        stats = metric.stats(prediction, reference, ("a", "b"))
+        stats = metric.stats(prediction, reference, task("ab"))
         assert stats.dtype == np.float64
         assert stats.ndim == 1
         assert metric.name == name

@@ -19,7 +19,7 @@ from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompter, Shape
 from modelwright.data.task import parse_task, prepare
 from modelwright.data.tokenizer import Tokenizer
-from modelwright.recipes.preflight import Allowed, Preflight, grams, nearly, preflight, same
+from modelwright.recipes.preflight import Preflight, data_faults, grams, nearly, preflight, same
 from modelwright.recipes.ready import rows_of
 
 TEXT = "the a my old new far sea hill road red green blue cat mat birds = : answer user assistant one two three four"
@@ -69,9 +69,6 @@ TRAIN = examples([("the red sea", "cat"), ("a green hill", "mat"), ("my blue roa
 PARTS = {"train": TRAIN, "test": examples([("the far road", "cat")])}
 
 
-NOTHING = Allowed()
-
-
 def looked(
     made: Task,
     parts: dict[str, list[Example]] | None = None,
@@ -80,18 +77,30 @@ def looked(
     context: int = 40,
     shape: Shape = "decoder",
     eos: frozenset[int] | None = None,
-    allowed: Allowed = NOTHING,
+    truncated: float = 0.05,
     rows: list[Row] | None = None,
 ) -> Preflight:
     parts, words = parts or PARTS, words or tokenizer()
     prompter = Prompter(made, words, shape, context)
     ends = frozenset({words.eos or 0}) if eos is None else eos
-    return preflight(prompter, parts, rows or rows_of(prompter, parts["train"]), eos=ends, allowed=allowed)
+    train = parts["train"]
+    return preflight(prompter, train, rows or rows_of(prompter, train), eos=ends, truncated=truncated)
 
 
 def fault(found: Preflight) -> str:
-    assert len(found.faults) == 1, found.faults
+    """The one fault of the data."""
+    assert (len(found.faults), found.unfit) == (1, ()), found
     return found.faults[0]
+
+
+def unfit(found: Preflight) -> str:
+    """The one fault of the model or the method."""
+    assert (found.faults, len(found.unfit)) == ((), 1), found
+    return found.unfit[0]
+
+
+def fine(found: Preflight) -> bool:
+    return found.faults == found.unfit == ()
 
 
 # -- none -------------------------------------------------------------------------------------------------
@@ -101,7 +110,7 @@ def fault(found: Preflight) -> str:
 @pytest.mark.parametrize("template", [None, CHAT], ids=["plain", "chat"])
 def test_a_good_task_has_no_fault(shape: Shape, template: str | None) -> None:
     found = looked(task(), words=tokenizer(template=template), shape=shape)
-    assert found.faults == ()
+    assert fine(found)
     assert found.learned == sum(len(e.fields["target"].split()) + 1 for e in TRAIN)
 
 
@@ -126,38 +135,38 @@ def test_the_end_is_never_learned() -> None:
     rows = rows_of(Prompter(task(), tokenizer(), "decoder", 40), TRAIN)
     for row in rows[:2]:
         row.weight[-1] = 0  # as where padding is masked, and padding is the end
-    told = fault(looked(task(), rows=rows))
+    told = unfit(looked(task(), rows=rows))
     assert told == "the end of the answer is never learned in t:1, t:2: a model tuned on them would not stop"
 
 
 def test_the_end_that_is_learned_is_none_that_generation_stops_at() -> None:
-    told = fault(looked(task(), eos=frozenset({7})))
+    told = unfit(looked(task(), eos=frozenset({7})))
     assert told.startswith("answers are learned to end in </s> (1), and generation does not stop there: add it to eos")
-    assert looked(task(), eos=frozenset({7, 1})).faults == ()
+    assert fine(looked(task(), eos=frozenset({7, 1})))
 
 
 def test_an_end_that_the_model_never_saw() -> None:
     """Its vector is that of two others: a third of the probability is all that it can have while the head is frozen."""
     prompter = Prompter(task(), tokenizer(), "decoder", 40)
     head, rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), rows_of(prompter, TRAIN)
-    assert preflight(prompter, PARTS, rows, eos={1}, frozen=head).faults == ()
+    assert fine(preflight(prompter, TRAIN, rows, eos={1}, frozen=head))
     head[[7, 9]] = head[1] + 1e-4
-    told = fault(preflight(prompter, PARTS, rows, eos={1}, frozen=head))
+    told = unfit(preflight(prompter, TRAIN, rows, eos={1}, frozen=head))
     assert told.startswith("answers end in </s>, whose vector is that of 2 other tokens too: no adapter can tell it")
-    assert preflight(prompter, PARTS, rows, eos={1}).faults == (), "where all learns, it is learned"
+    assert fine(preflight(prompter, TRAIN, rows, eos={1})), "where all learns, it is learned"
 
 
 def test_a_chat_template_that_shows_the_answer_elsewhere() -> None:
     moved = CHAT.replace("assistant :", "assistant : answer")
-    told = fault(looked(task(), words=tokenizer(template=moved)))
+    told = unfit(looked(task(), words=tokenizer(template=moved)))
     assert told.startswith("the chat template shows the prompt of t:1 in another way once the answer follows it, in 3")
     assert told.endswith("mend the tokenizer's chat template, or do without it (chat: false in the task)")
 
 
 def test_a_beginning_that_is_there_twice() -> None:
-    told = fault(looked(task(), words=tokenizer(template="{{ bos_token }}{{ bos_token }}" + CHAT)))
+    told = unfit(looked(task(), words=tokenizer(template="{{ bos_token }}{{ bos_token }}" + CHAT)))
     assert told.startswith("t:1, t:2, t:3 begin with two BOS tokens: take one out of the chat template")
-    assert looked(task(), words=tokenizer(template="{{ bos_token }}" + CHAT)).faults == ()
+    assert fine(looked(task(), words=tokenizer(template="{{ bos_token }}" + CHAT)))
 
 
 @pytest.mark.parametrize(
@@ -168,13 +177,13 @@ def test_a_beginning_that_is_there_twice() -> None:
 )  # fmt: skip
 def test_a_special_token_in_a_template(more: dict[str, Any], name: str) -> None:
     """So a beginning set by hand is found too: of a template it is text, and the true one stands before it."""
-    told = [said for said in looked(task(**more, decoding=Decoding(max_new=12))).faults if "spells out" in said]
+    told = [said for said in looked(task(**more, decoding=Decoding(max_new=12))).unfit if "spells out" in said]
     assert len(told) == 1
     assert told[0].startswith(f"the {name}, which would be read letter by letter")
 
 
 def test_padding_that_ends_a_text() -> None:
-    told = fault(looked(task(), eos=frozenset({1, 2})))
+    told = unfit(looked(task(), eos=frozenset({1, 2})))
     assert told == "the padding token <pad> stands among the ids that end a text: take it out of eos_token_id"
 
 
@@ -183,7 +192,7 @@ def test_a_prompt_that_ends_in_a_space(at: int) -> None:
     """The last prompt token is the space, and with the answer behind it the space is part of the answer's token."""
     good = "{{ source }} ="
     prompts = tuple("{{ source }} = " if i == at else good for i in range(2))
-    told = fault(looked(task(prompts=prompts, completion="{{ target }}"), allowed=Allowed(truncated=1)))
+    told = unfit(looked(task(prompts=prompts, completion="{{ target }}"), truncated=1))
     assert told.startswith(f"the prompt of t:{at + 1} ends in ")
     assert "when 'mat' follows it" in told if at else "when 'cat' follows it" in told
     assert f"in {2 - at} of 3 rows: end the prompt where a token ends, without a space" in told
@@ -196,7 +205,7 @@ def test_inputs_that_are_cut() -> None:
         "1 of 4 training inputs are too long for the context and would be cut (t:1): take a model with a longer "
         "context, or allow it with --truncated 0.25"
     )
-    assert looked(task(), {"train": long}, context=20, allowed=Allowed(truncated=0.25)).faults == ()
+    assert fine(looked(task(), {"train": long}, context=20, truncated=0.25))
 
 
 def test_answers_that_would_be_cut() -> None:
@@ -208,18 +217,17 @@ def test_answers_that_would_be_cut() -> None:
     )
     labels = replace(task("classify"), labels=("one two three four", "one"))
     chosen = examples([("the sea", "one two three four"), ("a hill", "one")], ("text", "label"))
-    assert looked(labels, {"train": chosen}).faults == (), "labels are chosen, not written"
+    assert fine(looked(labels, {"train": chosen})), "labels are chosen, not written"
 
 
 def test_an_input_that_stands_in_two_parts() -> None:
     both = examples([("The  red sea", "mat"), ("far road", "cat")])
     parts = {"train": TRAIN, "select": examples([("far road", "cat")]), "test": both}
-    found = looked(task(), parts)
-    assert found.faults == (
+    assert data_faults(task(), parts, 0.0) == [
         "1 of 2 inputs of test stand in train too (t:1): take them out, or allow it with --overlap 0.50",
         "1 of 2 inputs of test stand in select too (t:2): take them out, or allow it with --overlap 0.50",
-    )
-    assert looked(task(), parts, allowed=Allowed(overlap=0.5)).faults == ()
+    ]
+    assert data_faults(task(), parts, 0.5) == []
 
 
 LONG = "one two three four five six the old sea and a new hill by my far road"
@@ -238,11 +246,7 @@ CHANGED = {
 @pytest.mark.parametrize(("changed", "near"), CHANGED.items())
 def test_an_input_that_is_nearly_the_same(changed: str, near: bool) -> None:
     parts = {"train": examples([("a sea", "cat"), (LONG, "mat")]), "test": examples([(changed, "cat")])}
-    found = [
-        said
-        for said in looked(task(), parts, context=120, allowed=Allowed(truncated=1)).faults
-        if "near copies" in said
-    ]
+    found = [said for said in data_faults(task(), parts, 0.0) if "near copies" in said]
     assert bool(found) is near
     if near:
         assert found[0].startswith("1 of 1 inputs of test are near copies of training inputs (t:1)")
@@ -262,6 +266,25 @@ def test_overlap_by_a_slow_plain_version() -> None:
     assert same(made, train, train[2:3] + other) == ["t:3"]
 
 
+TAGGED = {"tokens": ["go"], "tags": ["VB"]}
+WRITTEN = {"source": "a sea", "target": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("made", "row", "told"),
+    [(task("tag", labels=("NN", "VB")), TAGGED, "'NN' is no tag of an entity"),
+     (task(metric="accuracy"), WRITTEN, "'accuracy' does not fit a task of kind generate"),
+     (task(metric="mentions"), WRITTEN, "a column `required`, a list of strings, which t:2 does not have"),
+     (task(prompts=("{{ source }} {{ topic }}",)), WRITTEN, "asks for 'topic', and t:2 has the columns")],
+)  # fmt: skip
+def test_what_is_wrong_whatever_the_model(made: Task, row: dict[str, Any], told: str) -> None:
+    """It is the second row alone that lacks a topic, and required strings."""
+    good = Example("t:1", row | {"topic": "sea", "required": []})
+    (found,) = data_faults(made, {"train": [good], "test": [Example("t:2", row)]}, 1.0)
+    assert told in found
+    assert data_faults(made, {"train": [good]}, 0.0) == ([] if "t:2" in told else [found])
+
+
 def test_a_missing_column_is_told_when_the_task_is_read(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps({"source": "the sea"}) + "\n")
     with pytest.raises(ValueError, match=r"t.jsonl:1 in .* has no column 'target' for 'target': it has 'source'"):
@@ -272,7 +295,7 @@ def test_all_faults_are_told_and_five_rows_named() -> None:
     many = examples([(f"{a} {b}", "cat") for a in ("the", "a", "my") for b in ("sea", "hill", "road")])
     rows = rows_of(Prompter(task(), tokenizer(), "decoder", 40), many)
     found = looked(task(), {"train": many}, rows=[r._replace(weight=0 * r.weight) for r in rows], eos=frozenset({1, 2}))
-    assert [said.split()[0] for said in found.faults] == ["no", "the"]
+    assert [said.split()[0] for said in (*found.faults, *found.unfit)] == ["no", "the"]
     assert "t:1, t:2, t:3, t:4, t:5 and 4 more carries loss" in found.faults[0]
 
 
@@ -294,11 +317,11 @@ def test_samples_of_an_encoder_show_labels() -> None:
     )
     made = replace(task("classify", prompts=("{{ text }}",)), labels=("no", "yes"))
     found = looked(made, {"train": examples([("the sea", "yes")], ("text", "label"))}, words=words, shape="encoder")
-    assert found.faults == ()
+    assert fine(found)
     assert found.samples[0].pieces == (("[CLS]the sea[SEP]", False), (" = yes  ", True), ("", False))
     made = replace(task("tag"), labels=("O", "B-X"))
     tagged = examples([(["the", "sea"], ["O", "B-X"])], ("tokens", "tags"))
     found = looked(made, {"train": tagged}, words=words, shape="encoder")
-    assert found.faults == ()
+    assert fine(found)
     assert [piece for piece in found.samples[0].pieces if piece[1]] == [(" = O  ", True), (" = B-X  ", True)]
     assert (found.learned, found.tokens) == (2, 4)

@@ -283,13 +283,15 @@ def test_the_contract_changes_with_each_piece_of_the_prompt(tokenizer):
     tasks = [
         TASK,
         replace(TASK, kind="generate"),
-        replace(TASK, columns={"text": "u", "label": "l"}),
+        replace(TASK, columns={"label": "l"}),
+        *[replace(TASK, prompts=("{{ t }}",), columns={"text": text, "label": "l"}) for text in "tu"],
         replace(TASK, prompts=("{{ text }} ",)),
         replace(TASK, prompts=("{{ text }}", "b")),
         replace(TASK, completion="{{ label }}"),
         replace(TASK, instruction="Say."),
         replace(TASK, separator="\n"),
-        replace(TASK, labels=("b", "a")),
+        replace(TASK, labels=("c", "a")),
+        *[replace(TASK, prompts=("{{ labels }} {{ text }}",), labels=labels) for labels in (("a", "b"), ("b", "a"))],
         *[replace(TASK, decoding=decoding) for decoding in (
             Decoding(max_new=63), Decoding(temperature=1.0), Decoding(top_k=1), Decoding(top_p=0.5),
             Decoding(stop=("x",)),
@@ -310,6 +312,9 @@ def test_the_contract_is_of_the_prompt_alone(tokenizer, tmp_path):
     same = replace(TASK, name="m", data=Data("y", seed=9), metric="accuracy", path=Path("z"))
     assert contract(same, tokenizer) == first
     assert contract(replace(TASK, columns={"label": "l", "text": "t"}), tokenizer) == first
+    for columns in ({"text": "u", "label": "k"}, {"text": "text", "label": "label"}, {**TASK.columns, "required": "r"}):
+        assert contract(replace(TASK, columns=columns), tokenizer) == first  # what the file calls them
+    assert contract(replace(TASK, labels=("b", "a")), tokenizer) == first
     tokenizer.save(tmp_path)
     assert contract(TASK, Tokenizer.load(tmp_path)) == first
 

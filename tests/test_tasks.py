@@ -150,6 +150,25 @@ def test_tags_of_words_that_did_not_fit(tmp_path: Path) -> None:
     assert found.scores["entity_f1"].value == pytest.approx(1.0 if size > 1 else 0.5)
 
 
+@pytest.mark.parametrize(
+    ("labels", "tags", "usual"),
+    [(["B-ANIMAL", "I-ANIMAL", "O"], None, "O"), (["NN", "VB", "DT"], ["DT", "VB", "VB", "DT"], "VB")],
+)
+def test_what_did_not_fit_is_never_the_first_label_that_was_listed(
+    labels: list[str], tags: list[str] | None, usual: str, tmp_path: Path
+) -> None:
+    verbs = {"tokens": ["go", "there"], "tags": ["VB", "NN"]}
+    rows = TAGGED if tags is None else [verbs, {**TAGGED[1], "tags": tags}]
+    task, examples = task_of(tmp_path, "tag", rows, labels=labels, metric="accuracy")
+    assert task.usual == usual
+    prompter = Prompter(task, TOKENIZERS["masked"], "encoder", 5)
+    sizes = [len(prompter.prompt(example).first) for example in examples]
+    assert sizes[1] < 4
+    scores = [[[1, 0, 0]] * size for size in sizes]
+    found = measure(Scripted(TOKENIZERS["masked"], scores, tuple(labels)), task, prompter, examples, part="train")
+    assert found.outputs[1].prediction == [labels[0]] * sizes[1] + [usual] * (4 - sizes[1])
+
+
 def test_labels_in_another_order(tmp_path: Path) -> None:
     """The head's own names decide, not the order that the task has them in."""
     task, examples = task_of(tmp_path, "classify", SENTIMENT)

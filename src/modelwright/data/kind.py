@@ -95,6 +95,7 @@ class Task:
     instruction: str = ""  # said once, before the examples
     separator: str = "\n\n"  # between the examples of a few-shot prompt
     labels: tuple[str, ...] = ()  # classify, tag; () until found in the training part (`prepare`)
+    usual: str = ""  # tag: what a word is given that did not fit a context; "" until found in training (`prepare`)
     metric: str = ""  # a key of evaluate.metrics.METRICS
     decoding: Decoding = Decoding()
     chat: bool | None = None  # None: where the tokenizer has a chat template

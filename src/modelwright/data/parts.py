@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ def parts(task: Task) -> dict[str, list[Example]]:
 
 
 def prepare(task: Task) -> tuple[Task, dict[str, list[Example]]]:
-    """The task with its labels, as the training part has them, and its parts.
+    """The task with its labels and its usual tag, as the training part has them, and its parts.
 
     Raises ValueError for a part without an example, a row that lacks a column or holds another type in it, a label
     that training never sees, a template that asks for what there is not.
@@ -33,6 +34,7 @@ def prepare(task: Task) -> tuple[Task, dict[str, list[Example]]]:
         if not found.get(part, [None]):
             raise ValueError(_empty(task, part, found))
     task = replace(task, labels=task.labels or labels_of(task, found["train"]))
+    task = replace(task, usual=usual_of(task, found["train"]))
     _check_labels(task, found)
     for examples in found.values():
         for name, template in templates(task):
@@ -133,6 +135,14 @@ def labels_of(task: Task, examples: Iterable[Example]) -> tuple[str, ...]:
     found = {label for example in examples for label in _labels(task, example)}
     order: Callable[[str], Any] = int if all(label.isdecimal() for label in found) else lambda name: (name != "O", name)
     return tuple(sorted(found, key=order))
+
+
+def usual_of(task: Task, examples: Iterable[Example]) -> str:
+    """`O` where that is a label, else the most frequent tag in these examples, of several the first seen; "" for other
+    kinds than tag."""
+    if task.kind != "tag" or "O" in task.labels:
+        return "O" if task.kind == "tag" else ""
+    return Counter(tag for example in examples for tag in _labels(task, example)).most_common(1)[0][0]
 
 
 def _labels(task: Task, example: Example) -> list[str]:

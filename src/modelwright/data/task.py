@@ -36,8 +36,10 @@ from modelwright.data.kind import fill as fill
 from modelwright.data.parts import labels_of as labels_of
 from modelwright.data.parts import parts as parts
 from modelwright.data.parts import prepare as prepare
-from modelwright.data.template import compiled
+from modelwright.data.template import compiled, variables
 from modelwright.data.tokenizer import Tokenizer
+
+FOUND = ("usual", "path")  # of a task, what nobody says
 
 
 def read_task(path: str | Path) -> Task:
@@ -56,8 +58,7 @@ def read_task(path: str | Path) -> Task:
 
 def parse_task(said: Mapping[str, Any], where: str, base: Path) -> Task:
     """A task of what was said at `where`; the data's paths are relative to `base`. Raises ValueError."""
-    known = {f.name: f for f in fields(Task) if f.name != "path"}
-    _known(said, [*known, "prompt"], where)
+    _known(said, [*(f.name for f in fields(Task) if f.name not in FOUND), "prompt"], where)
     kind = said.get("kind")
     if kind not in KINDS:
         raise ValueError(f"{where}: kind is {kind!r}, and may be {', '.join(KINDS)}")
@@ -212,18 +213,25 @@ def _compiles(name: str, template: str, where: str) -> None:
 def contract(task: Task, tokenizer: Tokenizer) -> str:
     """A sha256 of all that a prompt is made of: a model that was trained under one is measured under the same.
 
-    Kind, columns, prompts, completion, instruction, separator, labels, decoding, the chat template where it is used,
-    and the tokenizer. Not the data, the metric or the task's name.
+    Kind, prompts, completion, instruction, separator, labels, decoding, the chat template where it is used, the
+    tokenizer, and which columns are given. Not the data, the metric or the task's name; nor what the file calls its
+    columns, or the order of the labels, where no template asks for them.
     """
     template = chat_template(tokenizer) if task.chat is not False else None
+    asked = frozenset[str]().union(*(variables(text) for _, text in templates(task)))
+    given = {
+        name: column if name != column and column in asked else ""
+        for name, column in task.columns.items()
+        if name in (*task.inputs, task.target) or {name, column} & asked
+    }
     said = {
         "kind": task.kind,
-        "columns": dict(task.columns),
+        "columns": given,
         "prompts": task.prompts,
         "completion": task.completion,
         "instruction": task.instruction,
         "separator": task.separator,
-        "labels": task.labels,
+        "labels": task.labels if "labels" in asked else sorted(task.labels),
         "decoding": asdict(task.decoding),
         "chat": template,
         "tokenizer": hashlib.sha256(tokenizer.inner.to_str().encode()).hexdigest(),

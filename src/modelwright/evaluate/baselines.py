@@ -61,7 +61,7 @@ def lead(task: Task, train: Sequence[Example], metric: Metric) -> Baseline:
     some = train[:: math.ceil(len(train) / TRIED)]
 
     def worth(k: int) -> float:
-        stats = [metric.stats(first(k, ex), wanted(metric, task, ex), task.labels) for ex in some]
+        stats = [metric.stats(first(k, ex), wanted(metric, task, ex), task) for ex in some]
         return score(metric, np.stack(stats)) * (1 if metric.higher else -1)
 
     k = max(LEADS, key=worth)  # the fewest, where several are as good

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.evaluate.metrics import METRICS, Metric, amounts, ratio
+from modelwright.evaluate.metrics import METRICS, Metric, amounts, of_any, ratio
 from modelwright.evaluate.scorer import Rolling, Scorer
 from modelwright.evaluate.statistics import Interval, interval, paired
 
-NATS = Metric("nats_per_token", frozenset(), False, amounts, ratio, None)
+NATS = Metric("nats_per_token", frozenset(), False, of_any(amounts), ratio, None)
 BITS = METRICS["bits_per_byte"]
 
 
@@ -72,9 +72,9 @@ def _change(old: NDArray[np.float64], new: NDArray[np.float64], metric: Metric, 
 
 def per_token(found: Sequence[Rolling]) -> NDArray[np.float64]:
     """(n, 2): nats and tokens, the statistics of perplexity."""
-    return np.array([amounts(-one.logp, one.tokens, ()) for one in found])
+    return np.array([amounts(-one.logp, one.tokens) for one in found])
 
 
 def per_byte(found: Sequence[Rolling]) -> NDArray[np.float64]:
     """(n, 2): nats and bytes, the statistics of bits per byte."""
-    return np.array([amounts(-one.logp, one.bytes, ()) for one in found])
+    return np.array([amounts(-one.logp, one.bytes) for one in found])

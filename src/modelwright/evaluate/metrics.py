@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from modelwright.data.examples import Example
 from modelwright.data.task import Kind, Task
-from modelwright.evaluate.entities import entity_counts
+from modelwright.evaluate.entities import entities, entity_counts
 from modelwright.evaluate.overlap import (
+    as_answer,
+    as_said,
     bleu,
     bleu_extremes,
     bleu_stats,
@@ -34,6 +36,7 @@ from modelwright.evaluate.overlap import (
 )
 
 Array = NDArray[np.float64]
+Stats = Callable[[Any, Any, Task], Array]
 Extremes = Callable[[Array], tuple[Array, Array]]
 
 
@@ -41,7 +44,7 @@ Extremes = Callable[[Array], tuple[Array, Array]]
 class Metric:
     """One metric.
 
-    stats(prediction, reference, labels) -> float64 (k,), k the same for all examples; labels are the task's.
+    stats(prediction, reference, task) -> float64 (k,), k the same for all examples; of the task, its kind and labels.
     value(sums (..., k)) -> scores (...).
     extremes(stats (n, k)) -> the statistics of the worst and of the best example that might have been drawn beside
     these, each (k,); None where there is no worst, as for perplexity.
@@ -50,7 +53,7 @@ class Metric:
     name: str
     kinds: frozenset[Kind]
     higher: bool  # whether more is better
-    stats: Callable[[Any, Any, Sequence[str]], Array]
+    stats: Stats
     value: Callable[[Array], Array]
     extremes: Extremes | None
 
@@ -87,7 +90,7 @@ def f1_extremes(stats: Array) -> tuple[Array, Array]:
 # -- labels ----------------------------------------------------------------------------------------------------
 
 
-def accuracy(prediction: str | Sequence[str], reference: str | Sequence[str], labels: Sequence[str]) -> Array:
+def accuracy(prediction: str | Sequence[str], reference: str | Sequence[str]) -> Array:
     """(right, 1) of a label; (right, words) of a sentence's tags. A label is compared without the space around it."""
     if isinstance(reference, str):
         return np.array([str(prediction).strip() == reference.strip(), 1.0], np.float64)
@@ -98,15 +101,15 @@ def accuracy(prediction: str | Sequence[str], reference: str | Sequence[str], la
     return np.array([sum(p == r for p, r in zip(prediction, reference, strict=True)), len(reference)], np.float64)
 
 
-def label_counts(prediction: str, reference: str, labels: Sequence[str]) -> Array:
+def label_counts(prediction: str, reference: str, task: Task) -> Array:
     """For each label (right, written, wanted), flat (3 L,): an answer that is no label counts against the one that
     was wanted.
 
     Raises ValueError where the reference is no label.
     """
-    names = [label.strip() for label in labels]
+    names = [label.strip() for label in task.labels]
     if reference.strip() not in names:
-        raise ValueError(f"{reference!r} is none of the task's labels ({', '.join(labels)})")
+        raise ValueError(f"{reference!r} is none of the task's labels ({', '.join(task.labels)})")
     counts = np.zeros((len(names), 3))  # (L, 3)
     counts[names.index(reference.strip()), 2] = 1
     if prediction.strip() in names:
@@ -138,7 +141,7 @@ def macro_f1_extremes(stats: Array) -> tuple[Array, Array]:
 # -- what a model makes of plain text ---------------------------------------------------------------------------
 
 
-def amounts(nats: float, units: float, labels: Sequence[str]) -> Array:
+def amounts(nats: float, units: float) -> Array:
     """(nats, tokens) or (nats, bytes): what a model's surprise over a text sums to, and how long the text is."""
     return np.array([nats, units], np.float64)
 
@@ -154,9 +157,20 @@ def bits_per_byte(sums: Array) -> Array:
 # -- the table --------------------------------------------------------------------------------------------------
 
 
-def of_texts(stats: Callable[[str, Any], Array]) -> Callable[[Any, Any, Sequence[str]], Array]:
-    """The same, taking labels that it has no use for."""
-    return lambda prediction, reference, labels: stats(prediction, reference)
+def of_any(stats: Callable[[Any, Any], Array]) -> Stats:
+    """The same for every task."""
+    return lambda prediction, reference, task: stats(prediction, reference)
+
+
+def of_words(stats: Callable[[str, str], Array]) -> Stats:
+    """Of both texts as their kind reads them: an answer to a question as SQuAD's script does (no case, no punctuation,
+    no articles); every other text as it was said, but for white space, since its form is part of what is asked."""
+
+    def read(prediction: str, reference: str, task: Task) -> Array:
+        plain = as_answer if task.kind == "answer" else as_said
+        return stats(plain(prediction), plain(reference))
+
+    return read
 
 
 WRITTEN: frozenset[Kind] = frozenset(
@@ -166,24 +180,22 @@ LABELLED: frozenset[Kind] = frozenset(("classify", "tag"))
 
 
 def _metrics() -> list[Metric]:
-    rouges: list[tuple[str, Callable[[str, Any], Array]]]
-    rouges = [(kind, partial(rouge, kind)) for kind in ("rouge1", "rouge2", "rougeL")]
     means = [
-        *rouges,
-        ("rougeLsum", rouge_sum),
-        ("exact_match", exact_match),
-        ("token_f1", token_f1),
-        ("mentions", mentions),
+        *((kind, of_any(partial(rouge, kind))) for kind in ("rouge1", "rouge2", "rougeL")),
+        ("rougeLsum", of_any(rouge_sum)),
+        ("exact_match", of_words(exact_match)),
+        ("token_f1", of_words(token_f1)),
+        ("mentions", of_any(mentions)),
     ]
     return [
-        *(Metric(name, WRITTEN, True, of_texts(stats), ratio, ratio_extremes) for name, stats in means),
-        Metric("bleu", WRITTEN, True, of_texts(bleu_stats), bleu, bleu_extremes),
-        Metric("chrf", WRITTEN, True, of_texts(chrf_stats), chrf, chrf_extremes),
-        Metric("accuracy", LABELLED, True, accuracy, ratio, ratio_extremes),
+        *(Metric(name, WRITTEN, True, stats, ratio, ratio_extremes) for name, stats in means),
+        Metric("bleu", WRITTEN, True, of_any(bleu_stats), bleu, bleu_extremes),
+        Metric("chrf", WRITTEN, True, of_any(chrf_stats), chrf, chrf_extremes),
+        Metric("accuracy", LABELLED, True, of_any(accuracy), ratio, ratio_extremes),
         Metric("macro_f1", frozenset(("classify",)), True, label_counts, macro_f1, macro_f1_extremes),
-        Metric("entity_f1", frozenset(("tag",)), True, of_texts(entity_counts), f1, f1_extremes),
-        Metric("perplexity", frozenset(), False, amounts, perplexity, None),
-        Metric("bits_per_byte", frozenset(), False, amounts, bits_per_byte, None),
+        Metric("entity_f1", frozenset(("tag",)), True, of_any(entity_counts), f1, f1_extremes),
+        Metric("perplexity", frozenset(), False, of_any(amounts), perplexity, None),
+        Metric("bits_per_byte", frozenset(), False, of_any(amounts), bits_per_byte, None),
     ]
 
 
@@ -211,6 +223,14 @@ def fits(metric: str, kind: Kind) -> Metric:
         why = f"does not fit a task of kind {kind}" if metric in METRICS else "is not known"
         raise ValueError(f"the metric {metric!r} {why}: these fit kind {kind}: {', '.join(named)}")
     return METRICS[metric]
+
+
+def metric_of(task: Task) -> Metric:
+    """The task's own metric, or else its kind's. Raises ValueError where it does not fit the kind, or the labels."""
+    metric = fits(task.metric, task.kind) if task.metric else default_metric(task.kind)
+    if metric.name == "entity_f1":
+        entities(task.labels)
+    return metric
 
 
 def wanted(metric: Metric, task: Task, example: Example) -> Any:

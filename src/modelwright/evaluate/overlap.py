@@ -1,7 +1,7 @@
-"""A text against a reference text: ROUGE, BLEU, chrF, SQuAD's exact match and F1, and whether given words stand in it.
+"""A text against a reference text: ROUGE, BLEU, chrF, exact match, F1 of words, and whether given words stand in it.
 
 Every function takes a prediction and a reference and gives the statistics of this one example, float64 (k,), that its
-metric sums over a data set. ROUGE and SQuAD's scores are means, k = 2: (score, 1). BLEU and chrF are functions of
+metric sums over a data set. ROUGE, exact match and F1 are means, k = 2: (score, 1). BLEU and chrF are functions of
 counts over all examples, which no mean of sentence scores equals.
 
 Letters: k statistics, N longest n-gram.
@@ -131,25 +131,30 @@ def chrf_extremes(stats: Array) -> tuple[Array, Array]:
     return np.stack([grams, grams, 0 * grams], -1).ravel(), np.stack([grams, grams, grams], -1).ravel()
 
 
-# -- answers: Rajpurkar et al. 2016 --------------------------------------------------------------------------
+# -- texts that are to be the same: Rajpurkar et al. 2016 ------------------------------------------------------
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalise(answer: str) -> str:
-    """SQuAD's: lower case, no ASCII punctuation, no English articles, single spaces."""
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer.lower().translate(PUNCTUATION)).split())
+def as_said(text: str) -> str:
+    """As it stands, in case and punctuation too, but with single spaces and none at the ends."""
+    return " ".join(text.split())
+
+
+def as_answer(text: str) -> str:
+    """As SQuAD's script reads it: lower case, no ASCII punctuation, no English articles, single spaces."""
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, reference: str) -> Array:
-    """1 where both are the same once normalised, else 0."""
-    return mean_of(float(normalise(prediction) == normalise(reference)))
+    """1 where both are the same, else 0."""
+    return mean_of(float(prediction == reference))
 
 
 def token_f1(prediction: str, reference: str) -> Array:
     """F1 of the words of both as bags; where one of them has no words, 1 if both have none (Rajpurkar et al. 2018),
     else 0."""
-    written, wanted = normalise(prediction).split(), normalise(reference).split()
+    written, wanted = prediction.split(), reference.split()
     if not written or not wanted:
         return mean_of(float(written == wanted))
     found = (Counter(written) & Counter(wanted)).total()

@@ -26,7 +26,7 @@ from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompt
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.evaluate.reading import batches, marks, pad_right, reach, stacked, text_rows
-from modelwright.infer.engine import ROWS, Finish, prefill, turn
+from modelwright.infer.engine import Finish, prefill, turn, turns
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators
 from modelwright.infer.text import Encoded, LanguageModel
@@ -204,10 +204,8 @@ class ModelScorer:
         )
         read = [list(prompt.tokens if prompt.source is None else prompt.source) for prompt in prompts]
         random = generators(read, 1, seed)
-        order = sorted(range(len(prompts)), key=lambda at: len(read[at]))
         found: dict[int, Generation] = {}
-        for i in range(0, len(order), ROWS):
-            some = order[i : i + ROWS]
+        for some in turns(read):
             sources = None if prompts[some[0]].source is None else [read[at] for at in some]
             encoded = Encoded([list(prompts[at].tokens) for at in some], sources)
             for piece in turn(self.lm, self.packed, encoded, sampling, [random[at] for at in some], ends):

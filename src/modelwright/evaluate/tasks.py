@@ -7,7 +7,7 @@ Letters: n examples, k statistics of an example, L labels.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from modelwright.data.examples import Example
 from modelwright.data.kind import Kind, Task
 from modelwright.data.prompt import Prompt, Prompter
 from modelwright.data.task import contract
-from modelwright.evaluate.metrics import METRICS, Metric, default_metric, fits, wanted
+from modelwright.evaluate.metrics import METRICS, Metric, metric_of, wanted
 from modelwright.evaluate.scorer import Scorer, Told, untold
 from modelwright.evaluate.statistics import Interval, interval
 
@@ -73,6 +73,21 @@ class Outcome:
     def stats(self, metric: str) -> Array:
         """(n, k)."""
         return np.stack([output.stats[metric] for output in self.outputs])
+
+
+def dropped(outputs: Iterable[Output | Prompt]) -> int:
+    """Shots that were left out of the prompts, whole ones, since the context was short."""
+    return sum(output.dropped for output in outputs)
+
+
+def truncated(outputs: Iterable[Output | Prompt]) -> int:
+    """Inputs that were cut, since the context was short."""
+    return sum(output.truncated > 0 for output in outputs)
+
+
+def unended(outputs: Iterable[Output]) -> int:
+    """Answers that were cut before they had an end."""
+    return sum(output.finish in ("length", "context") for output in outputs)
 
 
 def no_shots(example: Example) -> Sequence[Example]:
@@ -176,7 +191,7 @@ def likeliest(
 def labelled(
     scorer: Scorer, task: Task, examples: Sequence[Example], prompts: Sequence[Prompt], told: Told = untold
 ) -> list[Given]:
-    """The label that a head scores highest; for words that did not fit the context, the task's first label (`O`)."""
+    """The label that a head scores highest; for words that did not fit the context, the task's usual one."""
     names = scorer.labels
     if names and (strange := sorted({*task.labels} ^ {*names})):
         raise ValueError(
@@ -192,7 +207,7 @@ def labelled(
     found = []
     for example, score in zip(examples, scores, strict=True):
         tags = [names[i] for i in score.argmax(-1)]  # (words,)
-        found.append(Given(tags + [task.labels[0]] * (len(example.fields["tokens"]) - len(tags))))
+        found.append(Given(tags + [task.usual or "O"] * (len(example.fields["tokens"]) - len(tags))))
     return found
 
 
@@ -204,7 +219,7 @@ def metrics_of(task: Task, examples: Sequence[Example]) -> list[Metric]:
 
     Raises ValueError where the task's own metric does not fit.
     """
-    own = fits(task.metric, task.kind) if task.metric else default_metric(task.kind)
+    own = metric_of(task)
     lacking = set()
     if not all("required" in example.fields for example in examples):
         lacking.add("mentions")
@@ -215,7 +230,7 @@ def metrics_of(task: Task, examples: Sequence[Example]) -> list[Metric]:
 
 def judge(metrics: Sequence[Metric], task: Task, example: Example, answer: Answer) -> dict[str, Array]:
     """An answer's statistics under each metric, (k,) each."""
-    return {metric.name: metric.stats(answer, wanted(metric, task, example), task.labels) for metric in metrics}
+    return {metric.name: metric.stats(answer, wanted(metric, task, example), task) for metric in metrics}
 
 
 def score_all(metrics: Sequence[Metric], stats: Sequence[Mapping[str, Array]], seed: int = 0) -> dict[str, Interval]:

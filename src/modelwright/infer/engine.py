@@ -272,15 +272,19 @@ def pieces(lm: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> Ite
         room(lm.model.cfg, len(prompt), sampling.max_new)  # before any work is done
     seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
     random = generators(read, sampling.n, seed)
-    order, at_once = sorted(range(len(prompts)), key=lambda i: len(read[i])), max(1, ROWS // sampling.n)
-    turns = [order[i : i + at_once] for i in range(0, len(order), at_once)]
     # By the length alone, so that a prompt's numbers do not depend on how many others there are. Packed weights are not
     # kept for the next call: a write through a parameter's `.data` leaves no trace that would tell they are stale.
-    model = prepare(lm.model) if turns and sampling.max_new >= PACKING_PAYS else lm.model
-    for some in turns:
+    model = prepare(lm.model) if prompts and sampling.max_new >= PACKING_PAYS else lm.model
+    for some in turns(read, max(1, ROWS // sampling.n)):
         rows = [i * sampling.n + j for i in some for j in range(sampling.n)]
         for piece in turn(lm, model, encoded.part(some), sampling, [random[row] for row in rows]):
             yield Piece(rows[piece.row], piece.text, piece.completion)
+
+
+def turns(read: Sequence[Sequence[int]], at_once: int = ROWS) -> Iterator[list[int]]:
+    """Places of the prompts that are decoded together, the shortest first."""
+    order = sorted(range(len(read)), key=lambda at: len(read[at]))
+    yield from (order[i : i + at_once] for i in range(0, len(order), at_once))
 
 
 def turn(

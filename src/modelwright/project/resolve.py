@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 
-from modelwright.data.task import Task
+from modelwright.data.task import FOUND, Task
 from modelwright.project.spec import DESK, NOT_OF_A_BASE, Project
 from modelwright.recipes.options import Pretrain
 
@@ -55,7 +55,8 @@ def tuning_said(tune: Mapping[str, Any]) -> dict[str, Any]:
 def task_said(task: Task) -> dict[str, Any]:
     """A task as `parse_task` reads it."""
     said = dataclasses.asdict(task)
-    del said["path"]
+    for name in FOUND:
+        del said[name]
     for part in ("train", "select", "decide", "test"):
         if said["data"][part] is not None:
             said["data"][part] = _absolute(said["data"][part])

@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from modelwright.adapt.swap import learned, restore_learned
 from modelwright.data.examples import Example
 from modelwright.data.kind import Task
 from modelwright.data.prompt import Prompter
-from modelwright.evaluate.metrics import METRICS
+from modelwright.evaluate.metrics import Metric, metric_of, score, wanted
 from modelwright.evaluate.scorer import ModelScorer
-from modelwright.evaluate.tasks import Outcome, measure
+from modelwright.evaluate.tasks import answers
 from modelwright.hub.open import LanguageModel
 from modelwright.recipes.run import Run
 from modelwright.train import state
@@ -30,20 +32,19 @@ class Best:
         self, lm: LanguageModel, task: Task, prompter: Prompter, examples: Sequence[Example], place: Path, seed: int
     ):
         self.lm, self.task, self.prompter, self.examples = lm, task, prompter, examples
-        self.place, self.seed = place, seed
+        self.metric, self.place, self.seed = metric_of(task), place, seed
 
     def test(self, run: Run) -> dict[str, float]:
         """To be called between two steps: the score now, the best so far and its step; `run.tested` has the last."""
         if not self.examples:
             self._keep(run)
             return {}
-        outcome = self._answered(self.examples)
-        score, so_far = outcome.scores[outcome.metric].value, run.tested
-        if "best" not in so_far or better(outcome.metric, score, so_far["best"]):
+        now, so_far = self._score(self.examples), run.tested
+        if "best" not in so_far or better(self.metric, now, so_far["best"]):
             self._keep(run)
-            so_far = {"best": score, "best_step": run.done}
+            so_far = {"best": now, "best_step": run.done}
         kept = {name: so_far[name] for name in ("best", "best_step")}
-        return {f"select_{outcome.metric}": score, **kept}
+        return {f"select_{self.metric.name}": now, **kept}
 
     def go_back(self) -> None:
         """What was learned as it was at the best moment. Raises Damaged where the disk has changed it."""
@@ -54,22 +55,24 @@ class Best:
         few = spread(self.examples, TRIED)
         began = time.perf_counter()
         if few:
-            self._answered(few)
+            self._score(few)
         return (time.perf_counter() - began) * len(self.examples) / max(1, len(few))
 
-    def _answered(self, examples: Sequence[Example]) -> Outcome:
+    def _score(self, examples: Sequence[Example]) -> float:
+        """By the task's own metric alone, without the companions and the intervals that `measure` adds."""
         self.lm.model.eval()
-        scorer = ModelScorer(self.lm)
-        outcome = measure(scorer, self.task, self.prompter, examples, part="select", seed=self.seed)
+        prompts = [self.prompter.prompt(example) for example in examples]
+        given = answers(ModelScorer(self.lm), self.task, self.prompter, examples, prompts, self.seed)
         self.lm.model.train()
-        return outcome
+        pairs = [(said.answer, wanted(self.metric, self.task, e)) for said, e in zip(given, examples, strict=True)]
+        return score(self.metric, np.stack([self.metric.stats(*pair, self.task) for pair in pairs]))
 
     def _keep(self, run: Run) -> None:
         state.save(self.place, run.done, {"learned": learned(self.lm.model)}, {}, keep=1)
 
 
-def better(metric: str, score: float, best: float) -> bool:
-    return score > best if METRICS[metric].higher else score < best
+def better(metric: Metric, now: float, best: float) -> bool:
+    return now > best if metric.higher else now < best
 
 
 def spread(examples: Sequence[Example], count: int) -> list[Example]:

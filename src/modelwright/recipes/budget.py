@@ -18,6 +18,7 @@ from modelwright.plan.memory import tuning as memory_of
 from modelwright.plan.size import most_rows, parse_time
 from modelwright.recipes.best import Best
 from modelwright.recipes.methods import default_rate
+from modelwright.recipes.preflight import suited
 from modelwright.recipes.ready import Ready, loader_of, widths
 from modelwright.recipes.tuning import Plan, Tune
 from modelwright.train import optim
@@ -27,7 +28,7 @@ TRIED = 4  # steps, of which the first, slower than the others, does not count
 
 
 def make_plan(args: Tune, ready: Ready, precision: Precision) -> Plan:
-    """Everything but the time, which `timed` finds out. Raises ValueError where not even one row fits into memory."""
+    """Everything but the time, which `timed` finds out. Raises Unfit where not even one row fits into memory."""
     model, cfg = ready.lm.model, ready.lm.model.cfg
     context = (cfg.encoder or cfg).context if cfg.relative is None else 1 << 30
     length, source = widths(ready.rows, context, args.length)
@@ -39,7 +40,8 @@ def make_plan(args: Tune, ready: Ready, precision: Precision) -> Plan:
     def bytes_of(held: int) -> int:
         return memory_of(cfg, learning, held, length, source, precision=precision, predicted=predicted).total
 
-    held = most_rows(bytes_of, in_a_step, int(min(0.9 * available_memory(), 2**62)))
+    with suited():
+        held = most_rows(bytes_of, in_a_step, int(min(0.9 * available_memory(), 2**62)))
     accumulate = -(-in_a_step // held)
     in_a_step = -(-in_a_step // accumulate) * accumulate
     steps = args.steps or max(1, math.ceil(args.epochs * rows / in_a_step))

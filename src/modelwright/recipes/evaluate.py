@@ -34,11 +34,22 @@ from modelwright.evaluate.forgetting import BITS, per_byte, per_token
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.scorer import ModelScorer, Told
 from modelwright.evaluate.statistics import interval
-from modelwright.evaluate.tasks import Outcome, judge, measure, metrics_of, no_shots, score_all
+from modelwright.evaluate.tasks import Outcome, dropped, judge, measure, metrics_of, no_shots, score_all, truncated
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json
 from modelwright.recipes.flags import parse
-from modelwright.recipes.results import Saved, against, data_digest, is_saved, lines, read_saved, refuse, result, save
+from modelwright.recipes.results import (
+    Saved,
+    against,
+    data_digest,
+    is_saved,
+    lines,
+    read_saved,
+    refuse,
+    result,
+    save,
+    warnings,
+)
 from modelwright.recipes.source import texts_of
 from modelwright.recipes.watch import Screen
 
@@ -109,7 +120,9 @@ def evaluate(args: Evaluate, screen: Screen) -> dict[str, Any]:
     found["baselines"] = baselines(args, task, examples, parts)
     if (other := compared(args, task, examples, parts, screen)) is not None:
         found["against"] = against(outcome, other, args.seed)
-    for warning in warnings(outcome, task):
+        for warning in warnings(other.outputs, task.decoding.max_new):
+            screen.warn(f"{other.model}: {warning}")
+    for warning in warnings(outcome.outputs, task.decoding.max_new):
         screen.warn(warning)
     if args.output is not None:
         save(args.output, found, outcome.outputs)
@@ -257,18 +270,6 @@ def asked(args: Evaluate, task: Task) -> dict[str, Any]:
     return {**kept, **chosen}
 
 
-def warnings(outcome: Outcome, task: Task) -> Iterator[str]:
-    """What a reader of the scores should know of the prompts and the answers."""
-    outputs, n = outcome.outputs, len(outcome.outputs)
-    if dropped := [output.dropped for output in outputs if output.dropped]:
-        yield f"{len(dropped)} of {n} prompts lost {sum(dropped)} shots, since the model's context is short"
-    if cut := [output.truncated for output in outputs if output.truncated]:
-        yield f"{len(cut)} of {n} inputs were cut, by {sum(cut):,} tokens in all, since the model's context is short"
-    if long := sum(output.finish in ("length", "context") for output in outputs):
-        limit = task.decoding.max_new
-        yield f"{long} of {n} answers had no end after {limit} tokens: they stand as they were cut (decoding.max_new)"
-
-
 def shown(outcome: Outcome, other: Saved | None, count: int) -> list[dict[str, Any]]:
     """A few examples, evenly spread, with what was answered."""
     n = len(outcome.outputs)
@@ -293,8 +294,8 @@ def plan(args: Evaluate, subject: Subject, examples: list[Example], parts: dict[
         "n": len(examples),
         "metrics": [metric.name for metric in metrics_of(subject.task, examples)],
         "tokens": {"shortest": sizes[0], "median": sizes[len(sizes) // 2], "longest": sizes[-1], "all": sum(sizes)},
-        "dropped": sum(prompt.dropped for prompt in prompts),
-        "truncated": sum(prompt.truncated > 0 for prompt in prompts),
+        "dropped": dropped(prompts),
+        "truncated": truncated(prompts),
         "shown": [{"id": e.id, "prompt": p.text} for e, p in zip(examples, prompts, strict=True)][: args.show],
     }
 

@@ -1,6 +1,7 @@
 """A command's flags: from a dataclass, by tyro, with a wrong flag said in one sentence."""
 
 import contextlib
+import dataclasses
 import io
 import re
 from collections.abc import Callable
@@ -41,3 +42,15 @@ def one_sentence(box: str, prog: str) -> str:
     near = [flag for part in parts if "erhaps you meant" in part for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", part)]
     guess = f"; perhaps you meant {' or '.join(dict.fromkeys(near))}" if near else ""
     return f"{parts[0].rstrip('.') or 'the flags could not be read'}{guess}; see {prog} --help"
+
+
+def as_keys(sentence: str, options: type, before: str = "") -> str:
+    """A sentence that names settings as the command line has them, with the keys that a file has for these.
+
+    What only looks like a flag, in a file's name or a label, stays as it is.
+
+    >>> as_keys("--rank must be above 0: see a--rank.md", Tune, "tune.")
+    'tune.rank must be above 0: see a--rank.md'
+    """
+    keys = {field.name.replace("_", "-"): before + field.name for field in dataclasses.fields(options)}
+    return re.sub(rf"(?<![^\s(])--({'|'.join(keys)})(?![\w-])", lambda found: keys[found[1]], sentence)

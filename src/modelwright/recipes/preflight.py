@@ -2,23 +2,29 @@
 
 Each check has cost somebody a training run whose loss curve looked healthy: an end that is never learned, a beginning
 that is there twice, a prompt whose last token is another one once the answer follows, test rows among training rows.
+
+`data_faults` needs no model, and what it finds no model mends; `preflight` looks at the rows that one model is to learn
+from by one method, and parts what is wrong with the data, for any model with that context, from what another model, or
+another method, would do well.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import chain, combinations, groupby, product
 
 from torch import Tensor
 
 from modelwright.data.examples import Example
-from modelwright.data.kind import Task, templates
+from modelwright.data.kind import Task, fill, templates
 from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompter
 from modelwright.data.tokenizer import Tokenizer
+from modelwright.evaluate.metrics import metric_of, wanted
 
 GRAM = 8  # words of a run that two inputs may share
 NEAR = 0.8  # share of an input's runs that, found in one training input, make it a near copy
@@ -26,12 +32,17 @@ ALIKE = 0.01  # of its own length, within which another token's vector is the sa
 NAMED = 5  # rows that a fault names
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """Shares of a part that may be so before it is a fault."""
+class Unfit(ValueError):
+    """A model and a method that cannot learn this task, whose data are in order: another may."""
 
-    truncated: float = 0.05
-    overlap: float = 0.0
+
+@contextmanager
+def suited() -> Iterator[None]:
+    """What is refused in here is refused for the model or the method: ValueError becomes Unfit."""
+    try:
+        yield
+    except ValueError as error:
+        raise Unfit(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,8 @@ class Sample:
 @dataclass(frozen=True)
 class Preflight:
     samples: tuple[Sample, ...]
-    faults: tuple[str, ...]
+    faults: tuple[str, ...]  # of the data
+    unfit: tuple[str, ...]  # of the model or the method
     truncated: int  # training inputs that were cut
     learned: int  # tokens that carry loss, of all training rows
     tokens: int  # that are read, those of sources too
@@ -53,26 +65,29 @@ class Preflight:
 
 def preflight(
     prompter: Prompter,
-    parts: Mapping[str, Sequence[Example]],
+    train: Sequence[Example],
     rows: Sequence[Row],
     *,
     eos: Collection[int],
-    allowed: Allowed = Allowed(),
+    truncated: float = 0.05,
     frozen: Tensor | None = None,
     samples: int = 3,
 ) -> Preflight:
-    """Look at the training rows and at what the parts have in common.
+    """Look at the training rows.
 
-    rows: one for each example of parts["train"], under the task's prompts in turn.
+    rows: one for each example of `train`, under the task's prompts in turn. truncated: the share of them that may be.
     eos: the ids at which generation will stop. frozen (V, C): the vectors of a head that does not learn.
     Faults are sentences; a run with a fault is not to begin.
     """
-    train = parts["train"]
     turns = [at % len(prompter.task.prompts) for at in range(len(train))]
     asked = [prompter.prompt(example, template=at) for example, at in zip(train, turns, strict=True)]
     cut = [example.id for example, prompt in zip(train, asked, strict=True) if prompt.truncated]
-    found = [
+    faults = [
         *_silent(train, rows),
+        *_truncated(cut, len(train), truncated),
+        *_unfinished(prompter, train, rows, truncated),
+    ]
+    unfit = [
         *_endless(prompter, train, rows),
         *_unstopped(prompter, eos),
         *_unlearnable(prompter, frozen),
@@ -80,17 +95,14 @@ def preflight(
         *_spelled(prompter),
         *_padding(prompter.tokenizer, eos),
         *_boundaries(prompter, train, turns),
-        *_truncated(cut, len(train), allowed.truncated),
-        *_unfinished(prompter, train, rows, allowed.truncated),
-        *overlaps(prompter.task, parts, allowed.overlap),
     ]
     shown = [sample(prompter, *pair) for pair in zip(train[:samples], rows, strict=False)]
     learned = sum(int((row.weight > 0).sum()) for row in rows)
     tokens = sum(len(row.tokens) + (0 if row.source is None else len(row.source[0])) for row in rows)
-    return Preflight(tuple(shown), tuple(found), len(cut), learned, tokens)
+    return Preflight(tuple(shown), tuple(faults), tuple(unfit), len(cut), learned, tokens)
 
 
-# -- the checks -------------------------------------------------------------------------------------------
+# -- the checks of rows -----------------------------------------------------------------------------------
 
 
 def _silent(train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
@@ -130,7 +142,7 @@ def _unlearnable(prompter: Prompter, frozen: Tensor | None) -> list[str]:
     alike = int((apart <= ALIKE * frozen[prompter.end].norm()).sum()) - 1
     name = prompter.tokenizer.decode([prompter.end], special=True)
     said = f"answers end in {name}, whose vector is that of {alike} other tokens too: no adapter can tell it from them"
-    mend = "take --method full, or an eos_token that the model has seen"
+    mend = "tune all weights (method full), or take an eos_token that the model has seen"
     return [f"{said}, and the model would not stop: {mend}"] if alike else []
 
 
@@ -203,7 +215,37 @@ def _share(part: int, whole: int) -> str:
     return f"{math.ceil(100 * part / whole) / 100:.2f}"
 
 
-# -- what the parts share ---------------------------------------------------------------------------------
+# -- the data alone ---------------------------------------------------------------------------------------
+
+
+def data_faults(task: Task, parts: Mapping[str, Sequence[Example]], overlap: float) -> list[str]:
+    """What is wrong with a task and its parts whatever the model: sentences, none where all is well.
+
+    task, parts: as `data.task.prepare` gives them, which has refused a missing column, an empty part and a label that
+    training never sees. overlap: share of a part's inputs that may stand in another part.
+    """
+    return [*_unmeasurable(task, parts), *_unfilled(task, parts), *overlaps(task, parts, overlap)]
+
+
+def _unmeasurable(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
+    """A metric that does not fit the kind, the labels or the columns."""
+    try:
+        metric = metric_of(task)
+        for example in chain.from_iterable(parts.values()):
+            wanted(metric, task, example)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _unfilled(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
+    """A row that a template has no text for."""
+    try:
+        for example, (name, template) in product(chain.from_iterable(parts.values()), templates(task)):
+            fill(task, name, template, example)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def overlaps(task: Task, parts: Mapping[str, Sequence[Example]], allowed: float) -> list[str]:

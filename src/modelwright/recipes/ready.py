@@ -15,11 +15,11 @@ from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompter
 from modelwright.data.supervised import Examples
 from modelwright.data.task import contract, prepare, read_task
-from modelwright.evaluate.metrics import fits
 from modelwright.hub.open import LanguageModel
 from modelwright.model.transformer import Labels
 from modelwright.recipes.evaluate import prompter_of
 from modelwright.recipes.methods import Adapter, make_adapter, put_on, with_dropout
+from modelwright.recipes.preflight import Unfit, data_faults, suited
 from modelwright.recipes.results import data_digest
 from modelwright.recipes.tuning import Inputs, Tune
 
@@ -41,27 +41,29 @@ class Ready:
 
 
 def get_ready(args: Tune) -> Ready:
-    """Raises ValueError where the task, the model and the method do not go together."""
+    """Raises ValueError for faults of the data, before a model is opened, and Unfit where the task, the model and the
+    method do not go together."""
     task, parts = prepare(read_task(args.task))
-    if task.metric:
-        fits(task.metric, task.kind)
+    if faults := data_faults(task, parts, args.overlap):
+        raise ValueError("; and ".join(faults))
     base = open_base(args.model, args.dropout)
     encoder = base.model.cfg.shape == "encoder"
     labels = Labels(task.labels, "token" if task.kind == "tag" else "text") if encoder and task.labels else None
-    adapter = make_adapter(
-        args.method, base.model, rank=args.rank, alpha=args.alpha, targets=args.targets, tokens=args.tokens
-    )
     before = replace(base, model=merged_copy(base.model))  # `put_on` changes the model in place
-    lm = replace(base, model=put_on(base.model, adapter, labels, torch.Generator().manual_seed(args.seed)))
-    prompter = prompter_of(task, lm)
-    rows = rows_of(prompter, parts["train"])
+    with suited():
+        adapter = make_adapter(
+            args.method, base.model, rank=args.rank, alpha=args.alpha, targets=args.targets, tokens=args.tokens
+        )
+        lm = replace(base, model=put_on(base.model, adapter, labels, torch.Generator().manual_seed(args.seed)))
+        prompter = prompter_of(task, lm)
+        rows = rows_of(prompter, parts["train"])
     return Ready(task, parts, lm, before, adapter, prompter, rows, inputs_of(task, parts, base))
 
 
 def open_base(name: str, dropout: float | None) -> LanguageModel:
     lm = open_model(name)
     if method(lm):
-        raise ValueError(f"{name} is an adapter: merge it first (modelwright merge), and tune the merged model")
+        raise Unfit(f"{name} is an adapter: merge it first (modelwright merge), and tune the merged model")
     return lm if dropout is None else replace(lm, model=with_dropout(lm.model, dropout))
 
 

@@ -21,7 +21,7 @@ from modelwright.data.examples import Example
 from modelwright.data.kind import Task
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.statistics import Interval, paired
-from modelwright.evaluate.tasks import Outcome, Output
+from modelwright.evaluate.tasks import Outcome, Output, dropped, truncated, unended
 from modelwright.model.checkpoint import read_json, replacing
 
 RESULT, OUTPUTS = "result.json", "outputs.jsonl"
@@ -56,13 +56,24 @@ def result(outcome: Outcome, model: str, more: Mapping[str, Any]) -> dict[str, A
         "n": len(outcome.outputs),
         "metric": outcome.metric,
         "scores": {name: vars(one) for name, one in outcome.scores.items()},
-        "dropped": sum(output.dropped for output in outcome.outputs),
-        "truncated": sum(output.truncated > 0 for output in outcome.outputs),
-        "unended": sum(output.finish in ("length", "context") for output in outcome.outputs),
+        "dropped": dropped(outcome.outputs),
+        "truncated": truncated(outcome.outputs),
+        "unended": unended(outcome.outputs),
         "tokens": outcome.tokens,
         "seconds": round(outcome.seconds, 3),
         "versions": versions(),
     }
+
+
+def warnings(outputs: Sequence[Output], max_new: int) -> Iterator[str]:
+    """What a reader of the scores should know of the prompts and the answers. max_new: tokens of an answer at most."""
+    n, why = len(outputs), "since the model's context is short"
+    if lost := dropped(outputs):
+        yield f"{sum(output.dropped > 0 for output in outputs)} of {n} prompts lost {lost} shots, {why}"
+    if cut := truncated(outputs):
+        yield f"{cut} of {n} inputs were cut, by {sum(output.truncated for output in outputs):,} tokens in all, {why}"
+    if long := unended(outputs):
+        yield f"{long} of {n} answers had no end after {max_new} tokens: they stand as they were cut (decoding.max_new)"
 
 
 # -- two models -------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from modelwright.recipes.ready import Ready
 from modelwright.recipes.tuning import Plan, Tune
 from modelwright.recipes.watch import Screen, duration, thousands
 
+FOREIGN = "that is the default text, foreign to a model which was not pretrained on it: name its own with --general"
+
 
 def coloured(found: Sample) -> Text:
     """For a terminal: what carries loss bold and green, the rest dim."""
@@ -73,4 +75,5 @@ def forgotten(found: dict[str, Any] | None) -> str:
     if found is None:
         return "not measured: the base has a head over labels, and no loss on text"
     grown = found["difference"]
-    return f"{grown['value']:+.3f} nats a token on {found['text']} ({grown['low']:+.3f} to {grown['high']:+.3f})"
+    said = f"{grown['value']:+.3f} nats a token on {found['text']} ({grown['low']:+.3f} to {grown['high']:+.3f})"
+    return said + (f"; {FOREIGN}" if found["default"] else "")

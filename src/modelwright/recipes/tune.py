@@ -38,7 +38,7 @@ from modelwright.recipes.budget import flops_per_token, make_plan, optimizer_of,
 from modelwright.recipes.flags import parse
 from modelwright.recipes.methods import speaking, write
 from modelwright.recipes.options import PLAN
-from modelwright.recipes.preflight import Allowed, Preflight, preflight
+from modelwright.recipes.preflight import Preflight, Unfit, preflight
 from modelwright.recipes.pretrain import choose_precision
 from modelwright.recipes.ready import Ready, get_ready, loader_of
 from modelwright.recipes.run import Run, begun_in
@@ -79,7 +79,7 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
     actual = train(args, ready, found, best, peak, screen)
     after = loss_on(speaking(ready.lm, ready.base), texts) if before else []
     # 7. what came of it
-    lost = {"text": named, **dataclasses.asdict(grown(before, after, seed=args.seed))} if before else None
+    lost = {**named, **dataclasses.asdict(grown(before, after, seed=args.seed))} if before else None
     return keep(args, ready, found, actual, lost)
 
 
@@ -87,14 +87,16 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
 
 
 def look(args: Tune, ready: Ready, screen: Screen) -> Preflight:
-    """Raises ValueError with all the faults there are."""
-    allowed = Allowed(args.truncated, args.overlap)
+    """Raises ValueError with all the faults there are; Unfit, where the data have none."""
     frozen = None if args.method == "full" else ready.lm.model.head.proj.weight.detach()
-    looked = preflight(ready.prompter, ready.parts, ready.rows, eos=eos_ids(ready.lm), allowed=allowed, frozen=frozen)
+    looked = preflight(
+        ready.prompter, ready.parts["train"], ready.rows,
+        eos=eos_ids(ready.lm), truncated=args.truncated, frozen=frozen,
+    )  # fmt: skip
     if args.dry_run:
         show_samples(screen, looked)
-    if looked.faults:
-        raise ValueError("; and ".join(looked.faults))
+    if found := [*looked.faults, *looked.unfit]:
+        raise (ValueError if looked.faults else Unfit)("; and ".join(found))
     return looked
 
 
@@ -138,11 +140,11 @@ def train(args: Tune, ready: Ready, found: Plan, best: Best, peak: float, screen
 # -- 7. what came of it -----------------------------------------------------------------------------------
 
 
-def general_text(args: Tune) -> tuple[list[str], str]:
-    """The texts that forgetting is measured on, and what to call them."""
-    if args.general:
-        return [found.text for found in islice(documents.read(list(args.general)), GENERAL)], ", ".join(args.general)
-    return [found.text for found in desk_documents(0, "valid", count=GENERAL)], "dialogues of the embedded desk"
+def general_text(args: Tune) -> tuple[list[str], dict[str, Any]]:
+    """The texts that forgetting is measured on, what to call them, and whether that is because nobody named any."""
+    found = documents.read(list(args.general)) if args.general else desk_documents(0, "valid", count=GENERAL)
+    name = ", ".join(args.general) or "dialogues of the embedded desk"
+    return [one.text for one in islice(found, GENERAL)], {"text": name, "default": not args.general}
 
 
 def loss_on(lm: LanguageModel, texts: Sequence[str]) -> list[Rolling]:
@@ -151,13 +153,13 @@ def loss_on(lm: LanguageModel, texts: Sequence[str]) -> list[Rolling]:
 
 
 def keep(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any], lost: dict[str, Any] | None) -> dict[str, Any]:
-    """Write the model, then the plan beside what came of it; what `model` takes the place of goes."""
+    """Write what came of it beside the plan, then the model, which ends the run; what it takes the place of goes."""
     model = args.output / "model"
-    lineage = lineage_of(args, ready, found, actual) | {"forgetting": lost}
-    write(ready.lm, ready.adapter, model, args.model, ready.inputs.base, lineage)
     came: dict[str, Any] = {"inputs": dataclasses.asdict(ready.inputs), "predicted": dataclasses.asdict(found)}
     came |= {"actual": actual, "forgetting": lost, "model": str(model)}
     write_whole(args.output / PLAN, json.dumps(came, indent=2))
+    lineage = lineage_of(args, ready, found, actual) | {"forgetting": lost}
+    write(ready.lm, ready.adapter, model, args.model, ready.inputs.base, lineage)
     for name in ("checkpoints", "best"):
         shutil.rmtree(args.output / name, ignore_errors=True)
     return came
