@@ -263,7 +263,6 @@ def test_few_shots_by_hand(gpt):
     assert (less.shots, less.dropped) == (1, 1)
     assert "lamp 1" not in less.text  # the first was the farthest
     assert less.text.startswith("Sum it up.\n--\nCustomer: my lamp 2")
-    assert Prompter(task, gpt, "decoder", need - 1, bounded=False).prompt(talk(3), [talk(1), talk(2)]) == prompt
 
 
 def test_an_input_that_is_too_long_loses_its_end_and_the_template_stays(gpt):

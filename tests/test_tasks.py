@@ -235,7 +235,7 @@ def test_shots_that_do_not_fit_are_counted(tmp_path: Path) -> None:
 def test_an_encoder_decoder_writes(tmp_path: Path) -> None:
     lm = build(T5)
     task, examples = task_of(tmp_path, "summarise", SUMMARIES, decoding={"max_new": 5})
-    prompter = Prompter(task, lm.tokenizer, "encoder-decoder", 48, bounded=False)
+    prompter = Prompter(task, lm.tokenizer, "encoder-decoder", 480)
     found = measure(ModelScorer(lm), task, prompter, examples, part="train")
     for example, output in zip(examples, found.outputs, strict=True):
         prompt, more = prompter.prompt(example), ()

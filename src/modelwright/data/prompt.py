@@ -57,17 +57,16 @@ class Prompter:
         context: int,
         *,
         soft: Sequence[int] = (),
-        bounded: bool = True,
         start: int | None = None,
     ) -> None:
-        """`context`: tokens a row may have, prompt and answer together (an encoder-decoder's: of its source). Not
-        `bounded`, as with relative positions, nothing is cut and no shot is dropped. `soft`: ids of a soft prompt,
-        put before each document. `start`: what an encoder-decoder's decoder begins with, else the padding token.
+        """`context`: tokens a row may have, prompt and answer together (an encoder-decoder's: of its source). With
+        relative positions it is what the model learned from: it could read more, and nobody knows how well. `soft`:
+        ids of a soft prompt, put before each document. `start`: what an encoder-decoder's decoder begins with, else the padding token.
 
         Raises ValueError where the task, the tokenizer and the model do not go together.
         """
         self.task, self.tokenizer, self.shape, self.context = task, tokenizer, shape, context
-        self.soft, self.bounded = list(soft), bounded
+        self.soft = list(soft)
         template = chat_template(tokenizer)
         if task.chat and template is None:
             raise ValueError(f"{task.name} asks for chat, and this model's tokenizer has no chat template")
@@ -138,7 +137,6 @@ class Prompter:
         if self.task.kind == "tag":
             return self._words(example)
         room = self.context - len(self.soft) - (answer if self.shape == "decoder" else 0)
-        room = room if self.bounded else 1 << 62
         read = self._conversation if self.chat else self._plain
         for dropped in range(len(shots) + 1):
             said = read(example, shots[dropped:], template)
@@ -239,7 +237,7 @@ class Prompter:
     def _words(self, example: Example) -> Prompt:
         """A sentence of words: each is encoded by itself, so that it is known which token begins it."""
         words = self._pieces(example.fields["tokens"])
-        most = self.context - len(self.soft) - len(self._before) - len(self._after) if self.bounded else 1 << 62
+        most = self.context - len(self.soft) - len(self._before) - len(self._after)
         ids, first = [*self.soft, *self._before], list[int]()
         used = len(ids)
         for word in words:
@@ -282,7 +280,7 @@ class Prompter:
         if shape == "encoder-decoder" and self._start < 0:
             raise ValueError("this tokenizer does not say what a decoder begins with: it has neither pad nor bos")
         room = self.context - len(self.soft)
-        if self.bounded and room <= (self.task.decoding.max_new if shape == "decoder" else 0):
+        if room <= (self.task.decoding.max_new if shape == "decoder" else 0):
             needs = f"decoding.max_new of {self.task.decoding.max_new}" if shape == "decoder" else "a prompt"
             raise ValueError(
                 f"a context of {self.context}, less {len(self.soft)} of soft prompt, has no room for {needs}"

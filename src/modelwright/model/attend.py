@@ -73,10 +73,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: f
 
     On a CPU whole blocks of queries are products that oneDNN does well, and the keys that a block may not see are
     skipped: forward and backward take a third of the time of PyTorch's own kernel at T <= 512. Their probabilities are
-    kept for the way back, so long rows go to PyTorch's kernel, which keeps none.
+    kept for the way back, so long rows go to PyTorch's kernel, which keeps none; but for a bias that learns it would
+    keep several.
     """
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
-    if q.device.type == "cpu" and mask.queries > 1 and dropout == 0.0 and (not grad or mask.keys <= LONG):
+    short = not grad or mask.keys <= LONG or (mask.bias is not None and mask.bias.requires_grad)
+    if q.device.type == "cpu" and mask.queries > 1 and dropout == 0.0 and short:
         return blockwise(q, k, v, mask, scale)
     shared = q.size(1) != k.size(1)
     if mask.plain_causal:

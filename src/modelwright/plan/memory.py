@@ -106,11 +106,13 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
     hidden = (
         4 if cfg.gated else 2
     ) * cfg.ffn  # gate, up, gate's activation and their product; or up and its activation
-    block = length * (norms + number * (copies * cfg.width + hidden)) + attention(cfg, length, length, number)
+    block = length * (norms + number * (copies * cfg.width + hidden)) + attention(
+        cfg, length, length, number, biased=cfg.relative is not None
+    )
     if cfg.encoder:
         memory = 2 * number * cfg.width if number < 4 else 0  # the encoder's output, narrowed for keys and for values
         block += attention(cfg, length, source, number) + source * memory
-    narrowed = number < 4 and length > LONG  # then each layer's attention keeps a mask of its own
+    narrowed = number < 4 and length > LONG and not cfg.relative  # then each layer's attention keeps a mask of its own
     mask = 4 * length * ((0 if narrowed else length) + source)
     if cfg.relative:
         mask += (8 + 4 * (cfg.heads - 1)) * length * length  # the buckets, and one mask a head
@@ -118,10 +120,12 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
     return cfg.layers * block + mask + last_norm
 
 
-def attention(cfg: Config, length: int, keys: int, number: int) -> int:
+def attention(cfg: Config, length: int, keys: int, number: int, *, biased: bool = False) -> int:
     """What model/attend.py keeps: queries, keys, values, output, and while rows are short the probabilities."""
     heads = cfg.heads * cfg.head
-    if keys > LONG:  # PyTorch's kernel: in place of probabilities, a number for each query and head, and a narrow mask
+    if (
+        keys > LONG and not biased
+    ):  # PyTorch's kernel: in place of probabilities, a number for each query and head, and a narrow mask
         mask = number * length * keys if number < 4 else 0
         return number * (2 * length * heads + 2 * keys * cfg.kv_heads * cfg.head) + 4 * length * cfg.heads + mask
     causal = cfg.causal and keys == length

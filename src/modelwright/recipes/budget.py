@@ -30,8 +30,7 @@ TRIED = 4  # steps, of which the first, slower than the others, does not count
 def make_plan(args: Tune, ready: Ready, precision: Precision) -> Plan:
     """Everything but the time, which `timed` finds out. Raises Unfit where not even one row fits into memory."""
     model, cfg = ready.lm.model, ready.lm.model.cfg
-    context = (cfg.encoder or cfg).context if cfg.relative is None else 1 << 30
-    length, source = widths(ready.rows, context, args.length)
+    length, source = widths(ready.rows, (cfg.encoder or cfg).context, args.length)
     rows = loader_of(ready, length, source, 1, args.seed).rows
     in_a_step = min(rows, max(1, round(args.batch * rows / len(ready.rows))))
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -152,7 +152,7 @@ def prompter_of(task: Task, lm: LanguageModel) -> Prompter:
     cfg, start = lm.model.cfg, lm.generation.get("decoder_start_token_id")
     reads = cfg.encoder or cfg
     return Prompter(
-        task, lm.tokenizer, cfg.shape, reads.context, soft=soft_ids(lm.model), bounded=reads.relative is None,
+        task, lm.tokenizer, cfg.shape, reads.context, soft=soft_ids(lm.model),
         start=start if isinstance(start, int) else None,
     )  # fmt: skip
 
