@@ -14,8 +14,8 @@ clipped at 1, no weight decay, no label smoothing, dropout as in the model's con
 at most; float32 (--bf16: its autocast). A probe of a few steps, not counted, says how many fit into the minutes, which
 is what the schedule needs; a callback stops it there. The last weights are taken: it picks none on the select part.
 Then it answers greedily, 64 tokens at most. --allocator has glibc keep large blocks, as ours does. One thing is mended
-in its favour: transformers draws an untied head from N(0, 1), with which the loss begins near 50; here it is N(0, 1 /
-width), as in T5's own code (--head installed: as it comes).
+in its favour: of T5 v1.1, transformers begins with a head that is tied to the embedding of N(0, 1), with which the loss
+begins near 50; here it is one of its own, of N(0, 1 / width), as in T5's own code (--head installed: as it comes).
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def planned(o: argparse.Namespace, texts: Sequence[str], directory: str) -> Path
 
 def peer(o: argparse.Namespace, like: Path) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration, logging
 
+    logging.set_verbosity_error()
     torch.manual_seed(o.seed)
     said = {} if o.dropout is None else {"dropout_rate": o.dropout}
     words = AutoTokenizer.from_pretrained(like)
@@ -68,8 +69,9 @@ def peer(o: argparse.Namespace, like: Path) -> tuple[Any, Any]:
         model = T5ForConditionalGeneration.from_pretrained(like, dtype=torch.float32, **said)
     else:
         model = T5ForConditionalGeneration(T5Config.from_pretrained(like, **said))
-        if o.head == "scaled" and not model.config.tie_word_embeddings:
-            torch.nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
+        if o.head == "own" and not model.config.scale_decoder_outputs:  # T5 v1.1
+            fresh = torch.randn(model.config.vocab_size, model.config.d_model) * model.config.d_model**-0.5
+            model.lm_head.weight, model.config.tie_word_embeddings = torch.nn.Parameter(fresh), False
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id = config.pad_token_id = words.pad_token_id
         config.eos_token_id = words.eos_token_id
@@ -138,7 +140,6 @@ def learn(o: argparse.Namespace, model: Any, words: Any, train: Any, where: str)
 
 
 def answers(made: Any, words: Any, asked: Any, max_new: int) -> list[str]:
-    made.model.generation_config.max_length = None  # max_new_tokens says it
     found = made.predict(asked, max_new_tokens=max_new, num_beams=1, do_sample=False).predictions
     found = [[token if token >= 0 else words.pad_token_id for token in row] for row in found.tolist()]
     return [text.strip() for text in words.batch_decode(found, skip_special_tokens=True)]
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--project", default=str(ROOT / "examples/dialogsum/project.yaml"))
     parser.add_argument("--like", help="a model directory of ours: the shape and the tokenizer are taken from it")
     parser.add_argument("--init", choices=("scratch", "ours"), default="scratch")
-    parser.add_argument("--head", choices=("scaled", "installed"), default="scaled", help="how a fresh one is drawn")
+    parser.add_argument("--head", choices=("own", "installed"), default="own", help="how it begins from scratch")
     parser.add_argument("--size", default="5M", help="without --like; the rest of the shape by hand:")
     parser.add_argument("--vocab", type=int, default=4096)
     for name in SHAPE:
