@@ -23,7 +23,7 @@ help:
 	@echo 'make test    the whole test suite'
 	@echo 'make smoke   the quick part of it'
 	@echo 'make check   ruff and mypy'
-	@echo 'make bench   the measurements of speed, beside the libraries they are compared with'
+	@echo 'make bench   the measurements, beside the libraries that they are compared with'
 	@echo 'make docs    hold README and docs to the code'
 	@echo 'make clean   remove what was made, the environment included'
 

@@ -102,7 +102,7 @@ def measure(who: str, o: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a directory")
+    parser.add_argument("model", nargs="?", help="a directory")
     parser.add_argument("--examples", type=int, default=128)
     parser.add_argument("--max-new", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     o = parser.parse_args()
+    if not o.model:
+        return print("evaluate.py needs a model: a directory of a decoder that was trained on the embedded desk")
     if o.child:
         return print(json.dumps(child(o.child, o)))
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": [], "peer+alloc": [], "peer+alloc+sorted": []}

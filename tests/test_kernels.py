@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.model import attend, logps
+from modelwright.model import attend, logps, transformer
 from modelwright.model.attend import Mask
 from modelwright.model.kernels import RMSNorm, rotate
+from modelwright.model.transformer import Config, Head
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -95,6 +97,43 @@ def test_token_logps_by_hand() -> None:
     weight = torch.tensor([[1.0], [2.0], [5.0]]).log()
     found = logps.token_logps(torch.ones(1, 1), weight, None, torch.tensor([2]))
     torch.testing.assert_close(found, torch.tensor([5 / 8]).log())
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "size"),
+    [(0, 99, 0), (1, 99, 64), (64, 99, 64), (65, 99, 99), (513, 9999, 576), (1025, 9999, 1152), (1153, 9999, 1280)],
+)
+def test_rounded(rows: int, most: int, size: int) -> None:
+    assert logps.rounded(rows, most) == size
+
+
+def test_rounded_is_an_eighth_too_large_at_most_and_one_of_few_sizes() -> None:
+    found = [logps.rounded(rows, 4096) for rows in range(512, 4097)]
+    assert all(rows <= size <= rows * 9 / 8 for rows, size in enumerate(found, 512))
+    assert len(set(found)) == 1 + 3 * 8
+
+
+def test_batches_that_ask_for_other_numbers_of_tokens_come_in_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed for rows of a new size is kept by the library that multiplies them: memory would grow."""
+    torch.manual_seed(0)
+    cfg = Config(vocab=31, width=16, layers=1, heads=2, kv_heads=2, head=8, ffn=16, context=64, head_transform=True)
+    head, sizes = Head(cfg).double(), set[int]()
+
+    def noted(x: Tensor, *rest: Any) -> Tensor:
+        sizes.add(len(x))
+        return logps.token_logps(x, *rest)
+
+    monkeypatch.setattr(transformer, "token_logps", noted)
+    for wanted in range(0, 601, 25):
+        x, targets = leaf(10, 60, 16), torch.randint(31, (600,))
+        targets[torch.randperm(600)[wanted:]] = -1
+        targets = targets.view(10, 60)
+        every = head(x).log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        inputs = (x, *head.parameters())
+        found, plain = head.logps(x, targets).double(), every * (targets >= 0)
+        for a, b in zip(with_gradients(found, inputs), with_gradients(plain, inputs), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=5e-6)
+    assert sizes == {0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 600}
 
 
 def test_rms_norm() -> None:

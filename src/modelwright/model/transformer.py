@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from modelwright.model.attend import Mask, attend
 from modelwright.model.cache import Cache
 from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
-from modelwright.model.logps import token_logps
+from modelwright.model.logps import rounded, token_logps
 
 # -- config ---------------------------------------------------------------------------------------------
 
@@ -387,15 +387,18 @@ class Head(nn.Module):
     def logps(self, x: Tensor, targets: Tensor) -> Tensor:
         """log p(target) of x (B, T, C), targets (B, T) -> (B, T) float32; 0 where the target is negative.
 
-        Only the wanted positions meet the vocabulary: a masked language model asks for one in seven.
+        Only the wanted positions meet the vocabulary: a masked language model asks for one in seven. A few more are
+        read, and left out again, so that not every batch is of another size (`logps.rounded`).
         """
-        wanted = targets.flatten() >= 0  # (N)
-        flat = x.flatten(0, 1)
-        rows = flat if bool(wanted.all()) else flat[wanted]
-        found = token_logps(self.before(rows), self.proj.weight, self.proj.bias, targets.flatten()[wanted])
-        if rows is flat:
-            return found.view(targets.shape)
-        return found.new_zeros(wanted.shape).masked_scatter(wanted, found).view(targets.shape)
+        flat, every = x.flatten(0, 1), targets.flatten()  # (N, C), (N)
+        wanted = (every >= 0).nonzero()[:, 0]  # (n)
+        n = len(wanted)
+        if n == len(every):
+            return token_logps(self.before(flat), self.proj.weight, self.proj.bias, every).view(targets.shape)
+        read = F.pad(wanted, (0, rounded(n, len(every)) - n))  # the first place again and again, which nobody asks for
+        rows, answers = flat.index_select(0, read), every[read].clamp(min=0)
+        found = token_logps(self.before(rows), self.proj.weight, self.proj.bias, answers)[:n]
+        return found.new_zeros(len(every)).index_copy(0, wanted, found).view(targets.shape)
 
 
 # -- the model ------------------------------------------------------------------------------------------
