@@ -27,10 +27,11 @@ class Best:
     """
 
     def __init__(
-        self, lm: LanguageModel, task: Task, prompter: Prompter, examples: Sequence[Example], place: Path, seed: int
-    ):
+        self, lm: LanguageModel, task: Task, prompter: Prompter, examples: Sequence[Example], place: Path, seed: int,
+        template: int = 0,
+    ):  # fmt: skip
         self.lm, self.task, self.prompter, self.examples = lm, task, prompter, examples
-        self.place, self.seed = place, seed
+        self.place, self.seed, self.template = place, seed, template
 
     def test(self, run: Run) -> dict[str, float]:
         """To be called between two steps: the score now, the best so far and its step; `run.tested` has the last."""
@@ -60,7 +61,9 @@ class Best:
     def _answered(self, examples: Sequence[Example]) -> Outcome:
         self.lm.model.eval()
         scorer = ModelScorer(self.lm)
-        outcome = measure(scorer, self.task, self.prompter, examples, part="select", seed=self.seed)
+        outcome = measure(
+            scorer, self.task, self.prompter, examples, part="select", template=self.template, seed=self.seed
+        )
         self.lm.model.train()
         return outcome
 
