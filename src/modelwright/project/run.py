@@ -42,7 +42,7 @@ UNMET = 1  # exit code of a climb that found nothing good enough
 class Run:
     """Climb a project's ladder: stop at the first rung that meets the target, and report why."""
 
-    project: Annotated[Path, tyro.conf.Positional] = Path("project.yaml")
+    project: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[PROJECT]")] = Path("project.yaml")
     """The project file; or the run.yaml of an earlier run, which is then made again to the bit."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
     """The run directory; runs/NAME without a word. A run that stands there goes on, and repeats nothing."""

@@ -36,7 +36,7 @@ class NotResumable(ValueError):
 class Pretrain:
     """Train a model from scratch on text."""
 
-    data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")] = ()
     """Files, folders, globs or URLs of text, JSONL or Parquet; or `desk`, the embedded support desk (`desk:50000` for
     so many dialogues)."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("runs/pretrain")
