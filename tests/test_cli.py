@@ -192,11 +192,11 @@ def test_help_has_a_text_for_every_flag_and_plain_names_of_their_values(
     said = capsys.readouterr().out
     assert "None" not in said
     body = "\n".join(line.strip("│ ") for line in said.splitlines() if not line.startswith(("╭", "╰")))
-    for flag in re.split(r"\n(?=-)", body)[1:]:
+    for flag in re.split(r"\n(?=--?[a-z])", body)[1:]:
         head, *text = re.split(r" {2,}|\n", flag, maxsplit=1)
         assert re.sub(r"\((default|required).*", "", " ".join(text)).strip(), head
     assert "(default: )" not in said
-    assert len(said.split("╭")[0].split("\n\n")) > 2  # what the command does, under how it is called
+    assert re.match(r"[A-Z][\w-]+ ", said.split("\n\n")[1])  # what the command does, under how it is called
 
 
 def test_flags_become_options() -> None:

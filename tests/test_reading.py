@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from modelwright import cli
 from modelwright.data.examples import Example
 from modelwright.data.task import parse_task
 from modelwright.project import cache
@@ -143,6 +144,22 @@ def test_an_edited_generator_of_the_desk_makes_another_base(tmp_path: Path, monk
     assert work.depends(BASE, BASE) != before
 
 
+def test_which_prompt_and_which_shots_are_part_of_a_step(tmp_path: Path) -> None:
+    task = {"kind": "generate", "data": {"train": "t.jsonl"}, "columns": {"source": "text", "target": "label"},
+            "prompts": ["{{ source }}", "{{ source }}:"]}  # fmt: skip
+    rows = "".join(json.dumps({"text": f"text {i}", "label": "ab"[i % 2]}) + "\n" for i in range(60))
+    (tmp_path / "t.jsonl").write_text(rows)
+    ladder, asked = ["few-shot", "full"], {}
+    for prompt, choose in ((0, "seed"), (1, "seed"), (1, "nearest")):
+        work = work_in(tmp_path, task=task, prompt=prompt, choose=choose, ladder=ladder)
+        work.opened["other"] = Opened(str(tmp_path), "", None)  # type: ignore[arg-type]
+        found = asked[prompt, choose] = work.asked("few-shot", "decide")
+        assert (found.template, found.choose) == (prompt, choose)
+        assert work.asked("full", "decide").choose == "seed"  # where there are none to choose
+        assert work.tuning("full", "other").prompt == prompt
+    assert len({(one.template, one.choose) for one in asked.values()}) == 3
+
+
 # -- what forgetting is measured on
 
 
@@ -166,3 +183,13 @@ def test_forgetting_is_measured_on_what_pretraining_held_out(
     assert work.caveats() == []
     work.opened["a/candidate"] = work.opened[BASE]
     assert len(work.caveats()) == (0 if tune else 1)  # what is foreign to it is said
+
+
+@pytest.mark.slow
+def test_a_project_on_a_base_of_its_own_inputs(tmp_path: Path) -> None:
+    """From the inputs to the report: what forgetting is measured on is what pretraining held out of them."""
+    work_in(tmp_path, ladder=["full"])
+    assert cli.main(["run", str(tmp_path / "project.yaml"), "--output", str(tmp_path / "run"), "--json"]) in (0, 1)
+    found = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert found["forgetting"][0]["unit"] == "bits per byte, text that pretraining held out"
+    assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["base"]["data"] == ["task"]
