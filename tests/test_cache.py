@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelwright.project import cache as cache_module
 from modelwright.project.cache import RESULT, Cache, Watched, key
 
 DEPENDS = {"data": "abc", "settings": {"rate": 0.1, "rank": 8}}
@@ -91,6 +93,34 @@ def test_a_damaged_step_is_made_anew_and_said(cache: Cache, said: list[str], dam
     assert len(said) == 1
     assert told in said[0]
     assert cache.step("lora", DEPENDS, work).cached
+
+
+def test_another_version_or_format_makes_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key("lora", DEPENDS)
+    monkeypatch.setattr(cache_module, "versions", lambda: {"modelwright": "9", "torch": version("torch")})
+    assert key("lora", DEPENDS) != before
+    monkeypatch.undo()
+    monkeypatch.setattr(cache_module, "FORMAT", cache_module.FORMAT + 1)
+    assert key("lora", DEPENDS) != before
+
+
+def test_a_step_is_read_whole_once_in_a_process(cache: Cache, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    work, read = Work(), list[Path]()
+    directory = cache.step("lora", DEPENDS, work).directory
+
+    def noted(path: Path, real: Any = cache_module.file_digest) -> str:
+        read.append(path)
+        return str(real(path))
+
+    monkeypatch.setattr(cache_module, "file_digest", noted)
+    assert [cache.step("lora", DEPENDS, work).cached for _ in range(3)] == [True] * 3
+    assert len(read) == 1
+    os.utime(directory / "model" / "weights", (5, 5))  # touched: it is read again, and found whole
+    assert cache.step("lora", DEPENDS, work).cached
+    assert len(read) == 2
+    damage_weights(directory)
+    assert not cache.step("lora", DEPENDS, work).cached
+    assert len(said) == 1
 
 
 def test_what_is_hidden_is_not_part_of_a_step(cache: Cache) -> None:

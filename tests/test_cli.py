@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -181,6 +182,21 @@ def test_a_reader_that_left_is_no_fault() -> None:
 
 
 # -- flags
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_has_a_text_for_every_flag_and_plain_names_of_their_values(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([name, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "None" not in said
+    body = "\n".join(line.strip("│ ") for line in said.splitlines() if not line.startswith(("╭", "╰")))
+    for flag in re.split(r"\n(?=--?[a-z])", body)[1:]:
+        head, *text = re.split(r" {2,}|\n", flag, maxsplit=1)
+        assert re.sub(r"\((default|required).*", "", " ".join(text)).strip(), head
+    assert "(default: )" not in said
+    assert re.match(r"[A-Z][\w-]+ ", said.split("\n\n")[1])  # what the command does, under how it is called
 
 
 def test_flags_become_options() -> None:

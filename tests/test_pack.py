@@ -214,7 +214,7 @@ def test_filled_rows_fit_and_leave_nothing_out(lengths, source):
 
 
 def test_rows_of_whole_documents_by_hand() -> None:
-    """Lengths 3 4 2 | 9 | 5 in rows of 7: the third would be cut, so a row begins with it; the fourth is longer than a row."""
+    """Lengths 3 4 2 9 5 in rows of 7: the third would be cut, so a row begins with it; the fourth has no row whole."""
     starts = [np.array([0, 3, 7, 9, 18])]
     assert pack.uncut(starts, 23, 7).tolist() == [0, 7, 14, 18]
 

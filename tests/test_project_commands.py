@@ -376,6 +376,17 @@ def test_what_init_writes_is_a_project_as_it_stands(
     assert (tmp_path / "new" / "project.yaml").read_text().count("#") > 8
 
 
+def test_init_begins_on_the_desk_with_a_base_that_learns_from_examples(tmp_path: Path) -> None:
+    """The settings that the desk's own projects are published with; an encoder reads no examples."""
+    assert cli.main(["init", "--output", str(tmp_path / "new"), "--json"]) == 0
+    published = read_project(ROOT / "examples" / "desk-note" / "project.yaml").base
+    assert read_project(tmp_path / "new" / "project.yaml").base == published
+    assert cli.main(["init", "--task", "classify", "--output", str(tmp_path / "other"), "--json"]) == 0
+    encoder = read_project(tmp_path / "other" / "project.yaml").base
+    assert encoder
+    assert (encoder.data, encoder.objective) == (("desk",), "masked")
+
+
 def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["init", "--output", str(tmp_path)]) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from modelwright.project.ladder import BASE, RUNGS, Limits
-from modelwright.project.resolve import resolved
-from modelwright.project.spec import parse_bytes, parse_latency, parse_project, read_project
+from modelwright.project.resolve import replayable, resolved
+from modelwright.project.spec import SEAL, parse_bytes, parse_latency, parse_project, read_project
 
 TASK: dict[str, Any] = {
     "kind": "summarise",
@@ -109,6 +109,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"base": {"data": "desk", "time": "3min", "layers": "many"}},
         "base: layers is 'many': input should be a valid integer",
     ),
+    (
+        {"base": {"data": "task", "column": "dialogue", "time": "1min"}},
+        "base: column is of files, and task is the inputs of the training part: leave it out",
+    ),
+    ({"base": {"data": ["desk", "a.txt"], "time": "1min"}}, "base: desk is the embedded desk and stands alone"),
+    ({"choose": "best"}, "choose is 'best', and is to be seed or nearest"),
+    ({"prompt": 1}, "prompt is 1, and the task has 1 of them, counted from 0"),
+    ({"tune": {"prompt": 0}}, "tune has an unknown key 'prompt'"),
+    ({"recorded": 3}, "recorded is 3, and is to be a mapping"),
+    ({"recorded": {"lora base": {"settled": {"steps": 3}}}}, "is not as the run wrote it that recorded these times"),
     ({"task": 3}, "task is to be the path of a task.yaml, or a task written out, not 3"),
     # contradictions
     ({"target": 85}, "a target of 85 is not within the scale of mentions, 0 to 1; perhaps you meant 0.85"),
@@ -123,6 +133,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base": None}, "there is no model to try: name candidates, or a base to pretrain"),
     ({"ladder": ["trivial"], "tune": {}, "shots": 4}, "the ladder is trivial alone, which needs no model"),
     ({"ladder": ["lora"]}, "shots is 4, and few-shot is no rung of the ladder"),
+    (
+        {"choose": "nearest", "shots": None, "ladder": ["zero-shot", "lora"]},
+        "choose is nearest, and neither one-shot nor few-shot is a rung of the ladder",
+    ),
     ({"shots": 1}, "shots is 1: few-shot begins at 2, and one-shot is a rung of its own"),
     (
         {"ladder": ["few-shot"], "tune": {"epochs": 3}},
@@ -164,7 +178,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "told"), [pytest.param(*case, id=case[1][:50]) for case in WRONG])
 def test_a_mistake_is_one_sentence(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^project\.yaml") as caught:
-        parse_project(GOOD | changes, "project.yaml", tmp_path)
+        parse_project({k: v for k, v in (GOOD | changes).items() if v is not None}, "project.yaml", tmp_path)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -194,6 +208,8 @@ def test_files_that_are_no_project(tmp_path: Path) -> None:
         {},
         {"candidates": ["a/b"], "base": None},
         {"ladder": ["trivial", "lora"], "shots": None, "limits": {}},
+        {"base": {"data": ["task", "more.jsonl"], "column": "said", "time": "3min"}},
+        {"choose": "nearest", "task": TASK | {"prompts": ["{{ source }}", "{{ source }} In short:"]}, "prompt": 1},
         {
             "task": {"kind": "classify", "data": {"train": "t.tsv", "limit": {"train": 9}}, "labels": ["a", "b"]},
             "metric": "",
@@ -205,6 +221,23 @@ def test_what_is_resolved_reads_as_the_same_project_from_anywhere(changes: dict[
     first = parse_project(said, "p", tmp_path)
     again = parse_project(yaml.safe_load(yaml.safe_dump(resolved(first))), "p", Path("/elsewhere"))
     assert dataclasses.replace(again, name=first.name) == first
+
+
+def test_what_was_recorded_is_tied_to_the_rest_of_the_file(tmp_path: Path) -> None:
+    record = {"lora base": {"planned": [1.5, 10**9], "latency": 1e-05, "settled": {"steps": 3, "precision": "fp32"}}}
+    written = yaml.safe_dump(replayable(parse_project(GOOD, "p", tmp_path), record))
+    assert parse_project(yaml.safe_load(written), "run.yaml", Path("/elsewhere")).recorded == record
+    for change in ({"target": 0.8}, {"tune": {}}, {"recorded": {"lora base": {"planned": "soon"}, SEAL: "0"}}):
+        with pytest.raises(
+            ValueError, match=r"^run\.yaml is not as the run wrote it .* take recorded out to measure anew$"
+        ):
+            parse_project(yaml.safe_load(written) | change, "run.yaml", tmp_path)
+    edited = yaml.safe_load(written)
+    edited["recorded"]["lora base"]["settled"]["steps"] = 4
+    with pytest.raises(ValueError, match="is not as the run wrote it"):
+        parse_project(edited, "run.yaml", tmp_path)
+    del edited["recorded"]
+    assert parse_project(edited, "run.yaml", tmp_path).recorded == {}
 
 
 @pytest.mark.parametrize(

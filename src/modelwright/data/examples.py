@@ -22,6 +22,7 @@ import pyarrow.parquet
 
 from modelwright.data.desk import projects
 from modelwright.data.documents import File, characters, files, first_line, lines, listed, opened, record
+from modelwright.data.named import is_desk
 
 FORMAT = re.compile(r"\.(jsonl|ndjson|csv|tsv|parquet|conll|bio|iob2?)(\.gz)?$", re.IGNORECASE)
 
@@ -42,7 +43,7 @@ def read_examples(source: str | Path | Sequence[str]) -> list[Example]:
     Raises FileNotFoundError for a path that does not exist; ValueError, naming file and line, for a file that is no
     table, is not UTF-8 or JSON, has a row without its columns, or where there is no example at all.
     """
-    if isinstance(source, str) and source.startswith("desk:"):
+    if isinstance(source, str) and is_desk(source):
         return [Example(name, fields) for name, fields in projects.rows(source)]
     found = [example for file in files(source) for example in _examples(file)]
     if not found:

@@ -42,6 +42,13 @@ def prepare(task: Task) -> tuple[Task, dict[str, list[Example]]]:
     return task, {part: _limited(task, part, examples) for part, examples in found.items()}
 
 
+def plain(task: Task, example: Example) -> str:
+    """The input alone, as text: its fields, of which words stand side by side, with an empty line between."""
+    values = [example.fields.get(name, "") for name in task.inputs]
+    texts = [" ".join(value) if isinstance(value, list) else str(value) for value in values]
+    return "\n\n".join(text for text in texts if text.strip())
+
+
 def _own(task: Task) -> dict[str, list[Example]]:
     """The parts that have a source of their own."""
     sources = {part: getattr(task.data, part) for part in PARTS}

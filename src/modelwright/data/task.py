@@ -9,12 +9,9 @@ is a whole task.yaml: the rest is the kind's (`kind.DEFAULTS`).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from modelwright.data.kind import Kind as Kind
 from modelwright.data.kind import Part as Part
 from modelwright.data.kind import Task as Task
 from modelwright.data.kind import fill as fill
+from modelwright.data.named import known, located
 from modelwright.data.parts import labels_of as labels_of
 from modelwright.data.parts import parts as parts
 from modelwright.data.parts import prepare as prepare
@@ -58,7 +56,7 @@ def read_task(path: str | Path) -> Task:
 
 def parse_task(said: Mapping[str, Any], where: str, base: Path) -> Task:
     """A task of what was said at `where`; the data's paths are relative to `base`. Raises ValueError."""
-    _known(said, [*(f.name for f in fields(Task) if f.name not in FOUND), "prompt"], where)
+    known(said, [*(f.name for f in fields(Task) if f.name not in FOUND), "prompt"], where)
     kind = said.get("kind")
     if kind not in KINDS:
         raise ValueError(f"{where}: kind is {kind!r}, and may be {', '.join(KINDS)}")
@@ -124,24 +122,15 @@ class _Reader:
         return self._typed(key, value, right, f"a {'whole ' if whole else ''}number, {low} or more")
 
 
-def _known(said: Iterable[Any], known: Collection[str], where: str) -> None:
-    """Every unknown key is a fault, with the key it is spelled most like."""
-    for key in said:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it may be {', '.join(known)}"
-            raise ValueError(f"{where}: there is no key {key!r}: {hint}")
-
-
 def _data(said: Mapping[str, Any], where: str, base: Path) -> Data:
-    _known(said, [f.name for f in fields(Data)], where)
+    known(said, [f.name for f in fields(Data)], where)
     if not said.get("train"):
         raise ValueError(f"{where}: there is no train: name the file with the examples to learn from")
     read = _Reader(said, where)
-    sources = {part: _source(read.text(part, ""), base) for part in PARTS if said.get(part) is not None}
+    sources = {part: located(read.text(part, ""), base) for part in PARTS if said.get(part) is not None}
     split, limit = read.mapping("split", {}), read.mapping("limit", {})
-    _known(split, PARTS, f"{where}: split")
-    _known(limit, PARTS, f"{where}: limit")
+    known(split, PARTS, f"{where}: split")
+    known(limit, PARTS, f"{where}: limit")
     shares: dict[str, float] = {
         part: float(_Reader(split, f"{where}: split").number(part, SPLIT[part], 0, False)) for part in PARTS
     }
@@ -153,27 +142,10 @@ def _data(said: Mapping[str, Any], where: str, base: Path) -> Data:
     return Data(**sources, split=shares, limit=limits, seed=read.number("seed", 0, 0, True))
 
 
-def _source(source: str, base: Path) -> str:
-    """A path as it is from here; a URL, and the embedded desk, as they are."""
-    if "://" in source or source.startswith("desk:"):
-        return source
-    return str(base / Path(with_environment(source)).expanduser())
-
-
-def with_environment(path: str) -> str:
-    """A path with `$NAME` replaced from the environment. Raises ValueError for a name that is not there."""
-    found = os.path.expandvars(path)
-    if missing := re.search(r"\$\{?(\w+)", found):
-        raise ValueError(
-            f"{path} asks for the environment variable {missing[1]}, which is not set: export {missing[1]}=..."
-        )
-    return found
-
-
 def _columns(said: Mapping[str, Any], kind: Kind, where: str) -> dict[str, str]:
     """Canonical name -> column; a name that is not mapped is the column's own."""
     inputs, target = NAMES[kind]
-    _known(said, [*inputs, target, "required"], where)
+    known(said, [*inputs, target, "required"], where)
     own = {name: name for name in (*inputs, target) if name not in OPTIONAL}
     read = _Reader(said, where)
     return own | {name: read.text(name, "") for name in said}
@@ -186,7 +158,7 @@ def _prompts(said: Mapping[str, Any], read: _Reader, default: str, where: str) -
 
 
 def _decoding(said: Mapping[str, Any], max_new: int, where: str) -> Decoding:
-    _known(said, [f.name for f in fields(Decoding)], where)
+    known(said, [f.name for f in fields(Decoding)], where)
     read = _Reader(said, where)
     top_p = read.number("top_p", None, 0, False)
     if top_p is not None and not 0 < top_p <= 1:

@@ -85,6 +85,7 @@ class ByHand:
     rate: float | None = None
     matrix_rate: float | None = None
     batch: int | None = None  # tokens per step
+    accumulate: int | None = None  # micro-batches in one step
     tokens: int | None = None
     steps: int | None = None
     warmup: int | None = None
@@ -173,7 +174,7 @@ def decide(
     most = (
         HELD // (length + source) if bytes_free is None else most_rows(lambda n: bytes_of(n).total, wished, bytes_free)
     )
-    accumulate = math.ceil(wished / max(1, most))
+    accumulate = hand.accumulate or math.ceil(wished / max(1, most))
     rows = accumulate * math.ceil(wished / accumulate)
     steps = hand.steps or max(1, int(tokens / (rows * (length + source))))
     flops = steps * rows * per_row

@@ -22,6 +22,16 @@ from modelwright.recipes.watch import write_whole
 
 PROJECT, EXAMPLES = "project.yaml", "examples.jsonl"
 CASES = 1200  # of the desk, that are written as examples
+FROM_EXAMPLES = """\
+  time: 210s              # enough to learn from examples in a prompt, which desk+episodes teaches; with it what follows
+  vocab: 2048
+  width: 128
+  layers: 4
+  heads: 4
+  batch: 3072             # tokens in a step
+  rate: 0.004
+  matrix_rate: 0.02
+"""
 
 
 class Start(NamedTuple):
@@ -108,9 +118,8 @@ limits:                   # each may be left out
 base:                     # a model that is pretrained first; docs/pretraining.md says what may stand here
   data: {base}
   objective: {objective}       # causal: a decoder; masked: an encoder; span: an encoder-decoder
-  time: 2min
   context: 512            # tokens that it can read at once
-
+{settings}
 ladder: [{ladder}]
 {shots}# tune: {{epochs: 3, lora: {{rank: 8}}}}    # settings of `modelwright tune`, for all rungs or for one
 curve: [0.25, 0.5]        # where nothing meets the target: parts of train for a learning curve; [] for none
@@ -163,10 +172,18 @@ def text(name: str, kind: Kind, data: str, columns: Mapping[str, str], desk: boo
     prompted = [] if encoder else ["zero-shot", "one-shot", "few-shot"]
     return TEMPLATE.format(
         name=quoted(name), kind=kind, data=data, columns=json.dumps(dict(columns), ensure_ascii=False), metric=metric,
-        target=target, base="desk" if desk else f"desk            # better: much text like {data}",
-        objective=start.objective, ladder=", ".join(["trivial", *prompted, "soft-prompt", "lora", "full"]),
+        target=target, base=base_of(start, desk, data), objective=start.objective,
+        settings=FROM_EXAMPLES if desk and start.objective == "causal" else "  time: 2min\n",
+        ladder=", ".join(["trivial", *prompted, "soft-prompt", "lora", "full"]),
         shots="" if encoder else "shots: 4                  # examples in a few-shot prompt\n",
     )  # fmt: skip
+
+
+def base_of(start: Start, desk: bool, data: str) -> str:
+    """What the base reads: on the desk also episodes of other small tasks, where it is one that can learn from them."""
+    if not desk:
+        return f"desk            # better: much text like {data}; or task, the inputs of the part train"
+    return "desk+episodes:20000" if start.objective == "causal" else "desk"
 
 
 def quoted(text: str) -> str:

@@ -4,6 +4,10 @@
       result.json     what it depends on, what came of it, a sha256 of every other file: written last
       ...             whatever the step wrote: a model, an adapter, a run's metrics
 
+What a step depends on is its settings, data and model, and what made it: FORMAT and the versions of modelwright and of
+torch, in which bits may differ. Not the source of the whole package: a mended word in a sentence would train every
+model again. The desk's text is made by its source, so that this counts as data (`desk_digest`).
+
 A directory without result.json is a step that was stopped: it is given to the step again, which goes on from its own
 checkpoints. One whose files are not as result.json says is damaged: it is said, removed, and made anew.
 """
@@ -16,12 +20,14 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from modelwright.data import documents
+from modelwright.adapt.open import versions
+from modelwright.data import desk, documents
 from modelwright.recipes.watch import write_whole
 
-FORMAT = 1  # of what steps leave behind; a change of it makes every step anew
+FORMAT = 2  # of what steps leave behind; raised where a change of the program makes other bits of the same inputs
+DESK = Path(desk.__file__).parent
 RESULT = "result.json"
 CHUNK = 1 << 20
 
@@ -41,6 +47,7 @@ class Cache:
     def __init__(self, directory: Path, warn: Callable[[str], None], unchanged: Callable[[], None] = lambda: None):
         """warn: is told of what was damaged. unchanged: raises ValueError where what steps read is not as it was."""
         self.directory, self.warn, self.unchanged = directory / "steps", warn, unchanged
+        self.whole: dict[Path, Whole] = {}  # what was found whole by this process
 
     def place(self, kind: str, depends: Mapping[str, Any]) -> Path:
         return self.directory / f"{kind}-{key(kind, depends)[:12]}"
@@ -50,13 +57,15 @@ class Cache:
         directory = self.place(kind, depends)
         if not (directory / RESULT).exists():
             return None
-        try:
-            value = _whole(directory, key(kind, depends))
-        except Damaged as error:
-            self.warn(f"{directory} is damaged ({error}): it is made anew")
-            shutil.rmtree(directory)
-            return None
-        return Done(directory, value, cached=True)
+        now, seen = touched(directory), self.whole.get(directory)
+        if seen is None or seen.touched != now:
+            try:
+                seen = self.whole[directory] = Whole(_whole(directory, key(kind, depends)), now)
+            except Damaged as error:
+                self.warn(f"{directory} is damaged ({error}): it is made anew")
+                shutil.rmtree(directory)
+                return None
+        return Done(directory, seen.value, cached=True)
 
     def step(self, kind: str, depends: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
         """The step as it was done before, or `work` done in its directory. `work` answers with what JSON can hold.
@@ -89,6 +98,19 @@ class Cache:
         return Done(directory, json.loads(json.dumps(plain(value))), cached=False)
 
 
+class Whole(NamedTuple):
+    """A finished step whose every file was read and found as it was written, and when each was last changed."""
+
+    value: Mapping[str, Any]
+    touched: Sequence[tuple[str, int, int]]
+
+
+def touched(directory: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file of a step."""
+    found = [(path, path.stat()) for path in _files(directory)]
+    return [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in found]
+
+
 class Damaged(Exception):
     """A finished step whose files are not what they were."""
 
@@ -112,10 +134,15 @@ def _whole(directory: Path, wanted: str) -> Mapping[str, Any]:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """Every file of a step but its result and what is hidden (locks, what a killed save left)."""
-    paths = [path.relative_to(directory) for path in sorted(directory.rglob("*")) if path.is_file()]
-    kept = [path for path in paths if path != Path(RESULT) and not any(part.startswith(".") for part in path.parts)]
-    return {path.as_posix(): file_digest(directory / path) for path in kept}
+    """Every file of a step but its result."""
+    kept = [path for path in _files(directory) if path != directory / RESULT]
+    return {path.relative_to(directory).as_posix(): file_digest(path) for path in kept}
+
+
+def _files(directory: Path) -> list[Path]:
+    """Every file of a step but what is hidden: locks, what a killed save left."""
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
 
 
 # -- digests -----------------------------------------------------------------------------------------------------
@@ -123,7 +150,13 @@ def _digests(directory: Path) -> dict[str, str]:
 
 def key(kind: str, depends: Mapping[str, Any]) -> str:
     """A sha256 of the kind of a step and of all that it depends on, whatever the order this is said in."""
-    return sha256({"format": FORMAT, "kind": kind, "depends": plain(depends)})
+    made = {name: version for name, version in versions().items() if name in ("modelwright", "torch")}
+    return sha256({"format": FORMAT, "made": made, "kind": kind, "depends": plain(depends)})
+
+
+def desk_digest() -> str:
+    """A sha256 of the source that makes the desk's text."""
+    return sha256({path.name: file_digest(path) for path in sorted(DESK.glob("*.py"))})
 
 
 def sha256(said: Any) -> str:

@@ -42,6 +42,7 @@ def gather(work: Work, climb: Climb, *, everything: bool) -> Evidence:
         forgetting=list(forgetting(work, climb)),
         profile=profile(work.task, work.parts),
         reproduce=reproduction(work, climb),
+        caveats=work.caveats(),
     )
 
 

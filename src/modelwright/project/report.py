@@ -31,6 +31,7 @@ class Evidence:
     forgetting: Sequence[Mapping[str, Any]] = ()  # rung, candidate, unit, before, after, difference (intervals)
     profile: Mapping[str, Any] = field(default_factory=dict)
     reproduce: Mapping[str, Any] = field(default_factory=dict)  # commands, seeds, digests, versions, machine
+    caveats: Sequence[str] = ()  # of how the models were made
 
 
 def build(project: Project, climb: Climb, evidence: Evidence, *, everything: bool = False) -> dict[str, Any]:
@@ -233,6 +234,7 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
         one, other = overlap["parts"]
         both = f"{count(overlap['examples'], 'input')} of the {other} part stand in the {one} part too"
         yield f"{both} ({', '.join(overlap['named'])})."
+    yield from evidence.caveats
     untried = [title(entry) for entry in climb.entries if entry.state in ("skipped", "spared")]
     if untried:
         yield f"Not tried: {', '.join(untried)}."

@@ -9,8 +9,10 @@ from typing import Any
 
 import pydantic
 
+from modelwright.data.named import absolute
 from modelwright.data.task import FOUND, Task
-from modelwright.project.spec import DESK, NOT_OF_A_BASE, Project
+from modelwright.project.ladder import RUNGS
+from modelwright.project.spec import INPUTS, NOT_OF_A_BASE, SEAL, Project, seal
 from modelwright.recipes.options import Pretrain
 
 
@@ -35,21 +37,29 @@ def resolved(project: Project) -> dict[str, Any]:
         "limits": {key: value for key, value in limits.items() if value is not None},
         "candidates": [str(Path(name).resolve()) if Path(name).is_dir() else name for name in project.candidates],
         "ladder": list(project.ladder),
+        "prompt": project.prompt,
         "tune": tuning_said(project.tune),
         "curve": list(project.curve),
         "confidence": project.confidence,
         "seed": project.seed,
     }
     said |= {"shots": project.shots} if "few-shot" in project.ladder else {}
+    said |= {"choose": project.choose} if any(RUNGS[name].shots != "none" for name in project.ladder) else {}
     if base:
-        places = {"tokenizer": _absolute(base["tokenizer"])} if base.get("tokenizer") else {}
-        said["base"] = base | {"data": [_absolute(d) for d in base["data"]]} | places
+        places = {"tokenizer": absolute(base["tokenizer"])} if base.get("tokenizer") else {}
+        said["base"] = base | {"data": [d if d == INPUTS else absolute(d) for d in base["data"]]} | places
     return said
+
+
+def replayable(project: Project, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with what a run recorded, sealed: run again, it makes the same bits, and edited it is refused."""
+    said = resolved(project)
+    return said | {"recorded": {**recorded, SEAL: seal(said, recorded)} if recorded else {}}
 
 
 def tuning_said(tune: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: tuning_said(value) if isinstance(value, Mapping) else value for key, value in tune.items()}
-    return found | ({"general": [_absolute(d) for d in found["general"]]} if found.get("general") else {})
+    return found | ({"general": [absolute(d) for d in found["general"]]} if found.get("general") else {})
 
 
 def task_said(task: Task) -> dict[str, Any]:
@@ -59,15 +69,11 @@ def task_said(task: Task) -> dict[str, Any]:
         del said[name]
     for part in ("train", "select", "decide", "test"):
         if said["data"][part] is not None:
-            said["data"][part] = _absolute(said["data"][part])
+            said["data"][part] = absolute(said["data"][part])
     for place in (said, said["data"], said["decoding"]):
         for key in [key for key, value in place.items() if value is None]:
             del place[key]
     return {key: _plain(value) for key, value in said.items()}
-
-
-def _absolute(source: str) -> str:
-    return source if "://" in source or DESK.match(source) else str(Path(source).resolve())
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ from modelwright.data.task import prepare
 from modelwright.project.evidence import gather
 from modelwright.project.ladder import BASE, climb, size
 from modelwright.project.report import build
-from modelwright.project.resolve import resolved
+from modelwright.project.resolve import replayable
 from modelwright.project.show import PAGE, write_report
 from modelwright.project.spec import Project, read_project
 from modelwright.project.view import View
@@ -42,7 +42,7 @@ UNMET = 1  # exit code of a climb that found nothing good enough
 class Run:
     """Climb a project's ladder: stop at the first rung that meets the target, and report why."""
 
-    project: Annotated[Path, tyro.conf.Positional] = Path("project.yaml")
+    project: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[PROJECT]")] = Path("project.yaml")
     """The project file; or the run.yaml of an earlier run, which is then made again to the bit."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
     """The run directory; runs/NAME without a word. A run that stands there goes on, and repeats nothing."""
@@ -61,7 +61,7 @@ def run(args: Run, project: Project, directory: Path, view: View) -> dict[str, A
     # 2. the data
     work = Work(project, directory, view)
     if not (directory / RUN).exists():
-        write_whole(directory / RUN, dumped(resolved(project) | {"recorded": dict(project.recorded)}))
+        write_whole(directory / RUN, dumped(replayable(project, project.recorded)))
     # 3. the climb
     with view.shown():
         everything = args.climb == "all"

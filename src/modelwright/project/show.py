@@ -23,7 +23,7 @@ REPORT, PAGE = "report.json", "report.html"
 class Report:
     """Build report.html of a run again."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run directory that `modelwright run` wrote."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
     """Where to write the page; without a word, report.html in the run directory."""

@@ -6,35 +6,39 @@ Each key stands in docs/projects.md. An unknown one is an error that names the n
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import yaml
 
-from modelwright.data.task import Task, parse_task, read_task, with_environment
+from modelwright.data.named import known, located
+from modelwright.data.shots import How
+from modelwright.data.task import Task, parse_task, read_task
 from modelwright.evaluate.metrics import default_metric, fits
 from modelwright.plan.size import parse_count, parse_time
+from modelwright.project.cache import plain, sha256
 from modelwright.project.ladder import BASE, RUNGS, Limits, Rule, size
 from modelwright.recipes.options import Pretrain, check
+from modelwright.recipes.source import desk_of
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.tuning import check as check_tuning
 from modelwright.recipes.watch import duration, thousands
 
-KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "ladder", "shots", "tune", "curve",
-        "confidence", "seed", "recorded")  # fmt: skip
+KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "ladder", "shots", "choose", "prompt",
+        "tune", "curve", "confidence", "seed", "recorded")  # fmt: skip
 NOT_OF_A_BASE = ("output", "resume", "dry_run", "json", "seed")  # which the project says itself
+INPUTS = "task"  # of base.data: the inputs of the project's own training part
+SEAL = "sha256"  # of run.yaml, among what is recorded in it
 NOWHERE = Path(".no-such-directory")  # what writes is told later where
 SCALES = {"bleu": 100.0, "chrf": 100.0}  # of all other metrics 1
 BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-NOT_OF_A_RUNG = ("model", "task", "method", "output", "resume", "seed", "dry_run", "json")  # likewise
+NOT_OF_A_RUNG = ("model", "task", "method", "output", "resume", "prompt", "seed", "dry_run", "json")  # likewise
 TUNE = tuple(f.name for f in dataclasses.fields(Tune) if f.name not in NOT_OF_A_RUNG)
-DESK = re.compile(r"desk(\+\w+)?(:|$)")  # the embedded desk is no path
 OF_ONE_RUNG = {"rank": "lora", "alpha": "lora", "targets": "lora", "tokens": "soft-prompt"}
 
 
@@ -49,6 +53,8 @@ class Project:
     base: Pretrain | None = None  # what is pretrained first
     ladder: tuple[str, ...] = tuple(RUNGS)
     shots: int = 4
+    choose: How = "seed"  # how the shots are chosen
+    prompt: int = 0  # which of the task's prompts is measured
     tune: Mapping[str, Any] = field(default_factory=dict)  # settings of training, and by rung those of one alone
     curve: tuple[float, ...] = (0.25, 0.5)  # shares of the training part that a learning curve is fitted to
     confidence: float = 0.95
@@ -101,11 +107,13 @@ def parse_project(said: Mapping[str, Any], where: str, base: Path) -> Project:
         base=_base(said["base"], where, base, int(number(said, "seed", 0, where))) if said.get("base") else None,
         ladder=ladder,
         shots=int(number(said, "shots", 4, where)),
+        choose=_choose(said.get("choose", "seed"), where),
+        prompt=_prompt(int(number(said, "prompt", 0, where)), task, where),
         tune=_located(_tune(tune, ladder, f"{where}: tune"), base),
         curve=_shares(said.get("curve", [0.25, 0.5]), where),
         confidence=number(said, "confidence", 0.95, where),
         seed=int(number(said, "seed", 0, where)),
-        recorded=mapping(said, "recorded", where),
+        recorded=_recorded(said, where),
     )
     for fault in contradictions(project, said):
         raise ValueError(f"{where}: {fault}")
@@ -176,23 +184,20 @@ def _base(said: Any, where: str, base: Path, seed: int) -> Pretrain:
     known(said, [f.name for f in dataclasses.fields(Pretrain) if f.name not in NOT_OF_A_BASE], where)
     values = dict(said)
     data = values.get("data", ())
-    values["data"] = [_local(str(d), base) for d in (data if isinstance(data, list | tuple) else [data])]
+    named = [str(d) for d in (data if isinstance(data, list | tuple) else [data])]
+    values["data"] = [d if d == INPUTS else located(d, base) for d in named]
+    if named == [INPUTS] and said.get("column", "text") != "text":
+        raise ValueError(f"{where}: column is of files, and {INPUTS} is the inputs of the training part: leave it out")
     if values.get("tokenizer"):
         values["tokenizer"] = str(base / str(values["tokenizer"]))
     try:
         args = pydantic.TypeAdapter(Pretrain).validate_python(values | {"seed": seed, "output": NOWHERE})
+        desk_of(args.data)
         return dataclasses.replace(check(args), output=Path())
     except pydantic.ValidationError as error:
         raise ValueError(f"{where}: {_first(error, said)}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
-
-
-def _local(source: str, base: Path) -> str:
-    """A path as it is from here; a URL, and the embedded desk, as they are."""
-    if "://" in source or DESK.match(source):
-        return source
-    return str(base / Path(with_environment(source)).expanduser())
 
 
 def _ladder(said: Any, where: str) -> tuple[str, ...]:
@@ -205,6 +210,38 @@ def _ladder(said: Any, where: str) -> tuple[str, ...]:
     if twice := [rung for rung in RUNGS if list(said).count(rung) > 1]:
         raise ValueError(f"{where}: ladder names {twice[0]} twice")
     return tuple(rung for rung in RUNGS if rung in said)
+
+
+def _choose(said: Any, where: str) -> How:
+    if said not in get_args(How):
+        raise ValueError(f"{where}: choose is {said!r}, and is to be {' or '.join(get_args(How))}")
+    found: How = said
+    return found
+
+
+def _prompt(said: int, task: Task, where: str) -> int:
+    if not 0 <= said < len(task.prompts):
+        raise ValueError(f"{where}: prompt is {said}, and the task has {len(task.prompts)} of them, counted from 0")
+    return said
+
+
+def _recorded(said: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """What a run measured and decided by, where the file is as the run wrote it."""
+    recorded = dict(mapping(said, "recorded", where))
+    if recorded and recorded.pop(SEAL, None) != seal(said, recorded):
+        raise ValueError(
+            f"{where} is not as the run wrote it that recorded these times: put back what was changed, or take "
+            "recorded out to measure anew"
+        )
+    return recorded
+
+
+def seal(said: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
+    """A sha256 of a project as it is written, and of what was recorded of it."""
+    try:
+        return sha256(plain({**said, "recorded": recorded}))
+    except TypeError:  # of what YAML can hold and no run has written, such as a date
+        return ""
 
 
 def _tune(said: Mapping[str, Any], ladder: Iterable[str], where: str) -> Mapping[str, Any]:
@@ -232,7 +269,9 @@ def _located(said: Mapping[str, Any], base: Path) -> dict[str, Any]:
     found = {key: _located(value, base) if isinstance(value, Mapping) else value for key, value in said.items()}
     general = found.get("general", ())
     if general:
-        found["general"] = [_local(str(d), base) for d in (general if isinstance(general, list | tuple) else [general])]
+        found["general"] = [
+            located(str(d), base) for d in (general if isinstance(general, list | tuple) else [general])
+        ]
     return found
 
 
@@ -280,6 +319,8 @@ def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
         yield "the ladder is trivial alone, which needs no model: leave candidates and base out, or add a rung"
     if "shots" in said and "few-shot" not in project.ladder:
         yield f"shots is {project.shots}, and few-shot is no rung of the ladder"
+    if "choose" in said and not any(RUNGS[name].shots != "none" for name in models):
+        yield f"choose is {project.choose}, and neither one-shot nor few-shot is a rung of the ladder"
     if "few-shot" in project.ladder and project.shots < 2:
         yield f"shots is {project.shots}: few-shot begins at 2, and one-shot is a rung of its own"
     if project.tune and not trained:
@@ -319,16 +360,6 @@ def _against_base(project: Project, base: Pretrain, trained: Collection[str]) ->
 
 
 # -- words ---------------------------------------------------------------------------------------------------------
-
-
-def known(said: Iterable[Any], names: Iterable[str], where: str, what: str = "key") -> None:
-    """Every unknown name is an error, with the one that it is spelled most like."""
-    names = list(names)
-    for name in said:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-            hint = f"perhaps you meant {near[0]}" if near else f"it may be {', '.join(names)}"
-            raise ValueError(f"{where} has an unknown {what} {name!r}: {hint}")
 
 
 def mapping(said: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import yaml
 
 from modelwright.adapt.open import open_model
 from modelwright.data.examples import Example
-from modelwright.data.shots import choose_shots
+from modelwright.data.shots import How, choose_shots
 from modelwright.data.task import Task
 from modelwright.evaluate.baselines import Baseline
 from modelwright.evaluate.scorer import ModelScorer
@@ -31,7 +31,7 @@ from modelwright.plan.cost import parameters
 from modelwright.project.ladder import Cost
 from modelwright.recipes import options, results, tuning
 from modelwright.recipes.evaluate import check_contract, prompter_of, rated
-from modelwright.recipes.options import PLAN, SETTINGS, Pretrain
+from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, Pretrain, Settings
 from modelwright.recipes.pretrain import SHARE, VOCAB, choose_precision, make_plan, pretrain
 from modelwright.recipes.tune import tune
 from modelwright.recipes.tuning import Tune
@@ -80,6 +80,29 @@ def finished(run: Path) -> dict[str, Any] | None:
     return None
 
 
+def gone_on(run: Path, again: Callable[[], dict[str, Any]], screen: Screen) -> dict[str, Any] | None:
+    """What comes of a run that was stopped; None where there is none. One that cannot go on is removed, and that said.
+
+    Where things lie is no part of it: directories may have been moved since.
+    """
+    if not run.exists():
+        return None
+    try:
+        return again()
+    except NotResumable as error:
+        screen.warn(f"{run} was stopped, and cannot go on: {error.why}; it is made anew")
+        shutil.rmtree(run)
+        return None
+
+
+def new(args: Settings, run: Path) -> Settings:
+    """The settings of a run that begins."""
+    run.mkdir(parents=True)
+    told: Any = args
+    begun: Settings = dataclasses.replace(told, output=run)
+    return begun
+
+
 def plan_base(args: Pretrain, own: int) -> Cost:
     """What pretraining is going to take, before its text is read; `own`: bytes that the program itself holds."""
     precision, peak = choose_precision(args.precision)
@@ -91,15 +114,16 @@ def pretrain_base(args: Pretrain, directory: Path, screen: Screen) -> dict[str, 
     """Pretrain in `directory`/run -> where the model is, what it took, and the settings that ask no clock."""
     run, began = directory / "run", time.perf_counter()
     forget_peak()
-    if (came := finished(run)) is None:
-        if run.exists():
-            args = options.check(Pretrain(resume=True, output=run, json=True))
-        run.mkdir(parents=True, exist_ok=True)
-        came = pretrain(dataclasses.replace(args, output=run), screen)
+
+    def again() -> dict[str, Any]:
+        begun = options.check(Pretrain(resume=True, output=run, json=True))
+        return pretrain(dataclasses.replace(begun, data=args.data, tokenizer=args.tokenizer), screen)
+
+    came = finished(run) or gone_on(run, again, screen) or pretrain(new(args, run), screen)
     settings = yaml.safe_load((run / SETTINGS).read_text("utf-8"))
     planned = came["predicted"]
     settled = {name: planned["config"][name] for name in HAND}
-    settled |= {name: planned[name] for name in ("steps", "warmup", "rate", "matrix_rate")}
+    settled |= {name: planned[name] for name in ("steps", "accumulate", "warmup", "rate", "matrix_rate")}
     settled |= {"batch": planned["rows"] * (planned["length"] + planned["source"]), "precision": settings["precision"]}
     for name in ("checkpoints", "shards"):
         shutil.rmtree(run / name, ignore_errors=True)
@@ -124,13 +148,15 @@ def tune_rung(args: Tune, directory: Path, screen: Screen) -> dict[str, Any]:
     """Tune in `directory`/run -> where the model is, what it took, what it forgot, and what a clock decided."""
     run, began = directory / "run", time.perf_counter()
     forget_peak()
-    if (came := finished(run)) is None:
-        if run.exists():
-            args = tuning.check(Tune(resume=True, output=run, json=True))
-        run.mkdir(parents=True, exist_ok=True)
-        came = tune(dataclasses.replace(args, output=run), screen)
+
+    def again() -> dict[str, Any]:
+        begun = tuning.check(Tune(resume=True, output=run, json=True))
+        return tune(dataclasses.replace(begun, model=args.model, task=args.task, general=args.general), screen)
+
+    came = finished(run) or gone_on(run, again, screen) or tune(new(args, run), screen)
     settings = yaml.safe_load((run / SETTINGS).read_text("utf-8"))
-    settled = {"steps": came["predicted"]["steps"], "precision": settings["precision"]}
+    settled = {name: came["predicted"][name] for name in ("steps", "rows", "accumulate")}
+    settled |= {"precision": settings["precision"]}
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return taken(came, began, run) | {"settled": settled, "forgetting": came["forgetting"]}
 
@@ -159,11 +185,13 @@ class Asked:
     train: Sequence[Example]
     shots: int
     seed: int
+    choose: How = "seed"
+    template: int = 0  # which of the task's prompts
 
     def shown(self, example: Example) -> Sequence[Example]:
         if not self.shots:
             return ()
-        return choose_shots(self.train, example, self.shots, how="seed", seed=self.seed, task=self.task)
+        return choose_shots(self.train, example, self.shots, how=self.choose, seed=self.seed, task=self.task)
 
 
 def measure_rung(model: str, asked: Asked, directory: Path, screen: Screen) -> dict[str, Any]:
@@ -176,7 +204,7 @@ def measure_rung(model: str, asked: Asked, directory: Path, screen: Screen) -> d
     with rated(screen, "measuring", len(asked.examples)) as told:
         outcome = measure(
             scorer, asked.task, prompter, asked.examples,
-            part=asked.part, shots=asked.shown, seed=asked.seed, told=told,
+            part=asked.part, shots=asked.shown, template=asked.template, seed=asked.seed, told=told,
         )  # fmt: skip
     keep(outcome, model, asked, directory)
     return {
@@ -192,7 +220,7 @@ def latency(lm: LanguageModel, scorer: ModelScorer, asked: Asked) -> float:
     """Seconds of one answer, asked alone: the middle of a few."""
     prompter, found = prompter_of(asked.task, lm), []
     for example in asked.examples[:SINGLE]:
-        prompts = [prompter.prompt(example, asked.shown(example))]
+        prompts = [prompter.prompt(example, asked.shown(example), template=asked.template)]
         began = time.perf_counter()
         answers(scorer, asked.task, prompter, [example], prompts, asked.seed)
         found.append(time.perf_counter() - began)
@@ -232,7 +260,10 @@ def plan_measuring(model: str, asked: Asked) -> Cost:
         return Cost(0.0, 4 * parameters(cfg))
     scorer, prompter = ModelScorer(lm), prompter_of(asked.task, lm)
     began = time.perf_counter()
-    measure(scorer, asked.task, prompter, few, part=asked.part, shots=asked.shown, seed=asked.seed)
+    measure(
+        scorer, asked.task, prompter, few,
+        part=asked.part, shots=asked.shown, template=asked.template, seed=asked.seed,
+    )  # fmt: skip
     each = (time.perf_counter() - began) / len(few)
     seconds = (began - start) + each * len(asked.examples)
     held = memory.inference(cfg, min(ROWS, len(asked.examples)), cfg.context, cfg.encoder.context if cfg.encoder else 0)

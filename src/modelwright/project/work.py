@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from modelwright.adapt.open import HABITS, digest, open_model
 from modelwright.data.examples import Example
+from modelwright.data.named import is_desk
 from modelwright.data.task import prepare
 from modelwright.evaluate.baselines import Baseline, fit_baselines
 from modelwright.evaluate.metrics import METRICS
@@ -22,17 +23,20 @@ from modelwright.evaluate.tasks import Output
 from modelwright.model.transformer import Config
 from modelwright.plan.cost import parameters
 from modelwright.project import steps
-from modelwright.project.cache import Cache, Done, Watched, file_digest, plain, sha256
+from modelwright.project.cache import Cache, Done, Watched, desk_digest, file_digest, plain, sha256
 from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Measurement
-from modelwright.project.resolve import resolved, task_said
-from modelwright.project.spec import DESK, Project
+from modelwright.project.reading import copies, inputs, refuse, told, write_inputs
+from modelwright.project.resolve import replayable, task_said
+from modelwright.project.spec import INPUTS, Project
 from modelwright.project.steps import Asked
 from modelwright.recipes.options import Pretrain
+from modelwright.recipes.pretrain import HELD_OUT
+from modelwright.recipes.source import desk_of, documents_of
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen, write_whole
 
 Array = NDArray[np.float64]
-TASKS = "tasks"  # of a run directory: the task files that tuning reads
+TASKS = "tasks"  # of a run directory: the task files that tuning reads, and the inputs that pretraining does
 
 
 class Opened(NamedTuple):
@@ -61,6 +65,8 @@ class Work:
         self.fitted = {one.name: one for one in fit_baselines(self.task, self.parts["train"], self.metric)}
         self.own = steps.resident()
         self.opened: dict[str, Opened] = {}
+        self.sizes = {part: len(examples) for part, examples in self.parts.items()}
+        self.copied: Mapping[str, Sequence[str]] = {}  # of each part what stands in the base's text
         self.record: dict[str, Any] = {}  # what clocks said, by rung and candidate
 
     # -- what climb asks
@@ -131,6 +137,18 @@ class Work:
 
     def forgotten(self, rung: str, candidate: str) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] | None = self.train(rung, candidate).value["forgetting"]
+        held = found is not None and self.general(rung, candidate) != self.said_general(rung)
+        return {**found, "text": "text that pretraining held out"} if found and held else found
+
+    def caveats(self) -> list[str]:
+        """What a reader of the scores is to know of how the models were made."""
+        found = told(self.copied, self.sizes)
+        bare = [rung for rung in self.project.ladder if self.method(rung) and not self.said_general(rung)]
+        if bare and any(name != BASE for name in self.opened):
+            found.append(
+                "What the named candidates forgot is measured on dialogues of the embedded desk, which they need not "
+                "have been trained on: `tune.general` names other text."
+            )
         return found
 
     def point(self, rung: str, candidate: str, n: int) -> Array:
@@ -143,6 +161,7 @@ class Work:
 
     def pretrain(self) -> Done:
         args = self.base()
+        self.copied = self.compared()
         return self.cache.step(
             BASE, self.depends(BASE, BASE), lambda place: steps.pretrain_base(args, place, self.screen)
         )
@@ -160,7 +179,7 @@ class Work:
         asked = self.asked(rung, part)
         depends: dict[str, Any] = {
             "task": self.said(), "part": self.digests[part], "shots": asked.shots, "seed": asked.seed,
-            "metric": self.metric.name,
+            "metric": self.metric.name, "choose": asked.choose, "prompt": asked.template,
         }  # fmt: skip
         if not RUNGS[rung].model:
             depends |= {"train": self.digests["train"], "baseline": candidate}
@@ -198,19 +217,27 @@ class Work:
     def depends(self, rung: str, candidate: str) -> dict[str, Any]:
         """Of a base: its settings and data. Of a rung: the task, the parts it learns from, the model, the settings."""
         if rung == BASE:
-            base = self.base()
-            said = [self.watched.digests.get(d, d) for d in base.data]
+            assert self.project.base is not None
+            base, said = self.base(), [self.content(d) for d in self.project.base.data]
             tokenizer = file_digest(base.tokenizer / "tokenizer.json") if base.tokenizer else None
             return {"settings": settings(base) | {"data": None, "tokenizer": tokenizer}, "data": said}
         parts = {part: self.digests.get(part) for part in ("train", "select")}
         opened = self.opened[candidate]
         args = self.tuning(rung, candidate) if self.method(rung) else None
-        general = [self.watched.digests.get(d, d) for d in args.general] if args else []
+        general = [self.content(d) for d in args.general or ["desk"]] if args else []
         return {
             "task": self.said() | {"metric": self.metric.name}, "parts": parts, "model": opened.digest,
             "settings": settings(args) | {"task": None, "model": None, "general": general} if args else {},
             "shots": self.asked(rung, "decide").shots,
         }  # fmt: skip
+
+    def content(self, source: str) -> str:
+        """What a source of text holds, in a word: the same wherever it lies."""
+        if source == INPUTS:
+            return sha256(inputs(self.task, self.parts["train"]))
+        if is_desk(source):
+            return f"{source} {desk_digest()}"
+        return self.watched.digests.get(source) or file_digest(Path(source))
 
     def said(self) -> dict[str, Any]:
         """What the task is, but for its data, its metric and its name."""
@@ -218,11 +245,48 @@ class Work:
 
     def asked(self, rung: str, part: str) -> Asked:
         shots = {"none": 0, "one": 1, "few": self.project.shots}[RUNGS[rung].shots]
-        return Asked(self.task, part, self.parts[part], self.parts["train"], shots, self.project.seed)
+        project, choose = self.project, self.project.choose if shots else "seed"
+        return Asked(
+            self.task, part, self.parts[part], self.parts["train"], shots, project.seed, choose, project.prompt
+        )
+
+    # -- the base's text
 
     def base(self) -> Pretrain:
-        assert self.project.base is not None
-        return steps.settle_base(self.project.base, self.recorded(BASE, BASE).get("settled", {}))
+        said = self.project.base
+        assert said is not None
+        data = tuple(self.inputs_file(said.column) if d == INPUTS else d for d in said.data)
+        settled = self.recorded(BASE, BASE).get("settled", {})
+        return steps.settle_base(dataclasses.replace(said, data=data), settled)
+
+    def inputs_file(self, column: str) -> str:
+        path = self.directory / TASKS / f"inputs-{self.content(INPUTS)[:12]}.jsonl"
+        write_inputs(inputs(self.task, self.parts["train"]), column, path)
+        return str(path)
+
+    def compared(self) -> Mapping[str, Sequence[str]]:
+        """Of each part that is measured on, the examples whose input stands in the text of the base.
+
+        The desk keeps its parts apart. Raises ValueError where they are more than `tune.overlap` allows.
+        """
+        base, parts = self.project.base, {part: e for part, e in self.parts.items() if part != "train"}
+        files = [d for d in base.data if d != INPUTS and not is_desk(d)] if base else []
+        if base is None or not files:
+            return {}
+        text = documents_of(files, seed=base.seed, column=base.column, separator=base.separator)
+        depends = {
+            "text": text.fingerprint, "inputs": list(self.task.inputs),
+            "parts": {part: [self.digests[part], sha256([e.id for e in parts[part]])] for part in parts},
+        }  # fmt: skip
+        done = self.cache.step(
+            "compare", depends, lambda _: {"copies": copies(self.task, parts, (d.text for d in text.documents))}
+        )
+        found: Mapping[str, Sequence[str]] = done.value["copies"]
+        trained = [rung for rung in self.project.ladder if self.method(rung)]
+        refuse(found, self.sizes, max((self.project.tuning(r).get("overlap", 0.0) for r in trained), default=None))
+        return found
+
+    # -- how a rung is trained
 
     def method(self, rung: str) -> str | None:
         return RUNGS[rung].method if rung in RUNGS else None
@@ -230,10 +294,24 @@ class Work:
     def tuning(self, rung: str, candidate: str, limit: int | None = None) -> Tune:
         said: dict[str, Any] = {
             "model": self.opened[candidate].path, "task": self.task_file(limit), "method": self.method(rung),
-            "seed": self.project.seed, "json": True, **self.project.tuning(rung),
+            "seed": self.project.seed, "json": True, "prompt": self.project.prompt, **self.project.tuning(rung),
+            "general": self.general(rung, candidate),
         }  # fmt: skip
         args = TypeAdapter(Tune).validate_python(said)
         return steps.settle_rung(args, self.recorded(rung, limited(candidate, limit)).get("settled", {}))
+
+    def said_general(self, rung: str) -> Sequence[str]:
+        return tuple(self.project.tuning(rung).get("general", ()))
+
+    def general(self, rung: str, candidate: str) -> Sequence[str]:
+        """The text that forgetting is measured on: what was named, or of a base what its pretraining held out.
+
+        Nothing is the desk's own dialogues: those that its bases never see, and foreign to a named candidate.
+        """
+        said, base = self.said_general(rung), self.project.base
+        if said or candidate != BASE or base is None or desk_of(base.data):
+            return said
+        return (str(Path(self.opened[BASE].path).parent / HELD_OUT),)
 
     def task_file(self, limit: int | None) -> Path:
         """The task as a file that tuning reads; its labels are written out, since a part of the data may lack some."""
@@ -268,7 +346,7 @@ class Work:
 
     def replayable(self) -> dict[str, Any]:
         """run.yaml: the project with every default, and all that a clock decided."""
-        return resolved(self.project) | {"recorded": self.record}
+        return replayable(self.project, self.record)
 
 
 def together(*done: Done | None) -> Cost:
@@ -292,7 +370,7 @@ def files_of(project: Project) -> list[str]:
     data = project.task.data
     general = [d for rung in project.ladder if RUNGS[rung].method for d in project.tuning(rung).get("general", ())]
     named = [data.train, data.select, data.decide, data.test, *(project.base.data if project.base else ()), *general]
-    return [source for source in named if source is not None and not DESK.match(source)]
+    return [source for source in named if source is not None and source != INPUTS and not is_desk(source)]
 
 
 def examples_digest(examples: Sequence[Example]) -> str:

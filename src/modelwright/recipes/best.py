@@ -29,10 +29,11 @@ class Best:
     """
 
     def __init__(
-        self, lm: LanguageModel, task: Task, prompter: Prompter, examples: Sequence[Example], place: Path, seed: int
-    ):
+        self, lm: LanguageModel, task: Task, prompter: Prompter, examples: Sequence[Example], place: Path, seed: int,
+        template: int = 0,
+    ):  # fmt: skip
         self.lm, self.task, self.prompter, self.examples = lm, task, prompter, examples
-        self.metric, self.place, self.seed = metric_of(task), place, seed
+        self.metric, self.place, self.seed, self.template = metric_of(task), place, seed, template
 
     def test(self, run: Run) -> dict[str, float]:
         """To be called between two steps: the score now, the best so far and its step; `run.tested` has the last."""
@@ -61,7 +62,7 @@ class Best:
     def _score(self, examples: Sequence[Example]) -> float:
         """By the task's own metric alone, without the companions and the intervals that `measure` adds."""
         self.lm.model.eval()
-        prompts = [self.prompter.prompt(example) for example in examples]
+        prompts = [self.prompter.prompt(example, template=self.template) for example in examples]
         given = answers(ModelScorer(self.lm), self.task, self.prompter, examples, prompts, self.seed)
         self.lm.model.train()
         pairs = [(said.answer, wanted(self.metric, self.task, e)) for said, e in zip(given, examples, strict=True)]

@@ -28,20 +28,23 @@ TRIED = 4  # steps, of which the first, slower than the others, does not count
 
 
 def make_plan(args: Tune, ready: Ready, precision: Precision) -> Plan:
-    """Everything but the time, which `timed` finds out. Raises Unfit where not even one row fits into memory."""
+    """Everything but the time, which `timed` finds out. What the memory decides, `rows` and `accumulate`, may be said.
+
+    Raises Unfit where not even one row fits into memory.
+    """
     model, cfg = ready.lm.model, ready.lm.model.cfg
     length, source = widths(ready.rows, (cfg.encoder or cfg).context, args.length)
     rows = loader_of(ready, length, source, 1, args.seed).rows
-    in_a_step = min(rows, max(1, round(args.batch * rows / len(ready.rows))))
+    in_a_step = args.rows or min(rows, max(1, round(args.batch * rows / len(ready.rows))))
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     predicted = sum(int((row.weight > 0).sum()) for row in ready.rows) / (rows * length)
 
     def bytes_of(held: int) -> int:
         return memory_of(cfg, learning, held, length, source, precision=precision, predicted=predicted).total
 
+    room = int(min(0.9 * available_memory(), 2**62))
     with suited():
-        held = most_rows(bytes_of, in_a_step, int(min(0.9 * available_memory(), 2**62)))
-    accumulate = -(-in_a_step // held)
+        accumulate = args.accumulate or -(-in_a_step // most_rows(bytes_of, in_a_step, room))
     in_a_step = -(-in_a_step // accumulate) * accumulate
     steps = args.steps or max(1, math.ceil(args.epochs * rows / in_a_step))
     return Plan(

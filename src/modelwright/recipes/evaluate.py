@@ -89,6 +89,7 @@ class Evaluate:
     separator: str = SEPARATOR
     """With `--text`: what stands between the documents of a file."""
     seed: int = 0
+    """Of what is drawn: shots, answers, examples of a limit, intervals."""
     json: bool = False
     """The result as one JSON object, and nothing else."""
     dry_run: bool = False

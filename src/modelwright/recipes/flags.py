@@ -4,28 +4,61 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 Options = TypeVar("Options")
+UNSAID = ("", "''", "False", "True", ".")  # defaults that the flag's own text tells, or that say nothing
 
 
-def parse(options: Callable[..., Options], args: list[str], prog: str) -> Options:
+def parse(options: type[Options], args: list[str], prog: str) -> Options:
     """Build the dataclass `options` from the words of the command line.
 
     `--help` prints and leaves (SystemExit 0). A flag that does not exist (the nearest spelling is named), is missing
     or cannot be read raises ValueError in one sentence, where tyro would draw a box of ten lines.
     """
-    box = io.StringIO()
+    box, config = io.StringIO(), (tyro.conf.FlagCreatePairsOff,)
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(options, args=args, prog=prog)
+            found: Any = tyro.cli(worded(options), args=args, prog=prog, config=config, registry=READERS)
     except SystemExit as exit:
         if not exit.code:
             raise
         raise ValueError(one_sentence(box.getvalue(), prog)) from None
+    return options(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
+
+
+def worded(options: type[Any]) -> type[Any]:
+    """The same dataclass with defaults shown only where they say something: its texts tell what None stands for."""
+    hints = get_type_hints(options, include_extras=True)
+    shown = tyro.conf.arg(help_behavior_hint=lambda said: "" if said in UNSAID else f"(default: {said})")
+    fields: list[tuple[str, Any, Any]] = [
+        (f.name, Annotated[hints[f.name], shown], dataclasses.field(default=f.default))
+        for f in dataclasses.fields(options)
+    ]
+    space = {"__doc__": options.__doc__}
+    return dataclasses.make_dataclass(options.__name__, fields, bases=(options,), namespace=space, frozen=True)
+
+
+def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """`int | None` as `int`: to leave a flag out is how None is said, and `--help` shows `INT`."""
+    kinds = [kind for kind in get_args(info.type) if kind is not type(None)]
+    if len(kinds) != 1 or type(None) not in get_args(info.type):
+        return None
+    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
+    if not isinstance(inner, PrimitiveConstructorSpec):
+        return None
+    return dataclasses.replace(
+        inner,
+        is_instance=lambda value: value is None or inner.is_instance(value),
+        str_from_instance=lambda value: [] if value is None else inner.str_from_instance(value),
+    )
+
+
+READERS = ConstructorRegistry()
+READERS.primitive_rule(optional)
 
 
 def one_sentence(box: str, prog: str) -> str:

@@ -74,7 +74,7 @@ class Options:
     json: bool = False
     """One JSON object a line: prompt, sample, text, tokens, finish, seed."""
     stream: bool = True
-    """Show a continuation as it is written; more than one are shown when they are done."""
+    """A continuation is shown as it is written; `--no-stream`, and for more than one, when it is done."""
 
 
 def main(args: list[str]) -> int:

@@ -24,11 +24,19 @@ SETTINGS, PLAN = "run.yaml", "plan.json"
 Settings = TypeVar("Settings")
 
 
+class NotResumable(ValueError):
+    """A run that was stopped and cannot go on as it began. `why` says it without what would mend it."""
+
+    def __init__(self, why: str, mend: str = ""):
+        super().__init__(f"{why}: {mend}" if mend else why)
+        self.why = why
+
+
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
     """Train a model from scratch on text."""
 
-    data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")] = ()
     """Files, folders, globs or URLs of text, JSONL or Parquet; or `desk`, the embedded support desk (`desk:50000` for
     so many dialogues)."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("runs/pretrain")
@@ -54,25 +62,35 @@ class Pretrain:
     width: int | None = None
     """Said by hand, as are all that follow: what is left out is derived from the size."""
     layers: int | None = None
+    """Blocks, of an encoder-decoder in each of its halves."""
     heads: int | None = None
+    """Of the attention."""
     kv_heads: int | None = None
+    """Heads of keys and values, which several of the others share."""
     ffn: int | None = None
+    """Width of the feed-forward layers."""
     context: int | None = None
     """Tokens in a row."""
     batch: int | None = None
     """Tokens in a step."""
+    accumulate: int | None = None
+    """Parts that a step is taken in, one after the other; by default as few as the memory asks for."""
     whole: bool = False
     """Cut no document that fits a row: for episodes, whose examples need one another. Causal alone; rows are padded."""
     steps: int | None = None
+    """Steps of the run."""
     warmup: int | None = None
+    """Steps on which the rate rises."""
     rate: float | None = None
     """AdamW's learning rate: embeddings, norms and biases; with `--optimizer adamw`, everything."""
     matrix_rate: float | None = None
     """Muon's learning rate: the matrices of the blocks."""
     optimizer: Optimizer = "muon"
+    """Muon for the blocks' matrices and AdamW for the rest; or AdamW for everything."""
     decay: float = 0.1
     """Weight decay of matrices."""
     dropout: float = 0.0
+    """Of all layers."""
     clip: float = 1.0
     """The largest gradient norm."""
     precision: Precision | None = None
@@ -86,6 +104,7 @@ class Pretrain:
     keep: int = 2
     """Checkpoints that are kept."""
     seed: int = 0
+    """Of the first weights, the order of the text and what is held out."""
     dry_run: bool = False
     """Show the plan, and stop."""
     json: bool = False
@@ -114,7 +133,7 @@ def check(args: Pretrain) -> Pretrain:
         raise ValueError("--kind and --vocab are of a tokenizer that is learned: leave them out beside --tokenizer")
     if args.whole and args.objective != "causal":
         raise ValueError(f"--whole is of causal rows: leave it out beside --objective {args.objective}")
-    for name in ("vocab", "test_every", "save_every", "keep"):
+    for name in ("vocab", "accumulate", "test_every", "save_every", "keep"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
     for name, low, high in (("dropout", 0, 1), ("held_out", 0, 1), ("clip", 0, math.inf), ("seed", -1, 2**63)):
@@ -153,7 +172,10 @@ def resumed(said_now: Settings) -> Settings:
         raise FileNotFoundError(f"there is no run to resume in {args.output}: it has no {SETTINGS} and {PLAN}")
     if (args.output / "model").exists():
         raise ValueError(f"the run in {args.output} is finished: its model is {args.output / 'model'}")
-    found: Any = recall_settings(args.output / SETTINGS, type(said_now))
+    try:
+        found: Any = recall_settings(args.output / SETTINGS, type(said_now))
+    except ValueError as error:
+        raise NotResumable(" ".join(str(error).split())) from None
     begun: Settings = dataclasses.replace(found, resume=True, json=args.json, output=args.output)
     return begun
 
@@ -177,7 +199,7 @@ def recall_plan(directory: Path) -> Plan:
     try:
         return TypeAdapter(Plan).validate_python(json.loads((directory / PLAN).read_text())["predicted"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{directory / PLAN} is not a plan as this program writes it: {error}") from None
+        raise NotResumable(f"{directory / PLAN} is not a plan as this program writes it: {error}") from None
 
 
 def recall_settings(path: Path, options: type[Settings]) -> Settings:

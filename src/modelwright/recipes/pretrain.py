@@ -32,6 +32,7 @@ import torch
 from modelwright.data.documents import Document
 from modelwright.data.loader import Loader
 from modelwright.data.pack import Objective, packing
+from modelwright.data.pack import plain as unmarked
 from modelwright.data.shards import Part, Shards, write
 from modelwright.data.tokenizer import Kind, Tokenizer, train
 from modelwright.hub.open import LanguageModel, save
@@ -54,6 +55,8 @@ from modelwright.train.meter import Meter, measure_peak
 from modelwright.train.state import Damaged, NotSaved, latest
 
 SHARE = 0.4  # of the peak, that training is assumed to reach before it has been timed
+HELD_OUT = "held_out.jsonl"  # pieces of what is tested on, so that it can be asked later what was forgotten
+PIECES, PIECE = 100, 256  # of them at most, and tokens of each
 HEAD = 20_000_000  # characters that a tokenizer learns from, and that a dry run reads
 VOCAB = 4096
 KINDS: dict[Objective, Kind] = {"causal": "bpe", "masked": "wordpiece", "span": "unigram"}
@@ -246,10 +249,22 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
         )
     # 6. a model directory
     save(LanguageModel(model.eval(), tokenizer, ids(tokenizer, found)), directory / "model", overwrite=True)
+    write_whole(
+        directory / HELD_OUT, "".join(json.dumps({"text": said}) + "\n" for said in pieces(held.part, tokenizer))
+    )
     actual = {"seconds": run.seconds} | watch.actual() | run.tested | bits(run.tested, held.part, args.objective)
     came = {"predicted": described(found), "actual": actual, "model": str(directory / "model")}
     write_whole(directory / PLAN, json.dumps(came, indent=2))
     return came
+
+
+def pieces(held: Part, tokenizer: Tokenizer) -> list[str]:
+    """A few pieces of the held-out documents, evenly from all, as the model reads them."""
+    starts = [*chain.from_iterable(map(list, held.starts())), held.tokens]
+    places = [(at, min(at + PIECE, end)) for first, end in pairwise(starts) for at in range(first, end, PIECE)]
+    chosen = [places[at * len(places) // PIECES] for at in range(PIECES)] if len(places) > PIECES else places
+    texts = [tokenizer.decode(unmarked(held.read(*place)[0]).tolist()) for place in chosen]
+    return [text for text in texts if text.strip()]
 
 
 def ids(tokenizer: Tokenizer, found: Plan) -> dict[str, Any]:

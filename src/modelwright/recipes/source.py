@@ -6,9 +6,9 @@ from typing import NamedTuple
 from modelwright.data import desk, documents
 from modelwright.data.desk import tickets
 from modelwright.data.documents import Document
+from modelwright.data.named import DESK, EPISODES, is_desk
 from modelwright.plan.size import parse_count
 
-DESK, EPISODES = "desk", "desk+episodes"
 HELD = 500  # dialogues to measure on, at most
 MANY = {DESK: 20_000, EPISODES: 60_000}  # documents, where the word stands without a number
 
@@ -55,7 +55,7 @@ def desk_of(data: Sequence[str]) -> tuple[str, int] | None:
 
     The word is never a folder, or what a command does would hang on where it is called: `./desk` is the folder.
     """
-    named = [word for word in data if word.partition(":")[0] in (DESK, EPISODES)]
+    named = [word for word in data if is_desk(word)]
     if not named:
         return None
     if len(data) > 1:

@@ -50,7 +50,7 @@ LONGEST = 8  # tokens to show
 class Tokenize:
     """Learn a vocabulary from text and say how well it fits text it has not seen."""
 
-    data: tyro.conf.Positional[tuple[str, ...]]
+    data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")]
     """Text, JSON Lines or Parquet: files, folders, globs or URLs; or `desk` (`desk:50k`), the embedded desk."""
     output: Annotated[Path, tyro.conf.arg(aliases=["--out"])]
     """The directory to write."""
@@ -76,7 +76,7 @@ class Tokenize:
 
 def main(args: list[str]) -> int:
     """Run the command. Raises ValueError, FileNotFoundError or FileExistsError for the user's mistakes."""
-    options = flags.parse(tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(Tokenize), args, "modelwright tokenizer")
+    options = flags.parse(Tokenize, args, "modelwright tokenizer")
     options = replace(options, output=options.output.expanduser().resolve())  # "." has a name to write beside
     may_write(options.output, options.overwrite)
     size = bytes_to_read(options)

@@ -105,7 +105,7 @@ def look(args: Tune, ready: Ready, screen: Screen) -> Preflight:
 
 def best_of(args: Tune, ready: Ready) -> Best:
     examples = spread(ready.parts.get("select", ()), args.select)
-    return Best(ready.lm, ready.task, ready.prompter, examples, args.output / "best", args.seed)
+    return Best(ready.lm, ready.task, ready.prompter, examples, args.output / "best", args.seed, args.prompt)
 
 
 def train(args: Tune, ready: Ready, found: Plan, best: Best, peak: float, screen: Screen) -> dict[str, Any]:

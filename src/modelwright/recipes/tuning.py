@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from modelwright.plan.memory import Precision
 from modelwright.plan.size import parse_time
 from modelwright.recipes.methods import Method
-from modelwright.recipes.options import PLAN, SETTINGS, refuse_taken, resumed
+from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, refuse_taken, resumed
 from modelwright.recipes.watch import write_whole
 
 
@@ -23,7 +23,7 @@ from modelwright.recipes.watch import write_whole
 class Tune:
     """Fine-tune a model on a task."""
 
-    model: Annotated[str, tyro.conf.Positional] = ""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ""
     """A model directory or a hub id."""
     task: Path = Path()
     """A task.yaml."""
@@ -41,6 +41,10 @@ class Tune:
     """At most so long, the select part's answers included: as many steps as fit, if they are fewer."""
     batch: int = 16
     """Examples in a step, on average."""
+    rows: int | None = None
+    """Rows in a step, each of which several examples share; by default what `--batch` examples fill."""
+    accumulate: int | None = None
+    """Parts that a step is taken in, one after the other; by default as few as the memory asks for."""
     rate: float | None = None
     """AdamW's learning rate; by default 0.1 (full), 1 (lora) or 3 (prompt) over the model's width."""
     warmup: float = 0.06
@@ -63,6 +67,8 @@ class Tune:
     """Tokens in a row, which several examples share; by default what a few of them fill."""
     precision: Precision | None = None
     """Of the products; without it, bf16 where this machine multiplies it faster, else fp32."""
+    prompt: int = 0
+    """Which of the task's prompts the select part is answered with, from 0; all are learned from in turn."""
     tests: int = 4
     """Times that the select part is answered, the last at the end; the best moment is kept."""
     select: int = 100
@@ -74,6 +80,7 @@ class Tune:
     overlap: float = 0.0
     """Share of a part's inputs that may stand in another part."""
     seed: int = 0
+    """Of fresh weights, the order of the examples and what drops out."""
     dry_run: bool = False
     """Show the plan and samples with the tokens that carry loss coloured, and stop."""
     json: bool = False
@@ -111,7 +118,10 @@ class Inputs:
 
 # -- what is refused --------------------------------------------------------------------------------------
 
-POSITIVE = ("epochs", "steps", "batch", "rate", "clip", "rank", "alpha", "tokens", "length", "tests", "select")
+POSITIVE = (
+    "epochs", "steps", "batch", "rows", "accumulate", "rate", "clip", "rank", "alpha", "tokens", "length", "tests",
+    "select",
+)  # fmt: skip
 SHARES = ("warmup", "dropout", "truncated", "overlap")
 
 
@@ -136,6 +146,8 @@ def check(args: Tune) -> Tune:
         raise ValueError("--dropout must be below 1, or nothing would be left to learn from")
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, not {args.seed}")
+    if (args.rows or 0) % (args.accumulate or 1):
+        raise ValueError(f"--rows {args.rows} cannot be taken in {args.accumulate} equal parts")
     if args.time is not None:
         parse_time(args.time)
     refuse_taken(args.output)
@@ -148,7 +160,10 @@ def check(args: Tune) -> Tune:
 def remember(args: Tune, found: Plan, inputs: Inputs) -> None:
     """Keep what a resumed run must not decide anew, and what must not have changed. What was measured is said as if by
     hand, so that the settings make the same run anywhere."""
-    decided = dataclasses.replace(args, steps=found.steps, time=None, rate=found.rate, length=found.length)
+    decided = dataclasses.replace(
+        args, steps=found.steps, time=None, rate=found.rate, length=found.length, rows=found.rows,
+        accumulate=found.accumulate,
+    )  # fmt: skip
     settings = TypeAdapter(Tune).dump_python(decided, mode="json")
     write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
     kept = {"inputs": dataclasses.asdict(inputs), "predicted": dataclasses.asdict(found)}
@@ -156,16 +171,16 @@ def remember(args: Tune, found: Plan, inputs: Inputs) -> None:
 
 
 def recall(directory: Path, now: Inputs) -> Plan:
-    """The plan that a run began with. Raises ValueError where it is damaged, or the run's inputs are others `now`."""
+    """The plan that a run began with. Raises NotResumable where it is damaged, or the run's inputs are others `now`."""
     path = directory / PLAN
     try:
         said: dict[str, Any] = json.loads(path.read_text())
         found, then = Plan(**said["predicted"]), Inputs(**said["inputs"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a plan as this program writes it: {error}") from None
+        raise NotResumable(f"{path} is not a plan as this program writes it: {error}") from None
     if changed := changes(then, now):
         what = f"{' and '.join(changed)} changed since the run in {directory} began"
-        raise ValueError(f"{what}: put back what it was, or begin anew with another --output")
+        raise NotResumable(what, "put back what it was, or begin anew with another --output")
     return found
 
 

@@ -1,0 +1,70 @@
+"""What a project's base reads: the inputs of the training part, and nothing that its rungs are measured on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from modelwright.data.examples import Example
+from modelwright.data.parts import plain
+from modelwright.data.task import Task
+from modelwright.recipes.preflight import nearly, same
+from modelwright.recipes.watch import write_whole
+
+ABREAST = 2000  # texts that are held at once
+NAMED = 5  # examples that are named of a fault
+
+
+def inputs(task: Task, train: Sequence[Example]) -> list[str]:
+    """The inputs of the training part as text, each once."""
+    return list(dict.fromkeys(plain(task, example) for example in train))
+
+
+def write_inputs(texts: Sequence[str], column: str, path: Path) -> None:
+    """As JSON Lines, which pretraining reads; left alone where they stand there already."""
+    said = "".join(json.dumps({column: text}) + "\n" for text in texts)
+    if not path.exists() or path.read_text("utf-8") != said:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, said)
+
+
+def copies(task: Task, parts: Mapping[str, Sequence[Example]], texts: Iterable[str]) -> dict[str, list[str]]:
+    """Of each part the ids of the examples whose input is one of these texts, or stands nearly whole in one of them:
+    by the measures that the parts are held against each other with before tuning. Memory is that of a few texts.
+    """
+    found: dict[str, set[str]] = {part: set() for part in parts}
+    rest = (Example("", {task.inputs[0]: text}) for text in texts)
+    while some := list(islice(rest, ABREAST)):
+        for part, examples in parts.items():
+            found[part].update(same(task, some, examples), nearly(task, some, examples))
+    return {part: [e.id for e in examples if e.id in found[part]] for part, examples in parts.items()}
+
+
+def refuse(found: Mapping[str, Sequence[str]], sizes: Mapping[str, int], allowed: float | None) -> None:
+    """Raises ValueError where more of a part were found than its allowed share; None: there is no saying it."""
+    for part, names in found.items():
+        if len(names) > (allowed or 0.0) * sizes[part]:
+            share = f"{math.ceil(100 * len(names) / sizes[part]) / 100:.2f}"
+            mend = "" if allowed is None else f", or allow it with tune.overlap {share}"
+            raise ValueError(
+                f"base.data holds {len(names)} of {sizes[part]} inputs of the {part} part, or nearly "
+                f"({several(names)}): take them out{mend}"
+            )
+
+
+def told(found: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> list[str]:
+    """The same where it is allowed, for the reader of the scores."""
+    return [
+        f"{len(names):,} of {sizes[part]:,} inputs of the {part} part stand in the text that the base was pretrained "
+        f"on, or nearly ({several(names)})."
+        for part, names in found.items()
+        if names
+    ]
+
+
+def several(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
