@@ -62,7 +62,8 @@ def ticket(rng: Random, part: Part, needed: Sequence[str] = (), unsaid: Collecti
 JOINERS = (", ", " / ", " | ", "; ", " - ", " + ", " > ", " & ")
 ASKED = ("Input", "Message", "Text", "Mail", "Case", "Report", "Request", "Letter", "Call", "Question")
 ANSWERED = ("Output", "Record", "Entry", "Log", "Card", "Line", "Summary", "Answer", "Result", "Short")
-GAPS, NOTHING = 0.4, "none"  # how often a form with gaps has one, and what then stands there
+GAPPY = 0.2  # share of the forms with gaps: they are learned last
+GAPS, NOTHING = 0.4, "none"  # how often such a form has one, and what then stands there
 RESERVED = (("order", "customer"), ("city", "resolution", "product"), ("day", "colour"))  # by projects, in any order
 
 
@@ -87,7 +88,7 @@ def draw_note(rng: Random) -> Note:
     while True:
         facts = tuple(shuffled(rng, NOTED)[: 1 + int(3 * rng.random())])
         if all(set(facts) != set(reserved) for reserved in RESERVED):
-            return Note(facts, pick(rng, JOINERS), chance(rng, 0.5))
+            return Note(facts, pick(rng, JOINERS), chance(rng, GAPPY))
 
 
 class Shown(NamedTuple):
