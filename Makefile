@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 PROJECT ?= examples/desk-note/project.yaml
-TIME ?= 210s
+TIME ?= 270s
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -55,7 +55,7 @@ $(VENV)/.installed-bench: $(MADE_OF) | $(BIN)/python
 demo: $(VENV)/.installed
 	@rm -rf $(DEMO)
 	@mkdir -p $(DEMO)
-	@sed 's/time: 210s/time: $(TIME)/' $(PROJECT) > $(DEMO)/project.yaml
+	@sed 's/time: 270s/time: $(TIME)/' $(PROJECT) > $(DEMO)/project.yaml
 	-$(BIN)/modelwright run $(DEMO)/project.yaml --output $(DEMO)/run
 	@test -f $(DEMO)/run/report.html  # it is there too where no rung met the target, which ends in exit code 1
 	@echo

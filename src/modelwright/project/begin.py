@@ -23,7 +23,7 @@ from modelwright.recipes.watch import write_whole
 PROJECT, EXAMPLES = "project.yaml", "examples.jsonl"
 CASES = 1200  # of the desk, that are written as examples
 FROM_EXAMPLES = """\
-  time: 210s              # enough to learn from examples in a prompt, which desk+episodes teaches; with it what follows
+  time: 270s              # enough to learn from examples in a prompt, which desk+episodes teaches; with it what follows
   vocab: 2048
   width: 128
   layers: 4
@@ -31,6 +31,7 @@ FROM_EXAMPLES = """\
   batch: 3072             # tokens in a step
   rate: 0.004
   matrix_rate: 0.02
+  whole: true             # no episode is cut
 """
 
 
