@@ -215,7 +215,9 @@ def test_all_measures_every_rung_and_makes_the_same_choice(copy: Path, called: l
     assert whole["decision"]["sentence"] == stopped["decision"]["sentence"]
     assert whole["spared"]["sentence"].startswith("Stopping at the choice would have spared")
     assert "tune_rung" not in called
-    assert {row["rung"] for row in whole["test"]} == {"trivial", "zero-shot", "few-shot", "lora", "full"}
+    assert {row["rung"] for row in whole["test"]} == {"trivial"}  # the choice: the test part is opened for no other
+    assert len(json.loads((copy / "run" / "opened.json").read_text())) == 2  # here, and where `full` was chosen
+    assert "opened for 1 other model before it" in whole["decision"]["test"]
 
 
 @pytest.mark.slow
@@ -421,7 +423,7 @@ def test_report_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     for text, told in (
         ("{", "is not a report"),
         ('{"format": 99}', "of format 99"),
-        ('{"format": 1}', "is not a report"),
+        ('{"format": 2}', "is not a report"),
     ):
         (tmp_path / "report.json").write_text(text)
         assert cli.main(["report", str(tmp_path)]) == 2

@@ -20,11 +20,11 @@ import yaml
 from modelwright.data.task import Task, parse_task, read_task, with_environment
 from modelwright.evaluate.metrics import default_metric, fits
 from modelwright.plan.size import parse_count, parse_time
-from modelwright.project.ladder import BASE, RUNGS, Limits, Rule, size
+from modelwright.project.ladder import BASE, RUNGS, Limits, Rule
 from modelwright.recipes.options import Pretrain, check
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.tuning import check as check_tuning
-from modelwright.recipes.watch import duration, thousands
+from modelwright.recipes.watch import duration, size, thousands
 
 KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "ladder", "shots", "tune", "curve",
         "confidence", "seed", "recorded")  # fmt: skip
