@@ -63,8 +63,8 @@ def test_the_margin_of_a_lower_bound_asks_for_more() -> None:
     assert (asking.needed or 0) > (plain.needed or 0)
     assert plain.asks == ""
     assert asking.asks == (
-        "The lower bound on 4,000 measured examples lies 0.03 below the score, so that meeting the target takes a score "
-        "of 0.88; measured on more, it would take less."
+        "The lower bound on 4,000 measured examples lies 0.03 below the score, so that meeting the target takes a "
+        "score of 0.88; measured on more, it would take less."
     )
 
 

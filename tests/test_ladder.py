@@ -326,7 +326,8 @@ def test_candidates_that_were_named_are_opened_before_the_base_and_one_that_is_n
     assert steps.asked[:3] == ["open gone", "open small", f"open {BASE}"]
     said = {(entry.rung, entry.candidate): entry for entry in found.entries}
     assert said["zero-shot", "gone"].state == said["lora", "gone"].state == "skipped"
-    assert said["lora", "gone"].reason == "it could not be opened: there is no model gone"
+    assert said["zero-shot", "gone"].reason == "it could not be opened: there is no model gone"
+    assert said["lora", "gone"].reason == "it could not be opened"
     assert found.choice
     assert found.choice.rung == "lora"
 

@@ -311,6 +311,7 @@ class _Climber:
         if entry.rung == BASE or not RUNGS[entry.rung].model:
             return ""
         if why := self.lost.get(entry.candidate):
+            self.lost[entry.candidate] = why.partition(":")[0]  # the whole of it is said once
             return why
         candidate, most = self.candidates[entry.candidate], self.rule.limits.parameters
         if most is not None and candidate.parameters > most:

@@ -243,7 +243,7 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
     missing = [name for name in RUNGS if name not in project.ladder]
     if missing:
         yield f"Not on the ladder: {', '.join(missing)}."
-    yield "Times and memory are of this machine, whatever else it did meanwhile; memory is the peak of the process."
+    yield "Times and memory are of this machine, whatever else it did meanwhile."
 
 
 def shared(climb: Climb, evidence: Evidence) -> Iterator[str]:

@@ -104,18 +104,18 @@ class Work:
         )
 
     def unfit(self, rung: str, candidate: Candidate) -> str:
-        labels = self.opened[candidate.name].config.labels
-        if candidate.shape != "encoder":
-            return "tagging needs an encoder" if self.task.kind == "tag" else ""
-        if self.task.kind not in ("classify", "tag"):
+        encoder = candidate.shape == "encoder"
+        if self.task.kind == "tag" and not encoder:
+            return "tagging needs an encoder"
+        if self.task.kind not in ("classify", "tag") and encoder:
             return f"an encoder writes no text, and cannot {self.task.kind}"
-        if not RUNGS[rung].method and (labels is None or RUNGS[rung].shots != "none"):
-            return "an encoder reads no examples: it answers by a head of its own, which training gives it"
         return "" if RUNGS[rung].method else self.unasked(rung, candidate.name)
 
     def unasked(self, rung: str, candidate: str) -> str:
         """Why a model cannot be asked as it is, or not in this way."""
         found = self.opened[candidate]
+        if found.config.shape == "encoder" and (found.config.labels is None or RUNGS[rung].shots != "none"):
+            return "an encoder reads no examples: it answers by a head of its own, which training gives it"
         return found.mute if found.prompter is None else steps.crowded(found.prompter, self.asked(rung, "decide"))
 
     def speaking(self, candidate: str, lm: LanguageModel) -> tuple[Prompter | None, str]:
