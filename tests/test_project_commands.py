@@ -17,8 +17,9 @@ import yaml
 from modelwright import cli
 from modelwright.data.kind import Kind
 from modelwright.data.task import prepare
-from modelwright.project import steps
+from modelwright.project import resident, steps
 from modelwright.project.ladder import BASE, Cost, Entry
+from modelwright.project.resolve import resolved
 from modelwright.project.spec import read_project
 from modelwright.project.view import View, line, table
 from modelwright.recipes.run import alone_in
@@ -215,7 +216,9 @@ def test_all_measures_every_rung_and_makes_the_same_choice(copy: Path, called: l
     assert whole["decision"]["sentence"] == stopped["decision"]["sentence"]
     assert whole["spared"]["sentence"].startswith("Stopping at the choice would have spared")
     assert "tune_rung" not in called
-    assert {row["rung"] for row in whole["test"]} == {"trivial", "zero-shot", "few-shot", "lora", "full"}
+    assert {row["rung"] for row in whole["test"]} == {"trivial"}  # the choice: the test part is opened for no other
+    assert len(json.loads((copy / "run" / "opened.json").read_text())) == 2  # here, and where `full` was chosen
+    assert "opened for 1 other model before it" in whole["decision"]["test"]
 
 
 @pytest.mark.slow
@@ -285,7 +288,107 @@ def test_killed_while_it_trains_it_goes_on_from_its_checkpoint(tmp_path: Path) -
     assert steps_told == list(range(1, 401))
 
 
+# -- the parts that decide, asked again
+
+
+@pytest.mark.slow
+def test_an_opening_is_written_down_before_it_is_measured_and_the_same_one_once(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["run", str(copy / "project.yaml"), "--output", str(copy / "run"), "--json"]
+    opened, compared = copy / "run" / "opened.json", copy / "run" / "compared.json"
+    first = opened.read_text()
+    assert len(json.loads(first)) == 1
+    before = json.loads(compared.read_text())
+    assert [one["share"] for one in before] == pytest.approx([0.75 / 5] * 5)
+    assert cli.main(command) == 0
+    assert opened.read_text() == first
+
+    def killed(*args: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    write_project(copy, tune=TINY["tune"] | {"full": {"rate": 0.005}})
+    measured = steps.measure_rung
+    monkeypatch.setattr(steps, "measure_rung", lambda m, a, *r: (measured if a.part == "decide" else killed)(m, a, *r))
+    assert cli.main(command) == 130
+    assert len(json.loads(opened.read_text())) == 2
+    monkeypatch.undo()
+    assert cli.main(command) in (0, 1)
+    said = report(copy / "run")
+    assert "which was opened for 1 other model before it and may have led to it" in said["decision"]["test"]
+    assert said["earlier"] == 1
+    assert [one["share"] for one in json.loads(compared.read_text())[5:]] == pytest.approx([0.125])
+
+
+@pytest.mark.slow
+def test_a_candidate_of_other_prompts_is_trained_and_not_asked(ran: Path, tmp_path: Path) -> None:
+    """The model that `full` made answers as its task says; asked by other prompts, its scores would be of nothing."""
+    model = next((ran / "run" / "steps").glob("full-*/run/model"))
+    task = TINY["task"] | {"prompt": "Which colour? {{ question }}"}
+    path = write_project(tmp_path, task=task, candidates=[str(model), "no-such"], ladder=["zero-shot", "few-shot"])
+    said = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key not in ("base", "tune")}
+    path.write_text(yaml.safe_dump(said))
+    assert cli.main(["run", str(path), "--output", str(tmp_path / "run"), "--json"]) == 1
+    reasons = [entry["reason"] for entry in report(tmp_path / "run")["entries"]]
+    assert reasons.count("it was trained with other prompts than this task's") == 2
+    assert sum(reason.startswith("it could not be opened") for reason in reasons) == 2
+
+
+@pytest.mark.slow
+def test_few_shots_that_do_not_fit_are_no_rung_of_their_own(ran: Path, tmp_path: Path) -> None:
+    model = next((ran / "run" / "steps").glob("base-*/run/model"))
+    task = TINY["task"] | {"prompt": "{{ question }} " + "and so on " * 3}
+    path = write_project(tmp_path, task=task, candidates=[str(model)], ladder=["few-shot"], shots=8)
+    said = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key not in ("base", "tune")}
+    path.write_text(yaml.safe_dump(said))
+    assert cli.main(["run", str(path), "--output", str(tmp_path / "run"), "--json"]) == 1
+    (entry,) = report(tmp_path / "run")["entries"]
+    assert (entry["state"], entry["reason"].partition(" example")[2]) == ("skipped", " fits in 48 tokens")
+
+
 # -- what is refused
+
+
+def test_faults_of_the_data_are_told_before_a_base_is_pretrained(
+    tmp_path: Path, called: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_project(tmp_path)
+    (tmp_path / "decide.jsonl").write_text((tmp_path / "train.jsonl").read_text())
+    assert cli.main(["run", str(path), "--output", str(tmp_path / "run")]) == 2
+    assert "64 of 64 inputs of decide stand in train too" in (told := capsys.readouterr().err)
+    assert "allow it with tune.overlap 1.00" in told
+    assert called == []
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"task": {"data": {"train": "more.jsonl"}}}])
+def test_another_project_in_the_same_directory_is_refused(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_project(tmp_path / "one")
+    run = made(tmp_path / "run")
+    (run / "run.yaml").write_text(yaml.safe_dump(resolved(read_project(first))))
+    if "task" in change:
+        change = {"task": TINY["task"] | change["task"]}
+    second = write_project(tmp_path / "two", **change)
+    (tmp_path / "two" / "more.jsonl").write_text((tmp_path / "two" / "train.jsonl").read_text())
+    assert cli.main(["run", str(second), "--output", str(run)]) == 2
+    told = capsys.readouterr().err
+    files = "decide.jsonl, select.jsonl, test.jsonl, train.jsonl"
+    assert f"holds the run of another project, tiny (answer, on {files}): name another --output" in told
+    assert sorted(path.name for path in run.iterdir() if not path.name.startswith(".")) == ["run.yaml"]
+
+
+def test_memory_of_a_step_is_not_that_of_steps_before_it() -> None:
+    """What the process held at its worst, and what it still holds, is not the step's."""
+    peak = resident.grown(resident.begin())
+    held = [bytes([1]) * 2**27]
+    since = resident.begin()
+    del held[0]
+    assert resident.grown(since) - peak < 2**26
+    since = resident.begin()
+    held.append(bytes([1]) * 2**27)
+    assert 2**27 <= resident.grown(since) - resident.program() < 2**27 + 2**25
+    assert resident.program() % resident.UNIT == 0
 
 
 def test_two_runs_in_one_directory_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -432,7 +535,7 @@ def test_report_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     for text, told in (
         ("{", "is not a report"),
         ('{"format": 99}', "of format 99"),
-        ('{"format": 1}', "is not a report"),
+        ('{"format": 2}', "is not a report"),
     ):
         (tmp_path / "report.json").write_text(text)
         assert cli.main(["report", str(tmp_path)]) == 2

@@ -176,6 +176,7 @@ def test_a_target_that_no_rung_meets_says_what_came_closest_and_what_more_data_w
     assert report["decision"]["more"] == curve.said
     assert "The test part was not opened" in " ".join(report["caveats"])
     assert curve.said in said(page(report))
+    assert curve.asks == ""
     without = build(project(), climbed(lora=0.7), evidence(test=(), no_curve="There was no time left for one."))
     assert "There was no time left for one." in said(page(without))
 
@@ -192,12 +193,32 @@ def test_a_rung_that_reaches_the_target_beyond_the_limits_is_named() -> None:
 
 def test_the_caveats_follow_from_what_was_done() -> None:
     told = " ".join(build(project(), climbed(lora=0.97), evidence(opened=2))["caveats"])
-    assert "7 comparisons with the target could be made, each with an equal share of an error of 0.05" in told
-    assert "opened for 2 different choices" in told
+    assert "7 comparisons with the target could be made, each with its share of an error of 0.05" in told
+    assert "opened for 2 different models in this directory" in told
+    assert "Earlier runs" not in told
     assert "There is no test part" in " ".join(build(project(), climbed(lora=0.97), evidence(opened=0))["caveats"])
     assert "2 inputs of the test part stand in the train part too (test.jsonl:4)" in told
     assert "Not tried: full on base." in told
     assert "one seed" in told
+
+
+def test_a_test_part_that_was_opened_before_is_not_said_to_be_new() -> None:
+    said = build(project(), climbed(lora=0.97), evidence(opened=3))["decision"]["test"]
+    assert said.startswith("On the test part, which was opened for 2 other models before it and may have led to it, it")
+
+
+def test_earlier_comparisons_on_the_same_decide_part_are_said() -> None:
+    told = " ".join(build(project(), climbed(lora=0.97), evidence(earlier=1))["caveats"])
+    assert "Earlier runs in this directory had 1 other comparison on the same decide part" in told
+
+
+def test_what_a_reader_of_a_score_should_know_stands_beside_it() -> None:
+    lost = "37 of 60 prompts lost 80 shots, since the model's context is short"
+    found = climb(rule(), Simulated({"lora": 0.97}, notes={"few-shot": (lost,)}), bound)
+    report = build(project(), found, evidence())
+    assert report["entries"][3]["notes"] == [lost]
+    assert any(f"({lost})" in reason for reason in report["decision"]["reasons"])
+    assert said(page(report)).count(lost) == 2  # among the reasons, and in the table
 
 
 # -- the page

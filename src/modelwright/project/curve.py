@@ -50,6 +50,7 @@ class Curve:
     low: int | None  # at its optimistic edge
     high: int | None  # at its pessimistic edge; None: further than is predicted
     said: str
+    asks: str  # how far above the target a score must lie, and why; nothing where it need not
 
 
 def fit_curve(
@@ -87,7 +88,11 @@ def fit_curve(
         for n, v, a, b in zip(asked, middle, low, high, strict=True)
     )
     pairs = tuple((int(n), float(score)) for n, score in zip(sizes, found, strict=True))
-    return Curve(pairs, band, *answer(sizes, found, scores, target + margin, top, tail))
+    asks = (
+        f"The lower bound on {len(points[0].stats):,} measured examples lies {margin:.3g} below the score, so that "
+        f"meeting the target takes a score of {target + margin:.3g}; measured on more, it would take less."
+    )
+    return Curve(pairs, band, *answer(sizes, found, scores, target + margin, top, tail), asks if margin else "")
 
 
 def answer(

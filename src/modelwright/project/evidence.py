@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -18,24 +17,25 @@ from modelwright.data.task import Task
 from modelwright.evaluate.statistics import Interval
 from modelwright.project.curve import Curve, Point, fit_curve
 from modelwright.project.ladder import RUNGS, Climb, Entry
+from modelwright.project.ledger import open_part
 from modelwright.project.profile import profile
 from modelwright.project.report import Evidence, short, title
 from modelwright.project.spec import SCALES
 from modelwright.project.work import Work
-from modelwright.recipes.watch import duration, write_whole
+from modelwright.recipes.watch import duration
 
-OPENED = "opened.json"  # what the test part was opened for
 SHOWN = 6  # examples side by side
 FEW = 16  # training examples below which no point of a learning curve is worth its time
 
 
-def gather(work: Work, climb: Climb, *, everything: bool) -> Evidence:
-    """All of it. The test part is opened here and nowhere else: for the choice and the baselines, or for all."""
-    opened = climb.choice is not None and "test" in work.parts
+def gather(work: Work, climb: Climb) -> Evidence:
+    """All of it."""
+    test, opened = open_test(work, climb)
     curve, why = (None, "") if climb.choice else learning_curve(work, climb)
     return Evidence(
-        test=tuple(open_test(work, climb, everything)) if opened else (),
-        opened=count_openings(work, climb) if opened else 0,
+        test=test,
+        opened=opened,
+        earlier=work.earlier(),
         curve=curve,
         no_curve=why,
         examples=list(side_by_side(work, climb)),
@@ -49,22 +49,16 @@ def gather(work: Work, climb: Climb, *, everything: bool) -> Evidence:
 # -- the test part -------------------------------------------------------------------------------------------------
 
 
-def open_test(work: Work, climb: Climb, everything: bool) -> Iterator[tuple[str, str, Interval]]:
-    for entry in climb.entries:
-        if entry.score and (everything or entry.rung == "trivial" or entry is climb.choice):
-            yield entry.rung, short(entry.candidate), work.measure(entry.rung, entry.candidate, "test").score
-
-
-def count_openings(work: Work, climb: Climb) -> int:
-    """How many choices this test part has been opened for, this one among them: a list of them is kept."""
-    path, choice = work.directory / OPENED, climb.choice
-    assert choice is not None
-    said = json.loads(path.read_text("utf-8")) if path.exists() else []
-    now = {"test": work.digests["test"], "train": work.digests["train"], "choice": f"{choice.rung} {choice.candidate}"}
-    if now not in said:
-        said.append(now)
-        write_whole(path, json.dumps(said, indent=1) + "\n")
-    return sum(one["test"] == now["test"] for one in said)
+def open_test(work: Work, climb: Climb) -> tuple[list[tuple[str, str, Interval]], int]:
+    """Scores on the test part, and for how many models it has been opened. It is opened here and nowhere else: for the
+    choice and the trivial answers; where there is no choice, it stays closed.
+    """
+    choice = climb.choice
+    if choice is None or "test" not in work.parts:
+        return [], 0
+    opened = open_part(work.directory, work.opening(choice.rung, choice.candidate))  # written before it is measured
+    shown = [entry for entry in climb.entries if entry is choice or (entry.score and entry.rung == "trivial")]
+    return [(e.rung, short(e.candidate), work.measure(e.rung, e.candidate, "test").score) for e in shown], opened
 
 
 # -- the learning curve ----------------------------------------------------------------------------------------------
@@ -84,11 +78,8 @@ def learning_curve(work: Work, climb: Climb) -> tuple[Curve | None, str]:
         return None, f"{whole} training examples are too few to take parts of for a learning curve."
     seconds, limit = sum(project.curve) * best.actual.seconds, project.limits.time
     if limit is not None and climb.seconds + seconds > limit:
-        left = duration(max(0.0, limit - climb.seconds))
-        return (
-            None,
-            f"A learning curve was not made: it would take {duration(seconds)}, and {left} of the limit are left.",
-        )
+        left = f"{duration(max(0.0, limit - climb.seconds))} of the limit are left"
+        return None, f"A learning curve was not made: it would take {duration(seconds)}, and {left}."
     points = [Point(n, work.point(best.rung, best.candidate, n)) for n in sizes]
     points.append(Point(whole, work.measure(best.rung, best.candidate).stats))
     curve = fit_curve(

@@ -1,12 +1,15 @@
 """The ladder: what the rungs are, and how it is climbed.
 
     1. the trivial answers, which need no model
-    2. the candidates: those that were named are opened, and a base is pretrained where one is asked for
+    2. the candidates: those that were named are opened, and then a base is pretrained where one is asked for
     3. from the cheapest rung on, each candidate, the smallest first: plan, run, measure on `decide`
     4. stop at the first whose lower bound meets the target within the limits
 
-Every comparison of a bound with the target may err. How many there can be is known before the first, and each has
-its share of the whole error, so that a ladder ends on a rung that is not good enough with probability `error` at most.
+Every comparison of a bound with the target may err. Which there can be is known before the first, and each has its
+share of the whole error, so that a ladder ends on a rung that is not good enough with probability `error` at most.
+
+A rung that cannot be is skipped, with the reason, and the climb goes on. The time of a climb is what its steps took,
+and what it took to plan them.
 
 `climb` decides, and does nothing else: what costs time it asks of `Steps`. So it is the same for models and for the
 simulated scores that it is proved on.
@@ -23,12 +26,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.evaluate.statistics import Interval, error_shares
-from modelwright.recipes.watch import duration, thousands
+from modelwright.evaluate.statistics import Interval
+from modelwright.recipes.preflight import Unfit
+from modelwright.recipes.watch import duration, size, thousands
 
 Method = Literal["prompt", "lora", "full"]
 State = Literal["waiting", "running", "done", "skipped", "spared"]
 BASE = "base"  # the candidate that the project pretrains itself, and the row that this has in the table
+Place = tuple[str, str]  # rung, candidate
 
 
 class Rung(NamedTuple):
@@ -56,6 +61,13 @@ class Cost(NamedTuple):
     memory: int  # bytes, at the worst moment
 
 
+class Plan(NamedTuple):
+    """What a step is going to take, and the seconds that it took to find that out."""
+
+    cost: Cost
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A model that the rungs are tried on."""
@@ -77,6 +89,7 @@ class Measurement:
     cost: Cost
     latency: float | None = None  # seconds for one answer, asked alone; None for what no model answers
     cached: bool = False
+    notes: tuple[str, ...] = ()  # what a reader of the score should know: shots left out, inputs cut
 
 
 class Steps(Protocol):
@@ -86,12 +99,20 @@ class Steps(Protocol):
         """The trivial answers that suit the task."""
         ...
 
-    def plan(self, rung: str, candidate: str) -> Cost | None:
-        """What a step is going to take; None where nothing is known of it yet."""
+    def shares(self, places: Sequence[Place], error: float) -> Sequence[float]:
+        """What each comparison with the target may err, so that all that were ever made err with `error` at most."""
+        ...
+
+    def plan(self, rung: str, candidate: str) -> Plan | None:
+        """What a step is going to take; None where nothing is known of it yet. Raises Unfit for what cannot be."""
+        ...
+
+    def foreseen(self, rung: str, candidate: str) -> Cost | None:
+        """The same of a step that is not going to be made: nothing is tried for it."""
         ...
 
     def open(self, candidate: str) -> Candidate:
-        """A candidate that was named; or `BASE`, pretrained."""
+        """A candidate that was named; or `BASE`, pretrained. Raises OSError or ValueError for one that is none."""
         ...
 
     def unfit(self, rung: str, candidate: Candidate) -> str:
@@ -99,7 +120,7 @@ class Steps(Protocol):
         ...
 
     def measure(self, rung: str, candidate: str) -> Measurement:
-        """Train where the rung trains, and measure on `decide`."""
+        """Train where the rung trains, and measure on `decide`. Raises Unfit for what cannot be."""
         ...
 
 
@@ -124,11 +145,6 @@ class Rule:
     limits: Limits = Limits()
     everything: bool = False  # go on after the choice is made
 
-    def comparisons(self, baselines: int) -> int:
-        """How often a bound may be held against the target: fixed before the first is measured."""
-        rungs = sum(RUNGS[name].model for name in self.ladder)
-        return max(1, rungs * len(self.candidates) + (baselines if "trivial" in self.ladder else 0))
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -139,7 +155,9 @@ class Entry:
     state: State = "waiting"
     cached: bool = False
     reason: str = ""  # why it was skipped, or why it does not count
+    notes: tuple[str, ...] = ()  # what a reader of the score should know
     planned: Cost | None = None
+    planning: float = 0.0  # seconds that the plan took
     actual: Cost | None = None
     score: Interval | None = None
     lower: float | None = None  # what the true score is not below, but with this comparison's share of the error
@@ -169,7 +187,12 @@ class Climb:
 
     @property
     def seconds(self) -> float:
-        return sum(entry.actual.seconds for entry in self.entries if entry.actual)
+        return spent(self.entries)
+
+
+def spent(entries: Sequence[Entry]) -> float:
+    """Seconds of all that was done, planning included."""
+    return sum(entry.planning + (entry.actual.seconds if entry.actual else 0.0) for entry in entries)
 
 
 Bound = Callable[[NDArray[np.float64], float], float]  # statistics (n, k), error -> lower bound
@@ -187,12 +210,14 @@ class _Climber:
     def __init__(self, rule: Rule, steps: Steps, bound: Bound, tell: Tell):
         self.rule, self.steps, self.bound, self.tell = rule, steps, bound, tell
         self.baselines = tuple(steps.baselines()) if "trivial" in rule.ladder else ()
-        self.share = error_shares(rule.comparisons(len(self.baselines)), rule.error)[0]  # all are equal
-        self.candidates: dict[str, Candidate] = {}
         self.entries = [Entry(rung, name) for rung, name in self.order(rule.candidates)]
+        compared = [(entry.rung, entry.candidate) for entry in self.entries if entry.rung != BASE]
+        self.shares = dict(zip(compared, steps.shares(compared, rule.error), strict=True))
+        self.candidates: dict[str, Candidate] = {}
+        self.lost: dict[str, str] = {}  # candidates that there are not, and why
         self.chosen: int | None = None
 
-    def order(self, candidates: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def order(self, candidates: Sequence[str]) -> Iterator[Place]:
         yield from (("trivial", name) for name in self.baselines)
         models = [name for name in self.rule.ladder if RUNGS[name].model]
         if BASE in candidates and models:
@@ -201,66 +226,80 @@ class _Climber:
 
     def climb(self) -> Climb:
         self.tell(tuple(self.entries))
-        at = 0
-        while at < len(self.entries):
+        for at in range(len(self.entries)):
             if self.chosen is not None and not self.rule.everything:
-                self.put(at, state="spared", planned=self.foreseen(at))
-            elif self.entries[at].rung == BASE:
-                self.pretrain(at)
-            elif RUNGS[self.entries[at].rung].model and not self.opened():
-                self.open()
-                continue  # the smallest candidate now comes first: look at this place again
+                self.put(at, state="spared", planned=self.steps.foreseen(*self.place(at)))
+                continue
+            if self.place(at)[0] != "trivial":
+                self.open()  # the smallest candidate now comes first at this place
+            if why := self.unfit(self.entries[at]):
+                self.put(at, state="skipped", reason=why)
             else:
                 self.attempt(at)
-            at += 1
-        count = self.rule.comparisons(len(self.baselines))
-        return Climb(tuple(self.entries), self.chosen, self.rule.target, self.rule.error, count, self.candidates)
+        error, target = self.rule.error, self.rule.target
+        return Climb(tuple(self.entries), self.chosen, target, error, len(self.shares), self.candidates)
+
+    def place(self, at: int) -> Place:
+        return self.entries[at].rung, self.entries[at].candidate
 
     # -- candidates
 
-    def opened(self) -> bool:
-        return all(name in self.candidates for name in self.rule.candidates if not self.lost(name))
-
-    def lost(self, name: str) -> bool:
-        """Whether the base was not pretrained."""
-        return name == BASE and any(entry.rung == BASE and entry.state == "skipped" for entry in self.entries)
-
     def open(self) -> None:
+        """The candidates that were named, before any time goes into a base; each that is none, with the reason."""
         for name in self.rule.candidates:
-            if not self.lost(name) and name not in self.candidates:
+            if name == BASE or name in self.candidates or name in self.lost:
+                continue
+            try:
                 self.candidates[name] = self.steps.open(name)
-        sizes = {
-            name: self.candidates[name].parameters if name in self.candidates else 0 for name in self.rule.candidates
-        }
-        ordered = list(self.order(sorted(self.rule.candidates, key=lambda name: sizes[name])))
-        done = {(entry.rung, entry.candidate): entry for entry in self.entries}
-        self.entries = [done[place] for place in ordered]
-        self.tell(tuple(self.entries))
+            except (OSError, ValueError) as error:
+                self.lost[name] = f"it could not be opened: {error}"
+        self.sort()
+
+    def sort(self) -> None:
+        """The smallest candidate first, on every rung. A base goes first until its size is known."""
+        sizes = {name: found.parameters for name, found in self.candidates.items()}
+        names = sorted(self.rule.candidates, key=lambda name: sizes.get(name, 0))
+        known = {(entry.rung, entry.candidate): entry for entry in self.entries}
+        if (sorted_ := [known[place] for place in self.order(names)]) != self.entries:
+            self.entries = sorted_
+            self.tell(tuple(self.entries))
 
     def pretrain(self, at: int) -> None:
-        planned = self.plan(at)
-        if why := self.too_dear(planned):
-            self.put(at, state="skipped", reason=why, planned=planned)
-            return
-        self.put(at, state="running", planned=planned)
         found = self.candidates[BASE] = self.steps.open(BASE)
         self.put(at, state="done", cached=found.cached, actual=found.cost)
+        self.sort()
 
     # -- rungs
 
     def attempt(self, at: int) -> None:
-        """Plan a rung; run it where it may be run; and see whether it meets the target."""
-        entry = self.entries[at]
-        planned = self.plan(at)
-        if why := self.unfit(entry) or self.too_dear(planned):
-            self.put(at, state="skipped", reason=why, planned=planned)
+        """Plan a step, and make it where it may be made."""
+        if why := self.used_up():
+            self.skip(at, why)
             return
-        self.put(at, state="running", planned=planned)
-        found = self.steps.measure(entry.rung, entry.candidate)
-        lower = self.bound(found.stats, self.share)
+        try:
+            plan = self.steps.plan(*self.place(at))
+            if plan is not None:
+                self.put(at, planned=plan.cost, planning=plan.seconds)
+            if why := self.too_dear(plan):
+                self.skip(at, why)
+                return
+            self.put(at, state="running")
+            self.pretrain(at) if self.place(at)[0] == BASE else self.measure(at)
+        except Unfit as error:
+            self.skip(at, str(error))
+
+    def skip(self, at: int, why: str) -> None:
+        self.put(at, state="skipped", reason=why)
+        if self.place(at)[0] == BASE:
+            self.lost[BASE] = "its base was not pretrained"
+
+    def measure(self, at: int) -> None:
+        """Run a rung, and see whether it meets the target."""
+        found = self.steps.measure(*self.place(at))
+        lower = self.bound(found.stats, self.shares[self.place(at)])
         self.entries[at] = entry = replace(
             self.entries[at], state="done", cached=found.cached, actual=found.cost, score=found.score, lower=lower,
-            latency=found.latency,
+            latency=found.latency, notes=found.notes,
         )  # fmt: skip
         over = self.over(entry)
         met = lower >= self.rule.target and not over
@@ -269,65 +308,46 @@ class _Climber:
             self.chosen = at
 
     def unfit(self, entry: Entry) -> str:
-        if not RUNGS[entry.rung].model:
+        if entry.rung == BASE or not RUNGS[entry.rung].model:
             return ""
-        if entry.candidate not in self.candidates:
-            return "its base was not pretrained"
+        if why := self.lost.get(entry.candidate):
+            self.lost[entry.candidate] = why.partition(":")[0]  # the whole of it is said once
+            return why
         candidate, most = self.candidates[entry.candidate], self.rule.limits.parameters
         if most is not None and candidate.parameters > most:
             return f"{thousands(candidate.parameters)} parameters, over the limit of {thousands(most)}"
         return self.steps.unfit(entry.rung, candidate)
 
-    def too_dear(self, planned: Cost | None) -> str:
+    # -- limits
+
+    def used_up(self) -> str:
+        """Why nothing more is begun, not even a plan."""
+        limit, now = self.rule.limits.time, spent(self.entries)
+        return f"the limit of {duration(limit)} is used up" if limit is not None and now >= limit else ""
+
+    def too_dear(self, plan: Plan | None) -> str:
         """Why a step is not begun: it would not keep to the limits."""
         limits = self.rule.limits
-        if planned is None:
+        if plan is None:
             return ""
-        if limits.memory is not None and planned.memory > limits.memory:
-            return f"planned {size(planned.memory)} of memory, over the limit of {size(limits.memory)}"
-        if limits.time is not None and planned.seconds > limits.time - self.spent():
-            left = max(0.0, limits.time - self.spent())
-            of = f"{duration(left)} of the limit of {duration(limits.time)}"
-            return f"planned {duration(planned.seconds)}, and {of} are left"
+        if limits.memory is not None and plan.cost.memory > limits.memory:
+            return f"planned {size(plan.cost.memory)} of memory, over the limit of {size(limits.memory)}"
+        if limits.time is not None and plan.cost.seconds > (left := limits.time - spent(self.entries)):
+            of = f"{duration(max(0.0, left))} of the limit of {duration(limits.time)}"
+            return f"planned {duration(plan.cost.seconds)}, and {of} are left"
         return ""
 
     def over(self, entry: Entry) -> str:
         """Which limit a rung that was measured turned out not to keep."""
-        limits = self.rule.limits
+        limits, now = self.rule.limits, spent(self.entries)
         if limits.memory is not None and entry.actual and entry.actual.memory > limits.memory:
             return f"took {size(entry.actual.memory)} of memory, over the limit of {size(limits.memory)}"
         if limits.latency is not None and entry.latency is not None and entry.latency > limits.latency:
             return f"one answer takes {entry.latency * 1000:.0f} ms, over the limit of {limits.latency * 1000:.0f} ms"
-        if limits.time is not None and self.spent() > limits.time:
-            return f"the climb has taken {duration(self.spent())}, over the limit of {duration(limits.time)}"
+        if limits.time is not None and now > limits.time:
+            return f"the climb has taken {duration(now)}, over the limit of {duration(limits.time)}"
         return ""
-
-    def spent(self) -> float:
-        return sum(entry.actual.seconds for entry in self.entries if entry.actual)
-
-    def plan(self, at: int) -> Cost | None:
-        return self.steps.plan(self.entries[at].rung, self.entries[at].candidate)
-
-    def foreseen(self, at: int) -> Cost | None:
-        """The plan of what is not going to be run: what its preflight finds wrong stops nothing any more."""
-        try:
-            return self.plan(at)
-        except ValueError:
-            return None
 
     def put(self, at: int, **changes: Any) -> None:
         self.entries[at] = replace(self.entries[at], **changes)
         self.tell(tuple(self.entries))
-
-
-def moment(seconds: float) -> str:
-    """A time in words, short ones to two digits: 0.2449 -> '0.24 s', 75 -> '1 min 15 s'."""
-    return f"{seconds:.2g} s" if seconds < 9.95 else duration(seconds)
-
-
-def size(number: float) -> str:
-    """Bytes in a word: 1536000000 -> '1.54 GB'."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number:.0f} B"

@@ -15,9 +15,10 @@ import jinja2
 from markupsafe import Markup, escape
 
 from modelwright.project import plots
-from modelwright.project.ladder import BASE, moment, size
+from modelwright.project.ladder import BASE
 from modelwright.project.plots import Bar, Dot
 from modelwright.project.report import number
+from modelwright.recipes.watch import moment, size
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

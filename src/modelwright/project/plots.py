@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
-from modelwright.project.ladder import moment
-from modelwright.recipes.watch import thousands
+from modelwright.recipes.watch import moment, thousands
 
 WIDTH, HEIGHT = 720, 340
 LEFT, RIGHT, TOP, BOTTOM = 56, 220, 16, 44  # margins; on the right stand the names

@@ -12,11 +12,11 @@ from typing import Any
 
 from modelwright.evaluate.statistics import Interval
 from modelwright.project.curve import Curve
-from modelwright.project.ladder import BASE, RUNGS, Climb, Cost, Entry, moment, size
+from modelwright.project.ladder import BASE, RUNGS, Climb, Cost, Entry
 from modelwright.project.spec import SCALES, Project
-from modelwright.recipes.watch import thousands
+from modelwright.recipes.watch import moment, size, thousands
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Evidence:
     """What the report shows beside the table of rungs."""
 
     test: Sequence[tuple[str, str, Interval]] = ()  # rung, candidate, score on the test part
-    opened: int = 1  # how many different choices the test part has been opened for
+    opened: int = 1  # how many models the test part has been opened for, ever
+    earlier: int = 0  # comparisons on the decide part that earlier runs had, and this one has not
     curve: Curve | None = None
     no_curve: str = ""  # why there is none
     examples: Sequence[Mapping[str, Any]] = ()  # id, input, reference, required, outputs: [{name, text, score}]
@@ -45,6 +46,7 @@ def build(project: Project, climb: Climb, evidence: Evidence, *, everything: boo
         "target": project.target,
         "confidence": project.confidence,
         "comparisons": climb.comparisons,
+        "earlier": evidence.earlier,
         "limits": {name: value for name, value in asdict(project.limits).items() if value is not None},
         "decision": decision(project, climb, evidence),
         "spared": spared(climb, everything),
@@ -101,11 +103,14 @@ def unmet(project: Project, climb: Climb) -> str:
 
 
 def tested(project: Project, entry: Entry, evidence: Evidence) -> str:
-    """What the test part says of the choice, which nothing was chosen on."""
+    """What the test part says of the choice, and how new its examples are."""
+    new = "which nothing was chosen on"
+    if evidence.opened > 1:
+        new = f"which was opened for {count(evidence.opened - 1, 'other model')} before it and may have led to it"
     for rung, candidate, score in evidence.test:
-        if (rung, candidate) == (entry.rung, entry.candidate):
+        if (rung, candidate) == (entry.rung, short(entry.candidate)):
             return (
-                f"On the test part, which nothing was chosen on, it scores {number(score.value)} "
+                f"On the test part, {new}, it scores {number(score.value)} "
                 f"({number(score.low)} to {number(score.high)}, {score.n:,} examples)."
             )
     return ""
@@ -122,9 +127,10 @@ def reasons(climb: Climb) -> Iterator[str]:
         elif entry.score and entry.lower is not None:
             against = "meets" if entry.lower >= climb.target else "is below"
             but = f", but {entry.reason}" if entry.reason else ""
+            noted = "".join(f" ({note})" for note in entry.notes)
             yield (
                 f"{title(entry)} scores {number(entry.score.value)}; its lower bound of {number(entry.lower)} "
-                f"{against} {climb.target:g}{but}."
+                f"{against} {climb.target:g}{but}.{noted}"
             )
 
 
@@ -187,7 +193,9 @@ def entry_said(entry: Entry, climb: Climb) -> dict[str, Any]:
         "state": entry.state,
         "cached": entry.cached,
         "reason": entry.reason,
+        "notes": list(entry.notes),
         "planned": cost_said(entry.planned),
+        "planning": entry.planning,
         "actual": cost_said(entry.actual),
         "score": asdict(entry.score) if entry.score else None,
         "lower": entry.lower,
@@ -213,11 +221,7 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
             f"Every score on the decide part is of {score.n:,} examples, and an interval is up to "
             f"{number(score.high - score.low)} wide ({title(widest)}). More examples would make it narrower."
         )
-    yield (
-        f"{count(climb.comparisons, 'comparison')} with the target could be made, each with an equal share of an error "
-        f"of {climb.error:.2g}: a choice that does not meet the target is made with at most that probability, if the "
-        "examples are independent draws of what the model will meet."
-    )
+    yield from shared(climb, evidence)
     yield "Each rung was trained once, from one seed: what another seed would have changed is in no interval."
     if BASE in climb.candidates:
         yield "The cost of the base is counted once, though every rung stands on it."
@@ -227,8 +231,8 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
         yield "There is no test part: no score is of data that nothing was chosen on."
     elif evidence.opened > 1:
         yield (
-            f"The test part has been opened for {evidence.opened} different choices: its scores are no longer those of "
-            "data that nothing was chosen on."
+            f"The test part has been opened for {evidence.opened} different models in this directory: its scores are "
+            "no longer those of data that nothing was chosen on."
         )
     for overlap in evidence.profile.get("overlap", []):
         one, other = overlap["parts"]
@@ -241,4 +245,19 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
     missing = [name for name in RUNGS if name not in project.ladder]
     if missing:
         yield f"Not on the ladder: {', '.join(missing)}."
-    yield "Times and memory are of this machine, whatever else it did meanwhile; memory is the peak of the process."
+    yield "Times and memory are of this machine, whatever else it did meanwhile."
+
+
+def shared(climb: Climb, evidence: Evidence) -> Iterator[str]:
+    """What the comparisons with the target may err, those of earlier runs on the same examples among them."""
+    yield (
+        f"{count(climb.comparisons, 'comparison')} with the target could be made, each with its share of an error of "
+        f"{climb.error:.2g}: a choice that does not meet the target is made with at most that probability, if the "
+        "examples are independent draws of what the model will meet."
+    )
+    if evidence.earlier:
+        yield (
+            f"Earlier runs in this directory had {count(evidence.earlier, 'other comparison')} on the same decide "
+            "part, and what is new in this run has a smaller share of the error for it. What was changed because of "
+            "the scores on that part is beyond such counting: new examples are surer."
+        )

@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from modelwright.data.kind import PARTS
 from modelwright.data.task import prepare
 from modelwright.project.evidence import gather
-from modelwright.project.ladder import BASE, climb, size
+from modelwright.project.ladder import BASE, climb
 from modelwright.project.report import build
 from modelwright.project.resolve import replayable
 from modelwright.project.show import PAGE, write_report
@@ -29,7 +30,7 @@ from modelwright.project.view import View
 from modelwright.project.work import Work
 from modelwright.recipes.flags import parse
 from modelwright.recipes.run import alone_in
-from modelwright.recipes.watch import Screen, duration, thousands, write_whole
+from modelwright.recipes.watch import Screen, duration, size, thousands, write_whole
 from modelwright.train.interrupt import Interrupted
 from modelwright.train.loop import Diverged
 from modelwright.train.state import NotSaved
@@ -67,7 +68,7 @@ def run(args: Run, project: Project, directory: Path, view: View) -> dict[str, A
         everything = args.climb == "all"
         found = climb(project.rule(everything), work, work.bound, view.tell)
         # 4. the evidence
-        evidence = gather(work, found, everything=everything)
+        evidence = gather(work, found)
         work.watched.unchanged()
     # 5. the report
     report = build(project, found, evidence, everything=everything)
@@ -165,7 +166,23 @@ def alone(args: Run, project: Project, directory: Path, view: View) -> dict[str,
         raise FileExistsError(f"{directory} holds something else than a project's run: name another --output")
     directory.mkdir(parents=True, exist_ok=True)
     with alone_in(directory):
+        if (run_yaml := directory / RUN).exists() and (other := stranger(project, run_yaml)):
+            raise FileExistsError(f"{directory} holds the run of another project, {other}: name another --output")
         return run(args, project, directory, view)
+
+
+def stranger(project: Project, path: Path) -> str:
+    """The other project that a run.yaml is of, or nothing: another name or kind of task, or none of the same files."""
+    said = yaml.safe_load(path.read_text("utf-8")) or {}
+    try:
+        name, kind, data = said["name"], said["task"]["kind"], said["task"]["data"]
+        theirs = {Path(str(data[part])).name for part in PARTS if data.get(part)}
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is not as a run wrote it: name another --output") from None
+    mine = {Path(str(source)).name for part in PARTS if (source := getattr(project.task.data, part))}
+    if (name, kind) == (project.name, project.task.kind) and mine & theirs:
+        return ""
+    return f"{name} ({kind}, on {', '.join(sorted(theirs))})"
 
 
 def told(report: dict[str, Any], directory: Path, view: View) -> None:

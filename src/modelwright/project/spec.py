@@ -22,12 +22,12 @@ from modelwright.data.task import Task, parse_task, read_task
 from modelwright.evaluate.metrics import default_metric, fits
 from modelwright.plan.size import parse_count, parse_time
 from modelwright.project.cache import plain, sha256
-from modelwright.project.ladder import BASE, RUNGS, Limits, Rule, size
+from modelwright.project.ladder import BASE, RUNGS, Limits, Rule
 from modelwright.recipes.options import Pretrain, check
 from modelwright.recipes.source import desk_of
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.tuning import check as check_tuning
-from modelwright.recipes.watch import duration, thousands
+from modelwright.recipes.watch import duration, size, thousands
 
 KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "ladder", "shots", "choose", "prompt",
         "tune", "curve", "confidence", "seed", "recorded")  # fmt: skip

@@ -20,6 +20,7 @@ import yaml
 
 from modelwright.adapt.open import open_model
 from modelwright.data.examples import Example
+from modelwright.data.prompt import Prompt, Prompter
 from modelwright.data.shots import How, choose_shots
 from modelwright.data.task import Task
 from modelwright.evaluate.baselines import Baseline
@@ -28,40 +29,21 @@ from modelwright.evaluate.tasks import Outcome, Output, answers, judge, measure,
 from modelwright.hub.open import LanguageModel
 from modelwright.plan import memory
 from modelwright.plan.cost import parameters
+from modelwright.project import resident
 from modelwright.project.ladder import Cost
 from modelwright.recipes import options, results, tuning
-from modelwright.recipes.evaluate import check_contract, prompter_of, rated
+from modelwright.recipes.evaluate import prompter_of, rated
 from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, Pretrain, Settings
 from modelwright.recipes.pretrain import SHARE, VOCAB, choose_precision, make_plan, pretrain
 from modelwright.recipes.tune import tune
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen
-from modelwright.train.meter import peak_memory
 
 OUTCOME = "outcome"
 PROBED = 8  # examples that are answered to know how long all will take
 SINGLE = 5  # examples that are answered one at a time, to know how long one takes
 ROWS = 32  # that are written at once
 HAND = ("width", "layers", "heads", "kv_heads", "ffn", "context")
-
-
-# -- memory --------------------------------------------------------------------------------------------------------
-
-
-def forget_peak() -> None:
-    """Count anew the most memory that this process holds, where the system can: Linux (proc(5), clear_refs)."""
-    path = Path("/proc/self/clear_refs")
-    if path.exists():
-        path.write_text("5")
-
-
-def resident() -> int:
-    """Bytes that this process holds now."""
-    path = Path("/proc/self/status")
-    if not path.exists():
-        return peak_memory()
-    line = next(line for line in path.read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024
 
 
 # -- training ------------------------------------------------------------------------------------------------------
@@ -112,8 +94,7 @@ def plan_base(args: Pretrain, own: int) -> Cost:
 
 def pretrain_base(args: Pretrain, directory: Path, screen: Screen) -> dict[str, Any]:
     """Pretrain in `directory`/run -> where the model is, what it took, and the settings that ask no clock."""
-    run, began = directory / "run", time.perf_counter()
-    forget_peak()
+    run, began, held = directory / "run", time.perf_counter(), resident.begin()
 
     def again() -> dict[str, Any]:
         begun = options.check(Pretrain(resume=True, output=run, json=True))
@@ -127,7 +108,7 @@ def pretrain_base(args: Pretrain, directory: Path, screen: Screen) -> dict[str, 
     settled |= {"batch": planned["rows"] * (planned["length"] + planned["source"]), "precision": settings["precision"]}
     for name in ("checkpoints", "shards"):
         shutil.rmtree(run / name, ignore_errors=True)
-    return taken(came, began, run) | {"settled": settled}
+    return taken(came, began, held, run) | {"settled": settled}
 
 
 def settle_base(args: Pretrain, settled: Mapping[str, Any]) -> Pretrain:
@@ -146,8 +127,7 @@ def plan_rung(args: Tune) -> Cost:
 
 def tune_rung(args: Tune, directory: Path, screen: Screen) -> dict[str, Any]:
     """Tune in `directory`/run -> where the model is, what it took, what it forgot, and what a clock decided."""
-    run, began = directory / "run", time.perf_counter()
-    forget_peak()
+    run, began, held = directory / "run", time.perf_counter(), resident.begin()
 
     def again() -> dict[str, Any]:
         begun = tuning.check(Tune(resume=True, output=run, json=True))
@@ -158,18 +138,17 @@ def tune_rung(args: Tune, directory: Path, screen: Screen) -> dict[str, Any]:
     settled = {name: came["predicted"][name] for name in ("steps", "rows", "accumulate")}
     settled |= {"precision": settings["precision"]}
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    return taken(came, began, run) | {"settled": settled, "forgetting": came["forgetting"]}
+    return taken(came, began, held, run) | {"settled": settled, "forgetting": came["forgetting"]}
 
 
 def settle_rung(args: Tune, settled: Mapping[str, Any]) -> Tune:
     return dataclasses.replace(args, time=None, **settled) if settled else args
 
 
-def taken(came: Mapping[str, Any], began: float, run: Path) -> dict[str, Any]:
+def taken(came: Mapping[str, Any], began: float, held: int, run: Path) -> dict[str, Any]:
     """Seconds of this sitting, or of all where there were several; and the most memory."""
-    actual = came["actual"]
-    seconds = max(time.perf_counter() - began, actual["seconds"])
-    return {"model": f"{run.name}/model", "seconds": seconds, "memory": actual["peak_memory"]}
+    seconds = max(time.perf_counter() - began, came["actual"]["seconds"])
+    return {"model": f"{run.name}/model", "seconds": seconds, "memory": resident.grown(held)}
 
 
 # -- measuring -----------------------------------------------------------------------------------------------------
@@ -193,13 +172,31 @@ class Asked:
             return ()
         return choose_shots(self.train, example, self.shots, how=self.choose, seed=self.seed, task=self.task)
 
+    def how(self) -> dict[str, Any]:
+        """All that is asked but the examples."""
+        beside = ("task", "part", "examples", "train")
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in beside}
+
+    def prompts(self, prompter: Prompter) -> list[Prompt]:
+        return [prompter.prompt(example, self.shown(example), template=self.template) for example in self.examples]
+
+
+def crowded(prompter: Prompter, asked: Asked) -> str:
+    """Why a context is too short to be asked in this way, or nothing: the prompt leaves the input no room, or the
+    examples before it are not more than those of a lower rung."""
+    try:
+        fit = max(prompt.shots for prompt in asked.prompts(prompter))
+    except ValueError as error:
+        return str(error)
+    if fit >= min(asked.shots, 2):
+        return ""
+    return f"{('no', 'no more than one')[fit]} example fits in {prompter.context} tokens"
+
 
 def measure_rung(model: str, asked: Asked, directory: Path, screen: Screen) -> dict[str, Any]:
     """Answer the part's examples; outputs and scores stay in `directory`/outcome."""
-    began = time.perf_counter()
-    forget_peak()
+    began, held = time.perf_counter(), resident.begin()
     lm = open_model(model)
-    check_contract(model, lm, asked.task)
     scorer, prompter = ModelScorer(lm), prompter_of(asked.task, lm)
     with rated(screen, "measuring", len(asked.examples)) as told:
         outcome = measure(
@@ -209,10 +206,8 @@ def measure_rung(model: str, asked: Asked, directory: Path, screen: Screen) -> d
     keep(outcome, model, asked, directory)
     return {
         "latency": latency(lm, scorer, asked),
-        "dropped": sum(output.dropped for output in outcome.outputs),
-        "truncated": sum(output.truncated > 0 for output in outcome.outputs),
         "seconds": time.perf_counter() - began,
-        "memory": peak_memory(),
+        "memory": resident.grown(held),
     }
 
 
@@ -229,7 +224,7 @@ def latency(lm: LanguageModel, scorer: ModelScorer, asked: Asked) -> float:
 
 def measure_baseline(baseline: Baseline, asked: Asked, directory: Path) -> dict[str, Any]:
     """The same of an answer that needs no model."""
-    began = time.perf_counter()
+    began, held = time.perf_counter(), resident.begin()
     metrics = metrics_of(asked.task, asked.examples)
     predictions = [baseline.predict(example) for example in asked.examples]
     outputs = tuple(
@@ -239,7 +234,7 @@ def measure_baseline(baseline: Baseline, asked: Asked, directory: Path) -> dict[
     scores = score_all(metrics, [output.stats for output in outputs], asked.seed)
     seconds = time.perf_counter() - began
     keep(Outcome("", asked.part, outputs, scores, metrics[0].name, seconds, 0), baseline.name, asked, directory)
-    return {"latency": None, "seconds": seconds, "memory": resident(), "dropped": 0, "truncated": 0}
+    return {"latency": None, "seconds": seconds, "memory": resident.grown(held)}
 
 
 def keep(outcome: Outcome, model: str, asked: Asked, directory: Path) -> None:

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from modelwright.project.ladder import BASE, Cost, Entry, moment, size
+from modelwright.project.ladder import BASE, Cost, Entry
 from modelwright.project.report import number, short
-from modelwright.recipes.watch import Screen
+from modelwright.recipes.watch import Screen, moment, size
 
 STYLES = {"waiting": "dim", "running": "bold", "done": "", "skipped": "dim", "spared": "dim"}
 EVERY = 10.0  # seconds between two lines of progress where there is no terminal
@@ -126,7 +126,7 @@ def state(entry: Entry) -> str:
     if entry.state == "skipped":
         return f"skipped: {entry.reason}"
     verdict = "meets the target" if entry.met else entry.reason or ("below" if entry.score else "done")
-    return f"{verdict}, from an earlier run" if entry.cached else verdict
+    return "; ".join([f"{verdict}, from an earlier run" if entry.cached else verdict, *entry.notes])
 
 
 def line(entry: Entry, target: float) -> str:

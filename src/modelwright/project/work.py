@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,22 +16,28 @@ from pydantic import TypeAdapter
 from modelwright.adapt.open import HABITS, digest, open_model
 from modelwright.data.examples import Example
 from modelwright.data.named import is_desk
+from modelwright.data.prompt import Prompter
 from modelwright.data.task import prepare
 from modelwright.evaluate.baselines import Baseline, fit_baselines
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.statistics import interval, lower_bound
 from modelwright.evaluate.tasks import Output
+from modelwright.hub.open import LanguageModel
 from modelwright.model.transformer import Config
 from modelwright.plan.cost import parameters
-from modelwright.project import steps
-from modelwright.project.cache import Cache, Done, Watched, desk_digest, file_digest, plain, sha256
-from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Measurement
+from modelwright.project import ledger, resident, steps
+from modelwright.project.cache import Cache, Done, Watched, desk_digest, file_digest, key, plain, sha256
+from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Measurement, Place, Plan
 from modelwright.project.reading import copies, inputs, refuse, told, write_inputs
 from modelwright.project.resolve import replayable, task_said
 from modelwright.project.spec import INPUTS, Project
 from modelwright.project.steps import Asked
+from modelwright.recipes.evaluate import check_contract, prompter_of
+from modelwright.recipes.flags import as_keys
 from modelwright.recipes.options import Pretrain
+from modelwright.recipes.preflight import Unfit, data_faults
 from modelwright.recipes.pretrain import HELD_OUT
+from modelwright.recipes.results import warnings
 from modelwright.recipes.source import desk_of, documents_of
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen, write_whole
@@ -40,11 +47,13 @@ TASKS = "tasks"  # of a run directory: the task files that tuning reads, and the
 
 
 class Opened(NamedTuple):
-    """A candidate's model: where it is, and what it is."""
+    """A candidate's model: where it is, what it is, and how it is asked."""
 
     path: str
     digest: str
     config: Config
+    prompter: Prompter | None = None  # None where it cannot be asked
+    mute: str = ""  # why
 
 
 class Work:
@@ -52,6 +61,7 @@ class Work:
 
     def __init__(self, project: Project, directory: Path, screen: Screen):
         self.project, self.directory, self.screen = project, directory, screen
+        self.own = resident.program()
         self.watched = Watched(files_of(project))
         self.task, self.parts = prepare(project.task)
         if "decide" not in self.parts:
@@ -59,14 +69,17 @@ class Work:
                 f"the task {self.task.name} has no part decide, which rungs are stopped on: give data.decide a file, "
                 "or data.split.decide a share"
             )
+        if faults := data_faults(self.task, self.parts, allowed_overlap(project)):
+            raise ValueError("; and ".join(as_keys(fault, Tune, "tune.") for fault in faults))
         self.digests = {part: examples_digest(examples) for part, examples in self.parts.items()}
         self.cache = Cache(directory, screen.warn, self.watched.unchanged)
         self.metric = METRICS[project.metric]
         self.fitted = {one.name: one for one in fit_baselines(self.task, self.parts["train"], self.metric)}
-        self.own = steps.resident()
         self.opened: dict[str, Opened] = {}
         self.sizes = {part: len(examples) for part, examples in self.parts.items()}
         self.copied: Mapping[str, Sequence[str]] = {}  # of each part what stands in the base's text
+        self.origins: dict[str, Any] = {}
+        self.pairs: list[str] = []  # what this run compares with the target
         self.record: dict[str, Any] = {}  # what clocks said, by rung and candidate
 
     # -- what climb asks
@@ -74,12 +87,18 @@ class Work:
     def baselines(self) -> Sequence[str]:
         return tuple(self.fitted)
 
+    def shares(self, places: Sequence[Place], error: float) -> Sequence[float]:
+        self.pairs = [self.pair(*place) for place in places]
+        return [error * share for share in ledger.allot(self.directory, self.digests["decide"], self.pairs)]
+
     def open(self, candidate: str) -> Candidate:
         done = self.pretrain() if candidate == BASE else None
         path = model_of(done) if done else candidate
         lm = open_model(path)
         assert lm.path is not None
-        found = self.opened[candidate] = Opened(str(lm.path), digest(lm.path, HABITS), lm.model.cfg)
+        found = self.opened[candidate] = Opened(
+            str(lm.path), digest(lm.path, HABITS), lm.model.cfg, *self.speaking(candidate, lm)
+        )
         cost = self.spent(BASE, BASE, done) if done else None
         return Candidate(
             candidate,
@@ -91,31 +110,66 @@ class Work:
         )
 
     def unfit(self, rung: str, candidate: Candidate) -> str:
-        labels = self.opened[candidate.name].config.labels
-        if candidate.shape != "encoder":
-            return "tagging needs an encoder" if self.task.kind == "tag" else ""
-        if self.task.kind not in ("classify", "tag"):
+        encoder = candidate.shape == "encoder"
+        if self.task.kind == "tag" and not encoder:
+            return "tagging needs an encoder"
+        if self.task.kind not in ("classify", "tag") and encoder:
             return f"an encoder writes no text, and cannot {self.task.kind}"
-        if not RUNGS[rung].method and (labels is None or RUNGS[rung].shots != "none"):
-            return "an encoder reads no examples: it answers by a head of its own, which training gives it"
-        return ""
+        return "" if RUNGS[rung].method else self.unasked(rung, candidate.name)
 
-    def plan(self, rung: str, candidate: str) -> Cost | None:
+    def unasked(self, rung: str, candidate: str) -> str:
+        """Why a model cannot be asked as it is, or not in this way."""
+        found = self.opened[candidate]
+        if found.config.shape == "encoder" and (found.config.labels is None or RUNGS[rung].shots != "none"):
+            return "an encoder reads no examples: it answers by a head of its own, which training gives it"
+        return found.mute if found.prompter is None else steps.crowded(found.prompter, self.asked(rung, "decide"))
+
+    def speaking(self, candidate: str, lm: LanguageModel) -> tuple[Prompter | None, str]:
+        """What makes a model's prompts of the task; or None, and why it cannot be asked."""
+        try:
+            check_contract(candidate, lm, self.task)
+        except ValueError:
+            return None, "it was trained with other prompts than this task's"
+        try:
+            return prompter_of(self.task, lm), ""
+        except ValueError as error:
+            return None, str(error)
+
+    def plan(self, rung: str, candidate: str) -> Plan | None:
         """Predicted once, and kept: a resumed climb decides by the same numbers, and so does a replayed one."""
-        if said := self.recorded(rung, candidate).get("planned"):
-            return self.noted(rung, candidate, "planned", Cost(said[0], int(said[1])))
-        if not RUNGS.get(rung, RUNGS["full"]).model:
+        if rung == "trivial":
             return None
-        if rung != BASE and candidate not in self.opened:
+        if (found := self.planned(rung, candidate)) is None:
+            found = self.cache.step(*self.planning(rung, candidate), lambda _: self.predict(rung, candidate)).value
+        self.note(rung, candidate, "planned", found["cost"])
+        self.note(rung, candidate, "planning", found["seconds"])
+        return Plan(Cost(found["cost"][0], int(found["cost"][1])), found["seconds"])
+
+    def planned(self, rung: str, candidate: str) -> Mapping[str, Any] | None:
+        """What an earlier run recorded."""
+        said = self.recorded(rung, candidate)
+        return {"cost": said["planned"], "seconds": said.get("planning", 0.0)} if "planned" in said else None
+
+    def planning(self, rung: str, candidate: str) -> tuple[str, dict[str, Any]]:
+        """Under what a plan is kept."""
+        return f"plan-{rung}", self.depends(rung, candidate) | {"decide": self.digests["decide"]}
+
+    def foreseen(self, rung: str, candidate: str) -> Cost | None:
+        """What is known of a step that is not made: by an earlier plan, or of a base by calculation."""
+        if rung == "trivial":
             return None
-        depends = self.depends(rung, candidate) | {"decide": self.digests["decide"]}
-        done = self.cache.step(f"plan-{rung}", depends, lambda _: {"cost": list(self.predict(rung, candidate))})
-        return self.noted(rung, candidate, "planned", Cost(done.value["cost"][0], int(done.value["cost"][1])))
+        if (found := self.planned(rung, candidate)) is None and (rung == BASE or candidate in self.opened):
+            done = self.cache.find(*self.planning(rung, candidate))
+            found = done.value if done else None
+        if found is None:
+            return steps.plan_base(self.base(), self.own) if rung == BASE else None
+        return Cost(found["cost"][0], int(found["cost"][1]))
 
     def measure(self, rung: str, candidate: str, part: str = "decide") -> Measurement:
         trained = self.train(rung, candidate) if self.method(rung) else None
         done = self.answer(rung, candidate, trained, part)
-        stats = np.stack([output.stats[self.metric.name] for output in steps.outputs_of(done.directory)])  # (n, k)
+        outputs = steps.outputs_of(done.directory)
+        stats = np.stack([output.stats[self.metric.name] for output in outputs])  # (n, k)
         score = interval(stats, self.metric, level=self.project.confidence, seed=self.project.seed)
         cost, latency = together(done, trained), done.value["latency"]
         if part == "decide":  # no decision rests on another
@@ -123,7 +177,8 @@ class Work:
             latency = self.recorded(rung, candidate).get("latency", latency)
             self.note(rung, candidate, "latency", latency)
         cached = done.cached and (trained is None or trained.cached)
-        return Measurement(stats, score, cost, latency, cached)
+        notes = tuple(warnings(outputs, self.task.decoding.max_new))
+        return Measurement(stats, score, cost, latency, cached, notes)
 
     def bound(self, stats: Array, error: float) -> float:
         return lower_bound(stats, self.metric, error=error, seed=self.project.seed)
@@ -156,6 +211,48 @@ class Work:
         trained = self.train(rung, candidate, n)
         done = self.answer(rung, candidate, trained, "decide")
         return np.stack([output.stats[self.metric.name] for output in steps.outputs_of(done.directory)])
+
+    def opening(self, rung: str, candidate: str) -> dict[str, str]:
+        """What an opening of the test part is counted by: the part, the model, and how it is asked for what."""
+        asked, task = self.asked(rung, "test"), self.said() | {"metric": self.metric.name}
+        if RUNGS[rung].model:
+            path = model_of(self.train(rung, candidate)) if self.method(rung) else self.opened[candidate].path
+            model = digest(path, HABITS)
+        else:
+            model = sha256({"baseline": candidate, "train": self.digests["train"]})
+        return {"test": self.digests["test"], "model": model, "task": sha256({"task": task, "asked": asked.how()})}
+
+    def earlier(self) -> int:
+        """How many comparisons on this `decide` part earlier runs in this directory had that this one has not."""
+        return ledger.earlier(self.directory, self.digests["decide"], self.pairs)
+
+    # -- what is compared, known before any of it is made
+
+    def pair(self, rung: str, candidate: str) -> str:
+        """A digest of a model and of how it is asked: of all that makes it."""
+        asked, method = self.asked(rung, "decide"), self.method(rung)
+        said: dict[str, Any] = {"task": self.said() | {"metric": self.metric.name}}
+        if method or asked.shots or not RUNGS[rung].model:
+            said |= {"train": self.digests["train"]}
+        if not RUNGS[rung].model:
+            return key("trivial", said | {"baseline": candidate})
+        said |= {"model": self.origin(candidate), "asked": asked.how()}
+        if method:
+            tuning = {name: value for name, value in self.project.tuning(rung).items() if name != "general"}
+            said |= {"tune": tuning, "select": self.digests.get("select"), "seed": self.project.seed}
+        return key(method or "asked", said)
+
+    def origin(self, candidate: str) -> Any:
+        """What a candidate is, before it is opened: its files' digest, its name on the hub, or how it is pretrained."""
+        if candidate not in self.origins:
+            base = self.project.base
+            if candidate == BASE and base is not None:
+                tokenizer = file_digest(base.tokenizer / "tokenizer.json") if base.tokenizer else None
+                data = [self.content(d) for d in base.data]
+                self.origins[candidate] = settings(base) | {"data": data, "tokenizer": tokenizer}
+            else:
+                self.origins[candidate] = digest(candidate, HABITS) if holds_model(candidate) else candidate
+        return self.origins[candidate]
 
     # -- the steps, each behind the cache
 
@@ -196,9 +293,14 @@ class Work:
     def by_model(self, path: str, asked: Asked) -> Callable[[Path], Mapping[str, Any]]:
         return lambda place: steps.measure_rung(path, asked, place, self.screen)
 
-    def predict(self, rung: str, candidate: str) -> Cost:
-        if rung == BASE:
-            return steps.plan_base(self.base(), self.own)
+    def predict(self, rung: str, candidate: str) -> dict[str, Any]:
+        """What a step is going to take, and how long it took to find that out."""
+        began = time.perf_counter()
+        cost = steps.plan_base(self.base(), self.own) if rung == BASE else self.tried(rung, candidate)
+        return {"cost": list(cost), "seconds": time.perf_counter() - began}
+
+    def tried(self, rung: str, candidate: str) -> Cost:
+        """By a few answers, and a few steps of training at rate 0. Raises Unfit for what the model cannot learn so."""
         asked = self.asked(rung, "decide")
         cost = steps.plan_measuring(self.opened[candidate].path, asked)
         if self.method(rung):
@@ -206,7 +308,8 @@ class Work:
             try:
                 learning = steps.plan_rung(args)
             except ValueError as error:  # what its preflight found
-                raise ValueError(f"{rung}: {str(error).replace('--', 'tune.')}") from None
+                said = as_keys(str(error), Tune, "tune.")
+                raise (Unfit(said) if isinstance(error, Unfit) else ValueError(f"{rung}: {said}")) from None
             tests = args.tests * min(args.select, len(self.parts.get("select", ())))
             seconds = learning.seconds + cost.seconds + each * tests
             cost = Cost(seconds, max(cost.memory, learning.memory))
@@ -363,6 +466,16 @@ def model_of(done: Done) -> str:
 def limited(candidate: str, limit: int | None) -> str:
     """What a candidate that was trained on a part of the examples is recorded under."""
     return candidate if limit is None else f"{candidate}/{limit}"
+
+
+def holds_model(path: str) -> bool:
+    return any(Path(path).glob("*.safetensors"))
+
+
+def allowed_overlap(project: Project) -> float:
+    """The share of a part's inputs that may stand in another: what every trained rung allows; 1 where none is."""
+    trained = [rung for rung in project.ladder if RUNGS[rung].method]
+    return min((project.tuning(rung).get("overlap", Tune.overlap) for rung in trained), default=1.0)
 
 
 def files_of(project: Project) -> list[str]:

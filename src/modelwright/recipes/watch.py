@@ -47,6 +47,19 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
 
 
+def moment(seconds: float) -> str:
+    """The same, short times to two digits: 0.2449 -> '0.24 s'."""
+    return f"{seconds:.2g} s" if seconds < 9.95 else duration(seconds)
+
+
+def size(number: float) -> str:
+    """Bytes in a word: 1536000000 -> '1.54 GB'."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:.0f} B"
+
+
 class Screen:
     """The person's side, on standard error. Quiet: nothing at all."""
 
