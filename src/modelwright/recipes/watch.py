@@ -39,12 +39,14 @@ def thousands(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """75 -> '1 min 15 s'."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
+    """Rounded before it is parted, or 119.7 would be 1 min 60 s: 75 -> '1 min 15 s'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def moment(seconds: float) -> str:
