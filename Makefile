@@ -1,6 +1,6 @@
 # On a bare machine this needs python3 (3.11 or later, with its venv module) and make; everything else goes into .venv.
 #
-#   make demo                     PROJECT=examples/desk-slip/project.yaml make demo      another project
+#   make demo                     PROJECT=examples/desk-note/project.yaml make demo      or another project
 #   make demo TIME=20s            a shorter one, whose base learns for 20 seconds and will not do
 #   make test                     MODELWRIGHT_DATA=DIR make test      with the tests on real data
 #   make test ARGS='-k plan'      arguments for pytest
@@ -16,10 +16,11 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MADE_OF := pyproject.toml constraints.txt
 
-.PHONY: help demo test smoke check bench docs clean
+.PHONY: help demo desk-base test smoke check bench docs clean
 
 help:
 	@echo 'make demo    install, and take a task from a prompt to a chosen model and a report: under 8 minutes after the install'
+	@echo 'make desk-base   the base that the desk projects in examples/ share: about ten minutes on two cores'
 	@echo 'make test    the whole test suite'
 	@echo 'make smoke   the quick part of it'
 	@echo 'make check   ruff and mypy'
@@ -64,6 +65,10 @@ demo: $(VENV)/.installed
 	@echo '  modelwright init --data YOUR_EXAMPLES.jsonl                    # a project of your own'
 	@echo '  modelwright pretrain YOUR_TEXT --time 10min --output runs/first'
 	@echo '  modelwright --help'
+
+desk-base: $(VENV)/.installed
+	$(BIN)/modelwright pretrain desk+episodes:45000 --whole --steps 3000 --vocab 2048 --width 128 --layers 4 --heads 4 \
+	  --context 512 --batch 3072 --rate 0.004 --matrix-rate 0.02 --output runs/desk-base
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)

@@ -2,7 +2,7 @@
 
     route      a ticket -> the team that is to have it                       classify
     note       a ticket -> where, what is given and for which product        generate
-    form       a ticket -> its day and colour, each perhaps unsaid           generate
+    arrival    a ticket -> the day it came, not that of the order, and what  generate
     slip       a ticket -> its order and customer                            generate
     record     a dialogue -> what it says, as a line of facts                generate
     summary    a dialogue -> two to four sentences                           summarise
@@ -58,8 +58,8 @@ def note(seed: int, part: Part, count: int) -> Iterator[Fields]:
     return noted("note", Note(("city", "resolution", "product"), " - "), seed, part, count)
 
 
-def form(seed: int, part: Part, count: int) -> Iterator[Fields]:
-    return noted("form", Note(("day", "colour"), " - ", gaps=True), seed, part, count)
+def arrival(seed: int, part: Part, count: int) -> Iterator[Fields]:
+    return noted("arrival", Note(("came", "product"), " - "), seed, part, count)
 
 
 def slip(seed: int, part: Part, count: int) -> Iterator[Fields]:
@@ -69,9 +69,8 @@ def slip(seed: int, part: Part, count: int) -> Iterator[Fields]:
 def noted(name: str, form: Note, seed: int, part: Part, count: int) -> Iterator[Fields]:
     """Tickets that say the facts of one form of note, with that note."""
     for i in range(count):
-        found = form.ticket(Random(f"{name}/{seed}/{part}/{i}"), part)
-        facts = [found.facts[fact] for fact in form.facts if fact in found.facts]
-        yield {"ticket": found.text, "note": form.answer(found), "facts": facts}
+        found = ticket(Random(f"{name}/{seed}/{part}/{i}"), part, form.facts)
+        yield {"ticket": found.text, "note": form.answer(found), "facts": [found.facts[fact] for fact in form.facts]}
 
 
 def record(seed: int, part: Part, count: int) -> Iterator[Fields]:
@@ -95,7 +94,7 @@ def stated(case: Case) -> list[str]:
 PROJECTS: dict[str, Callable[[int, Part, int], Iterator[Fields]]] = {
     "route": route,
     "note": note,
-    "form": form,
+    "arrival": arrival,
     "slip": slip,
     "record": record,
     "summary": summary,

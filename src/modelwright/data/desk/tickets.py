@@ -12,17 +12,17 @@ chance and cannot be foretold. What `RESERVED` names never stands in an episode:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count as count_from
 from random import Random
 from typing import NamedTuple
 
 from modelwright.data.desk import words
 from modelwright.data.desk.cases import SHAPES, document
-from modelwright.data.desk.facts import Part, chance, draw, pick, shuffled
+from modelwright.data.desk.facts import Part, chance, draw, mistaken, pick, shuffled
 from modelwright.data.documents import Document
 
-NOTED = ("customer", "city", "product", "colour", "order", "day", "resolution")
+NOTED = ("customer", "city", "product", "colour", "order", "day", "came", "resolution")
 
 CLAUSES: dict[str, tuple[str, ...]] = {
     "customer": ("from {customer}", "{customer} writes", "customer {customer}"),
@@ -31,10 +31,13 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "colour": ("in {colour}", "the {colour} one", "colour {colour}"),
     "order": ("order {order}", "number {order}", "it is {order}"),
     "day": ("ordered on {day}", "bought on {day}", "paid on {day}"),
+    "came": ("came on {came}", "delivered on {came}", "arrived on {came}"),
     "resolution": ("gets {resolution}", "we offer {resolution}", "promised {resolution}"),
     "problem": ("it {problem}", "{problem}"),
 }
 SAID = 4  # facts of a ticket
+TWINS = {"day": "came", "came": "day"}  # a ticket whose note has one says the other too
+SAME = 0.5  # share of the tickets where both are the same day, so that such an example does not tell which is meant
 
 
 class Ticket(NamedTuple):
@@ -43,15 +46,18 @@ class Ticket(NamedTuple):
     kinds: Mapping[str, str]  # what they are: one word for the many ways to say a problem and a resolution
 
 
-def ticket(rng: Random, part: Part, needed: Sequence[str] = (), unsaid: Collection[str] = ()) -> Ticket:
-    """A ticket about what `part` may show, which says four facts in any order: those `needed`, and none `unsaid`."""
+def ticket(rng: Random, part: Part, needed: Sequence[str] = ()) -> Ticket:
+    """A ticket about what `part` may show, which says four facts in any order, those `needed` and their twins among
+    them."""
     kinds = draw(rng, part)
     said = {
         **kinds,
+        "came": kinds["day"] if chance(rng, SAME) else mistaken(rng, "day", kinds["day"]),
         "problem": pick(rng, words.PROBLEMS[kinds["problem"]].said),
         "resolution": pick(rng, words.RESOLUTIONS[kinds["resolution"]].said),
     }
-    others = [fact for fact in shuffled(rng, tuple(CLAUSES)) if fact not in needed and fact not in unsaid]
+    needed = tuple(dict.fromkeys([*needed, *(TWINS[fact] for fact in needed if fact in TWINS)]))
+    others = [fact for fact in shuffled(rng, tuple(CLAUSES)) if fact not in needed]
     stated = shuffled(rng, [*needed, *others[: SAID - len(needed)]])
     text = ", ".join(pick(rng, CLAUSES[fact]).format_map(said) for fact in stated)
     return Ticket(f"{text}.", {fact: said[fact] for fact in stated}, kinds)
@@ -62,33 +68,24 @@ def ticket(rng: Random, part: Part, needed: Sequence[str] = (), unsaid: Collecti
 JOINERS = (", ", " / ", " | ", "; ", " - ", " + ", " > ", " & ")
 ASKED = ("Input", "Message", "Text", "Mail", "Case", "Report", "Request", "Letter", "Call", "Question")
 ANSWERED = ("Output", "Record", "Entry", "Log", "Card", "Line", "Summary", "Answer", "Result", "Short")
-GAPPY = 0.2  # share of the forms with gaps: they are learned last
-GAPS, NOTHING = 0.4, "none"  # how often such a form has one, and what then stands there
-RESERVED = (("order", "customer"), ("city", "resolution", "product"), ("day", "colour"))  # by projects, in any order
+RESERVED = (("order", "customer"), ("city", "resolution", "product"), ("came", "product"))  # by projects, in any order
 
 
 class Note(NamedTuple):
-    """The facts a note holds, in their order, and what joins them. With gaps, some tickets do not say all of them, so
-    that one example may leave open what stands where."""
+    """The facts a note holds, in their order, and what joins them."""
 
     facts: tuple[str, ...]
     joiner: str
-    gaps: bool = False
-
-    def ticket(self, rng: Random, part: Part) -> Ticket:
-        """A ticket to be noted."""
-        said = tuple(fact for fact in self.facts if not (self.gaps and chance(rng, GAPS)))
-        return ticket(rng, part, said, set(self.facts) - set(said))
 
     def answer(self, ticket: Ticket) -> str:
-        return self.joiner.join(ticket.facts.get(fact, NOTHING) for fact in self.facts)
+        return self.joiner.join(ticket.facts[fact] for fact in self.facts)
 
 
 def draw_note(rng: Random) -> Note:
     while True:
         facts = tuple(shuffled(rng, NOTED)[: 1 + int(3 * rng.random())])
         if all(set(facts) != set(reserved) for reserved in RESERVED):
-            return Note(facts, pick(rng, JOINERS), chance(rng, GAPPY))
+            return Note(facts, pick(rng, JOINERS))
 
 
 class Shown(NamedTuple):
@@ -101,7 +98,7 @@ class Shown(NamedTuple):
 def episode(rng: Random, part: Part) -> list[Shown]:
     """A form of note, and a few tickets with their notes."""
     cue, answer, note = pick(rng, ASKED), pick(rng, ANSWERED), draw_note(rng)
-    tickets = [note.ticket(rng, part) for _ in range(3 + int(4 * rng.random()))]
+    tickets = [ticket(rng, part, note.facts) for _ in range(3 + int(4 * rng.random()))]
     return [Shown(f"{cue}: {found.text}\n{answer}:", f" {note.answer(found)}") for found in tickets]
 
 
