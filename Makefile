@@ -67,8 +67,7 @@ demo: $(VENV)/.installed
 	@echo '  modelwright --help'
 
 desk-base: $(VENV)/.installed
-	$(BIN)/modelwright pretrain desk+episodes:45000 --whole --steps 3000 --vocab 2048 --width 128 --layers 4 --heads 4 \
-	  --context 512 --batch 3072 --rate 0.004 --matrix-rate 0.02 --output runs/desk-base
+	$(BIN)/modelwright pretrain desk+episodes:45000 --whole --steps 3000 --vocab 2048 --width 128 --layers 4 --heads 4 --context 512 --batch 3072 --rate 0.004 --matrix-rate 0.02 --output runs/desk-base
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
