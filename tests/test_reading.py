@@ -81,7 +81,7 @@ def test_the_inputs_are_known_by_what_they_say(tmp_path: Path) -> None:
     (tmp_path / "b" / "train.jsonl").write_text(rows.replace("lamp", "boat", 1))
     other = Work(read_project(tmp_path / "b" / "project.yaml"), tmp_path / "b" / "run", Screen(quiet=True))
     assert first.depends(BASE, BASE) != other.depends(BASE, BASE)
-    assert first.base().data != other.base().data
+    assert first.orders.base().data != other.orders.base().data
 
 
 def test_beside_files_they_are_written_under_the_column_of_these(tmp_path: Path) -> None:
