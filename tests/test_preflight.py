@@ -88,19 +88,13 @@ def looked(
 
 
 def fault(found: Preflight) -> str:
-    """The one fault of the data."""
-    assert (len(found.faults), found.unfit) == (1, ()), found
+    """The one fault."""
+    assert len(found.faults) == 1, found
     return found.faults[0]
 
 
-def unfit(found: Preflight) -> str:
-    """The one fault of the model or the method."""
-    assert (found.faults, len(found.unfit)) == ((), 1), found
-    return found.unfit[0]
-
-
 def fine(found: Preflight) -> bool:
-    return found.faults == found.unfit == ()
+    return found.faults == ()
 
 
 # -- none -------------------------------------------------------------------------------------------------
@@ -135,12 +129,12 @@ def test_the_end_is_never_learned() -> None:
     rows = rows_of(Prompter(task(), tokenizer(), "decoder", 40), TRAIN)
     for row in rows[:2]:
         row.weight[-1] = 0  # as where padding is masked, and padding is the end
-    told = unfit(looked(task(), rows=rows))
+    told = fault(looked(task(), rows=rows))
     assert told == "the end of the answer is never learned in t:1, t:2: a model tuned on them would not stop"
 
 
 def test_the_end_that_is_learned_is_none_that_generation_stops_at() -> None:
-    told = unfit(looked(task(), eos=frozenset({7})))
+    told = fault(looked(task(), eos=frozenset({7})))
     assert told.startswith("answers are learned to end in </s> (1), and generation does not stop there: add it to eos")
     assert fine(looked(task(), eos=frozenset({7, 1})))
 
@@ -151,20 +145,20 @@ def test_an_end_that_the_model_never_saw() -> None:
     head, rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), rows_of(prompter, TRAIN)
     assert fine(preflight(prompter, TRAIN, rows, eos={1}, frozen=head))
     head[[7, 9]] = head[1] + 1e-4
-    told = unfit(preflight(prompter, TRAIN, rows, eos={1}, frozen=head))
+    told = fault(preflight(prompter, TRAIN, rows, eos={1}, frozen=head))
     assert told.startswith("answers end in </s>, whose vector is that of 2 other tokens too: no adapter can tell it")
     assert fine(preflight(prompter, TRAIN, rows, eos={1})), "where all learns, it is learned"
 
 
 def test_a_chat_template_that_shows_the_answer_elsewhere() -> None:
     moved = CHAT.replace("assistant :", "assistant : answer")
-    told = unfit(looked(task(), words=tokenizer(template=moved)))
+    told = fault(looked(task(), words=tokenizer(template=moved)))
     assert told.startswith("the chat template shows the prompt of t:1 in another way once the answer follows it, in 3")
     assert told.endswith("mend the tokenizer's chat template, or do without it (chat: false in the task)")
 
 
 def test_a_beginning_that_is_there_twice() -> None:
-    told = unfit(looked(task(), words=tokenizer(template="{{ bos_token }}{{ bos_token }}" + CHAT)))
+    told = fault(looked(task(), words=tokenizer(template="{{ bos_token }}{{ bos_token }}" + CHAT)))
     assert told.startswith("t:1, t:2, t:3 begin with two BOS tokens: take one out of the chat template")
     assert fine(looked(task(), words=tokenizer(template="{{ bos_token }}" + CHAT)))
 
@@ -177,13 +171,13 @@ def test_a_beginning_that_is_there_twice() -> None:
 )  # fmt: skip
 def test_a_special_token_in_a_template(more: dict[str, Any], name: str) -> None:
     """So a beginning set by hand is found too: of a template it is text, and the true one stands before it."""
-    told = [said for said in looked(task(**more, decoding=Decoding(max_new=12))).unfit if "spells out" in said]
+    told = [said for said in looked(task(**more, decoding=Decoding(max_new=12))).faults if "spells out" in said]
     assert len(told) == 1
     assert told[0].startswith(f"the {name}, which would be read letter by letter")
 
 
 def test_padding_that_ends_a_text() -> None:
-    told = unfit(looked(task(), eos=frozenset({1, 2})))
+    told = fault(looked(task(), eos=frozenset({1, 2})))
     assert told == "the padding token <pad> stands among the ids that end a text: take it out of eos_token_id"
 
 
@@ -192,7 +186,7 @@ def test_a_prompt_that_ends_in_a_space(at: int) -> None:
     """The last prompt token is the space, and with the answer behind it the space is part of the answer's token."""
     good = "{{ source }} ="
     prompts = tuple("{{ source }} = " if i == at else good for i in range(2))
-    told = unfit(looked(task(prompts=prompts, completion="{{ target }}"), truncated=1))
+    told = fault(looked(task(prompts=prompts, completion="{{ target }}"), truncated=1))
     assert told.startswith(f"the prompt of t:{at + 1} ends in ")
     assert "when 'mat' follows it" in told if at else "when 'cat' follows it" in told
     assert f"in {2 - at} of 3 rows: end the prompt where a token ends, without a space" in told
@@ -295,7 +289,7 @@ def test_all_faults_are_told_and_five_rows_named() -> None:
     many = examples([(f"{a} {b}", "cat") for a in ("the", "a", "my") for b in ("sea", "hill", "road")])
     rows = rows_of(Prompter(task(), tokenizer(), "decoder", 40), many)
     found = looked(task(), {"train": many}, rows=[r._replace(weight=0 * r.weight) for r in rows], eos=frozenset({1, 2}))
-    assert [said.split()[0] for said in (*found.faults, *found.unfit)] == ["no", "the"]
+    assert [said.split()[0] for said in found.faults] == ["no", "the"]
     assert "t:1, t:2, t:3, t:4, t:5 and 4 more carries loss" in found.faults[0]
 
 

@@ -346,6 +346,23 @@ def test_few_shots_that_do_not_fit_are_no_rung_of_their_own(ran: Path, tmp_path:
     assert (entry["state"], entry["reason"].partition(" example")[2]) == ("skipped", " fits in 48 tokens")
 
 
+@pytest.mark.slow
+def test_answers_that_are_too_long_for_training_leave_the_other_rungs(ran: Path, tmp_path: Path) -> None:
+    """It takes the model's tokenizer to find them, and a model without training is asked all the same."""
+    model = next((ran / "run" / "steps").glob("base-*/run/model"))
+    task = TINY["task"] | {"decoding": {"max_new": 1}}
+    path = write_project(tmp_path, task=task, candidates=[str(model)], ladder=["zero-shot", "lora", "full"])
+    said = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key not in ("base", "shots")}
+    path.write_text(yaml.safe_dump(said))
+    assert cli.main(["run", str(path), "--output", str(tmp_path / "run"), "--json"]) == 1
+    asked, *trained = report(tmp_path / "run")["entries"]
+    assert (asked["rung"], asked["state"]) == ("zero-shot", "done")
+    assert [entry["state"] for entry in trained] == ["skipped", "skipped"]
+    for entry in trained:
+        assert "training rows are longer than decoding.max_new, 1 tokens" in entry["reason"]
+        assert "raise it, or allow it with tune.truncated" in entry["reason"]
+
+
 # -- what is refused
 
 

@@ -16,10 +16,11 @@ from modelwright.data.examples import Example
 from modelwright.data.task import parse_task
 from modelwright.project import cache
 from modelwright.project.ladder import BASE
-from modelwright.project.reading import copies, inputs, refuse, told, write_inputs
+from modelwright.project.opened import Opened
+from modelwright.project.reading import compared, copies, inputs, refuse, told, write_inputs
 from modelwright.project.resolve import resolved
 from modelwright.project.spec import read_project
-from modelwright.project.work import Opened, Work
+from modelwright.project.work import Work
 from modelwright.recipes.watch import Screen
 
 LONG = "the {} came up the hill road at noon and asked for a lamp and {} more cups of tea"
@@ -49,6 +50,11 @@ def work_in(folder: Path, **changes: Any) -> Work:
     return Work(read_project(folder / "project.yaml"), folder / "run", Screen(quiet=True))
 
 
+def held(work: Work) -> Any:
+    """What of the parts stands in the text of its base."""
+    return compared(work.project, work.task, work.parts, work.identity.digests, work.cache)
+
+
 # -- the training inputs
 
 
@@ -61,11 +67,11 @@ def test_inputs_are_the_input_fields_alone_as_plain_text_each_once() -> None:
 
 def test_a_base_of_the_task_reads_the_training_part_and_no_other(tmp_path: Path) -> None:
     work = work_in(tmp_path)
-    (path,) = work.base().data
+    (path,) = work.orders.base().data
     texts = [json.loads(line)["text"] for line in Path(path).read_text().splitlines()]
     assert texts == [example.fields["text"] for example in work.parts["train"]]
     assert resolved(work.project)["base"]["data"] == ["task"]
-    assert work.compared() == {}
+    assert held(work) == {}
 
 
 def test_the_inputs_are_known_by_what_they_say(tmp_path: Path) -> None:
@@ -75,13 +81,13 @@ def test_the_inputs_are_known_by_what_they_say(tmp_path: Path) -> None:
     (tmp_path / "b" / "train.jsonl").write_text(rows.replace("lamp", "boat", 1))
     other = Work(read_project(tmp_path / "b" / "project.yaml"), tmp_path / "b" / "run", Screen(quiet=True))
     assert first.depends(BASE, BASE) != other.depends(BASE, BASE)
-    assert first.base().data != other.base().data
+    assert first.orders.base().data != other.orders.base().data
 
 
 def test_beside_files_they_are_written_under_the_column_of_these(tmp_path: Path) -> None:
     work = work_in(tmp_path, base={"data": ["task", "train.jsonl"], "column": "label", "time": "1s"})
-    assert "label" in json.loads(Path(work.base().data[0]).read_text().splitlines()[0])
-    assert work.base().data[1] == str(tmp_path / "train.jsonl")
+    assert "label" in json.loads(Path(work.orders.base().data[0]).read_text().splitlines()[0])
+    assert work.orders.base().data[1] == str(tmp_path / "train.jsonl")
 
 
 def test_what_is_written_already_is_left_alone(tmp_path: Path) -> None:
@@ -126,7 +132,7 @@ def test_a_base_that_read_what_it_is_measured_on_is_refused_before_it_is_pretrai
         work.pretrain()
     assert not list((tmp_path / "run").glob("steps/base-*"))
     work = work_in(tmp_path, base=base, tune=TUNE | {"overlap": 1.0})
-    work.copied = work.compared()
+    work.copied = held(work)
     assert len(work.caveats()) == 1
     assert work.caveats()[0].startswith("10 of 10 inputs of the decide part stand in the text that the base")
 
@@ -153,9 +159,9 @@ def test_which_prompt_and_which_shots_are_part_of_a_step(tmp_path: Path) -> None
     for prompt, choose in ((0, "seed"), (1, "seed"), (1, "nearest")):
         work = work_in(tmp_path, task=task, prompt=prompt, choose=choose, ladder=ladder)
         work.opened["other"] = Opened(str(tmp_path), "", None)  # type: ignore[arg-type]
-        found = asked[prompt, choose] = work.asked("few-shot", "decide")
+        found = asked[prompt, choose] = work.orders.asked("few-shot", "decide")
         assert (found.template, found.choose) == (prompt, choose)
-        assert work.asked("full", "decide").choose == "seed"  # where there are none to choose
+        assert work.orders.asked("full", "decide").choose == "seed"  # where there are none to choose
         assert work.tuning("full", "other").prompt == prompt
     assert len({(one.template, one.choose) for one in asked.values()}) == 3
 
@@ -176,10 +182,11 @@ def test_forgetting_is_measured_on_what_pretraining_held_out(
     data: str, tune: dict[str, Any], expected: str | None, tmp_path: Path
 ) -> None:
     work = work_in(tmp_path, base={"data": data, "time": "1s"}, tune=TUNE | tune)
-    work.opened[BASE] = Opened(str(tmp_path / "base" / "run" / "model"), "", None)  # type: ignore[arg-type]
-    named = [Path(path).name for path in work.general("full", BASE)]
+    model = str(tmp_path / "base" / "run" / "model")
+    work.opened[BASE] = Opened(model, "", None)  # type: ignore[arg-type]
+    named = [Path(path).name for path in work.orders.general("full", BASE, model)]
     assert named == ([expected] if expected else [])
-    assert work.general("full", "a/candidate") == work.said_general("full")
+    assert work.orders.general("full", "a/candidate", "a/candidate") == work.project.general("full")
     assert work.caveats() == []
     work.opened["a/candidate"] = work.opened[BASE]
     assert len(work.caveats()) == (0 if tune else 1)  # what is foreign to it is said

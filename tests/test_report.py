@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from modelwright.data.examples import Example
 from modelwright.evaluate.statistics import Interval
 from modelwright.project import plots
 from modelwright.project.curve import Point, fit_curve
+from modelwright.project.evidence import learning_curve
 from modelwright.project.ladder import BASE, Climb, Cost, Limits, climb
 from modelwright.project.page import marked, page
 from modelwright.project.plots import Bar, Dot, apart, log_scale
 from modelwright.project.profile import profile
 from modelwright.project.report import Evidence, build
 from modelwright.project.spec import Project, parse_project
+from modelwright.recipes.preflight import Unfit
 from simulated import Simulated, bound, rule
 
 EVIL = '<script>alert("x")</script>'
@@ -189,6 +192,16 @@ def test_a_rung_that_reaches_the_target_beyond_the_limits_is_named() -> None:
         "No rung meets the target within the limits: lora on small reaches it, but one answer takes 500 ms, over the "
         "limit of 200 ms."
     )
+
+
+def test_a_part_of_the_examples_that_cannot_be_learned_is_no_curve_and_the_report_is_made() -> None:
+    def refused(rung: str, candidate: str, n: int) -> Any:
+        raise Unfit(f"too much of {n} examples is cut")
+
+    work: Any = SimpleNamespace(project=project(), parts={"train": [None] * 100}, point=refused)
+    assert learning_curve(work, climbed(lora=0.5)) == (
+        None, "A learning curve was not made: too much of 25 examples is cut."
+    )  # fmt: skip
 
 
 def test_the_caveats_follow_from_what_was_done() -> None:

@@ -11,7 +11,8 @@ import yaml
 
 from modelwright.project.ladder import BASE, RUNGS, Limits
 from modelwright.project.resolve import replayable, resolved
-from modelwright.project.spec import SEAL, parse_bytes, parse_latency, parse_project, read_project
+from modelwright.project.spec import SEAL, parse_project, read_project
+from modelwright.project.values import parse_bytes, parse_latency
 
 TASK: dict[str, Any] = {
     "kind": "summarise",

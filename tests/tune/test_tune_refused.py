@@ -102,13 +102,13 @@ def test_a_metric_that_does_not_fit_and_a_fault_of_the_preflight(
     [
         ({"prompt": "{{ source }} ", "completion": "{{ target }}"}, "lora", "end the prompt where a token ends", Unfit),
         ({}, "prompt", "a soft prompt of 60 tokens leaves no room", Unfit),
-        ({"decoding": {"max_new": 47}}, "full", "are too long for the context", ValueError),
+        ({"decoding": {"max_new": 47}}, "full", "are too long for the context", Unfit),
         ({"decoding": {"max_new": 48}}, "full", "has no room for decoding.max_new of 48", Unfit),
         ({"prompt": "{{ topic }}"}, "lora", "asks for 'topic'", ValueError),
         ({"metric": "mentions"}, "lora", "needs a column `required`", ValueError),
     ],
 )
-def test_a_fault_is_of_the_data_or_of_the_model_and_the_method(
+def test_a_fault_is_of_the_data_alone_or_of_the_rows_that_a_model_and_a_method_make(
     more: dict[str, Any], method: Any, said: str, raised: type[ValueError], models: dict[str, Path], tmp_path: Path
 ) -> None:
     task = task_in(tmp_path, **more)

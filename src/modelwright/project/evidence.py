@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from modelwright.adapt.open import versions
-from modelwright.data.examples import Example
-from modelwright.data.task import Task
+from modelwright.data.parts import plain
 from modelwright.evaluate.statistics import Interval
 from modelwright.project.curve import Curve, Point, fit_curve
 from modelwright.project.ladder import RUNGS, Climb, Entry
@@ -22,6 +21,7 @@ from modelwright.project.profile import profile
 from modelwright.project.report import Evidence, short, title
 from modelwright.project.spec import SCALES
 from modelwright.project.work import Work
+from modelwright.recipes.preflight import Unfit
 from modelwright.recipes.watch import duration
 
 SHOWN = 6  # examples side by side
@@ -80,7 +80,10 @@ def learning_curve(work: Work, climb: Climb) -> tuple[Curve | None, str]:
     if limit is not None and climb.seconds + seconds > limit:
         left = f"{duration(max(0.0, limit - climb.seconds))} of the limit are left"
         return None, f"A learning curve was not made: it would take {duration(seconds)}, and {left}."
-    points = [Point(n, work.point(best.rung, best.candidate, n)) for n in sizes]
+    try:
+        points = [Point(n, work.point(best.rung, best.candidate, n)) for n in sizes]
+    except Unfit as error:  # a part of the examples may hold more of what is refused than the whole
+        return None, f"A learning curve was not made: {error}."
     points.append(Point(whole, work.measure(best.rung, best.candidate).stats))
     curve = fit_curve(
         points, work.metric.value, project.target, margin=best.score.value - (best.lower or 0.0),
@@ -120,15 +123,11 @@ def side_by_side(work: Work, climb: Climb) -> Iterator[dict[str, Any]]:
         ]
         yield {
             "id": example.id,
-            "input": input_of(work.task, example),
+            "input": plain(work.task, example),
             "reference": words(work.task.reference(example)),
             "required": list(example.fields.get("required", [])),
             "outputs": outputs,
         }
-
-
-def input_of(task: Task, example: Example) -> str:
-    return "\n\n".join(words(example.fields[name]) for name in task.inputs if example.fields.get(name))
 
 
 def words(said: str | Sequence[str]) -> str:
@@ -166,7 +165,7 @@ def reproduction(work: Work, climb: Climb) -> dict[str, Any]:
         "seeds": {"seed": project.seed},
         "versions": versions(),
         "machine": machine(),
-        "digests": {f"{part} part": digest for part, digest in work.digests.items()} | models,
+        "digests": {f"{part} part": digest for part, digest in work.identity.digests.items()} | models,
     }
 
 

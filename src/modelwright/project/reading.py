@@ -9,9 +9,13 @@ from itertools import islice
 from pathlib import Path
 
 from modelwright.data.examples import Example
+from modelwright.data.named import is_desk
 from modelwright.data.parts import plain
 from modelwright.data.task import Task
+from modelwright.project.cache import Cache, sha256
+from modelwright.project.spec import INPUTS, Project
 from modelwright.recipes.preflight import nearly, same
+from modelwright.recipes.source import documents_of
 from modelwright.recipes.watch import write_whole
 
 ABREAST = 2000  # texts that are held at once
@@ -41,6 +45,30 @@ def copies(task: Task, parts: Mapping[str, Sequence[Example]], texts: Iterable[s
         for part, examples in parts.items():
             found[part].update(same(task, some, examples), nearly(task, some, examples))
     return {part: [e.id for e in examples if e.id in found[part]] for part, examples in parts.items()}
+
+
+def compared(
+    project: Project, task: Task, parts: Mapping[str, Sequence[Example]], digests: Mapping[str, str], cache: Cache
+) -> Mapping[str, Sequence[str]]:
+    """Of each part that is measured on, the examples whose input stands in the text of the base.
+
+    digests: of each part what it holds. The desk keeps its parts apart. Raises ValueError where they are more than
+    `tune.overlap` allows.
+    """
+    base, held = project.base, {part: examples for part, examples in parts.items() if part != "train"}
+    files = [d for d in base.data if d != INPUTS and not is_desk(d)] if base else []
+    if base is None or not files:
+        return {}
+    text = documents_of(files, seed=base.seed, column=base.column, separator=base.separator)
+    depends = {
+        "text": text.fingerprint, "inputs": list(task.inputs),
+        "parts": {part: [digests[part], sha256([e.id for e in held[part]])] for part in held},
+    }  # fmt: skip
+    done = cache.step("compare", depends, lambda _: {"copies": copies(task, held, (d.text for d in text.documents))})
+    found: Mapping[str, Sequence[str]] = done.value["copies"]
+    allowed = max((project.tuning(rung).get("overlap", 0.0) for rung in project.trained), default=None)
+    refuse(found, {part: len(examples) for part, examples in parts.items()}, allowed)
+    return found
 
 
 def refuse(found: Mapping[str, Sequence[str]], sizes: Mapping[str, int], allowed: float | None) -> None:

@@ -72,7 +72,7 @@ def run(args: Run, project: Project, directory: Path, view: View) -> dict[str, A
         work.watched.unchanged()
     # 5. the report
     report = build(project, found, evidence, everything=everything)
-    write_whole(directory / RUN, dumped(work.replayable()))
+    write_whole(directory / RUN, dumped(replayable(project, work.record.said)))
     write_report(report, directory)
     return report
 

@@ -6,9 +6,7 @@ Each key stands in docs/projects.md. An unknown one is an error that names the n
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +21,7 @@ from modelwright.evaluate.metrics import default_metric, fits
 from modelwright.plan.size import parse_count, parse_time
 from modelwright.project.cache import plain, sha256
 from modelwright.project.ladder import BASE, RUNGS, Limits, Rule
+from modelwright.project.values import limits, mapping, number, text
 from modelwright.recipes.options import Pretrain, check
 from modelwright.recipes.source import desk_of
 from modelwright.recipes.tuning import Tune
@@ -36,7 +35,6 @@ INPUTS = "task"  # of base.data: the inputs of the project's own training part
 SEAL = "sha256"  # of run.yaml, among what is recorded in it
 NOWHERE = Path(".no-such-directory")  # what writes is told later where
 SCALES = {"bleu": 100.0, "chrf": 100.0}  # of all other metrics 1
-BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 NOT_OF_A_RUNG = ("model", "task", "method", "output", "resume", "prompt", "seed", "dry_run", "json")  # likewise
 TUNE = tuple(f.name for f in dataclasses.fields(Tune) if f.name not in NOT_OF_A_RUNG)
 OF_ONE_RUNG = {"rank": "lora", "alpha": "lora", "targets": "lora", "tokens": "soft-prompt"}
@@ -66,10 +64,19 @@ class Project:
         names = (*self.candidates, *([BASE] if self.base else []))
         return Rule(self.ladder, names, self.target, round(1 - self.confidence, 12), self.limits, everything)
 
+    @property
+    def trained(self) -> list[str]:
+        """The rungs that train a model."""
+        return [rung for rung in self.ladder if RUNGS[rung].method]
+
     def tuning(self, rung: str) -> dict[str, Any]:
         """The settings of training on one rung: those of all rungs, and over them its own."""
         common = {key: value for key, value in self.tune.items() if key not in RUNGS}
         return common | dict(self.tune.get(rung, {}))
+
+    def general(self, rung: str) -> tuple[str, ...]:
+        """The text that is named to measure on what training forgets."""
+        return tuple(self.tuning(rung).get("general", ()))
 
 
 def read_project(path: str | Path) -> Project:
@@ -102,7 +109,7 @@ def parse_project(said: Mapping[str, Any], where: str, base: Path) -> Project:
         task=dataclasses.replace(task, metric=metric),
         metric=metric,
         target=_target(said["target"], metric, where),
-        limits=_limits(mapping(said, "limits", where), where),
+        limits=limits(mapping(said, "limits", where), where),
         candidates=_candidates(said.get("candidates"), where, base),
         base=_base(said["base"], where, base, int(number(said, "seed", 0, where))) if said.get("base") else None,
         ladder=ladder,
@@ -150,18 +157,6 @@ def _target(said: Any, metric: str, where: str) -> float:
             hint = ": no finite number of examples proves the highest score"
         raise ValueError(f"{where}: a target of {said:g} is not within the scale of {metric}, 0 to {top:g}{hint}")
     return float(said)
-
-
-def _limits(said: Mapping[str, Any], where: str) -> Limits:
-    readers = {"time": parse_time, "memory": parse_bytes, "parameters": parse_count, "latency": parse_latency}
-    known(said, readers, f"{where}: limits")
-    found = {}
-    for key, value in said.items():
-        try:
-            found[key] = readers[key](str(value))
-        except ValueError as error:
-            raise ValueError(f"{where}: limits.{key}: {error}") from None
-    return Limits(**found)  # type: ignore[arg-type]
 
 
 def _candidates(said: Any, where: str, base: Path) -> tuple[str, ...]:
@@ -312,7 +307,6 @@ def _shares(said: Any, where: str) -> tuple[float, ...]:
 def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
     """Every one, in a sentence each."""
     models = [name for name in project.ladder if RUNGS[name].model]
-    trained = [name for name in models if RUNGS[name].method]
     if models and not project.candidates and not project.base:
         yield "there is no model to try: name candidates, or a base to pretrain"
     if not models and (project.candidates or project.base):
@@ -323,7 +317,7 @@ def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
         yield f"choose is {project.choose}, and neither one-shot nor few-shot is a rung of the ladder"
     if "few-shot" in project.ladder and project.shots < 2:
         yield f"shots is {project.shots}: few-shot begins at 2, and one-shot is a rung of its own"
-    if project.tune and not trained:
+    if project.tune and not project.trained:
         yield "tune is said, and the ladder has none of soft-prompt, lora and full"
     if not 0.5 < project.confidence < 1:
         yield f"confidence is {project.confidence:g}, and is to lie between 0.5 and 1"
@@ -332,16 +326,16 @@ def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
     if project.metric == "mentions" and "required" not in project.task.columns:
         yield "the metric mentions needs the task's column `required`: columns: {required: ...}, a list of strings"
     if project.base:
-        yield from _against_base(project, project.base, trained)
+        yield from _against_base(project, project.base)
 
 
-def _against_base(project: Project, base: Pretrain, trained: Collection[str]) -> Iterable[str]:
+def _against_base(project: Project, base: Pretrain) -> Iterable[str]:
     limits, kind = project.limits, project.task.kind
     if base.objective == "masked" and kind not in ("classify", "tag"):
         yield f"a base with objective masked is an encoder, which cannot {kind}: take causal or span"
     if base.objective != "masked" and kind == "tag":
         yield f"tagging needs an encoder: give the base the objective masked, not {base.objective}"
-    if base.objective == "masked" and not trained and not project.candidates:
+    if base.objective == "masked" and not project.trained and not project.candidates:
         yield "an encoder answers once it is trained for the task: add soft-prompt, lora or full to the ladder"
     if base.time and limits.time is not None and parse_time(base.time) >= limits.time:
         left = f"leaves nothing of limits.time, {duration(limits.time)}"
@@ -353,54 +347,7 @@ def _against_base(project: Project, base: Pretrain, trained: Collection[str]) ->
     tokens = project.tuning("soft-prompt").get("tokens", 0)
     if base.context and tokens >= base.context:
         yield f"a soft prompt of {tokens} tokens fills the base's context of {base.context}"
-    for rung in trained:
+    for rung in project.trained:
         time = project.tuning(rung).get("time")
         if time and limits.time is not None and parse_time(time) >= limits.time:
             yield f"tune's time of {time} for {rung} leaves nothing of limits.time, {duration(limits.time)}"
-
-
-# -- words ---------------------------------------------------------------------------------------------------------
-
-
-def mapping(said: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    value = said.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where}: {key} is {value!r}, and is to be a mapping, `key: value` each")
-    return value
-
-
-def text(said: Mapping[str, Any], key: str, where: str) -> str:
-    value = said.get(key, "")
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: {key} is {value!r}, and is to be a text")
-    return value
-
-
-def number(said: Mapping[str, Any], key: str, default: float, where: str) -> float:
-    value = said.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int if isinstance(default, int) else int | float):
-        raise ValueError(f"{where}: {key} is {value!r}, and is to be a {'whole ' * isinstance(default, int)}number")
-    return value
-
-
-def parse_bytes(said: str) -> int:
-    """'8GB' -> 8_000_000_000; kB, MB, GB, TB, and with an i ('512MiB') powers of 1024. Raises ValueError."""
-    found = re.fullmatch(r"([\d.]+)\s*([kmgt]?)(i?)b", said.strip().lower())
-    trouble = f"cannot read {said!r} as an amount of memory: write 8GB, 512MB or 16GiB"
-    if found is None or found[1].count(".") > 1 or not any(map(str.isdigit, found[1])):
-        raise ValueError(trouble)
-    unit = 1024 ** round(math.log(BYTES[found[2]], 1000)) if found[3] else BYTES[found[2]]
-    if not (bytes_ := round(float(found[1]) * unit)):
-        raise ValueError(trouble)
-    return bytes_
-
-
-def parse_latency(said: str) -> float:
-    """'200ms' -> 0.2 seconds; or a time as '2s'. Raises ValueError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*ms", said.strip().lower())
-    if found and float(found[1]) > 0:
-        return float(found[1]) / 1000
-    try:
-        return parse_time(said)
-    except ValueError:
-        raise ValueError(f"cannot read {said!r} as a latency: write 200ms or 2s") from None

@@ -1,59 +1,42 @@
-"""A project's steps on real models, each behind the cache: what `climb` asks, and what the report asks besides."""
+"""A project's steps on real models, each behind the cache: what `climb` asks, and what the report asks besides.
+
+What a step is told is in orders.py, what it is known by in identity.py, what a clock said of it in recorded.py.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
-from modelwright.adapt.open import HABITS, digest, open_model
-from modelwright.data.examples import Example
-from modelwright.data.named import is_desk
-from modelwright.data.prompt import Prompter
+from modelwright.adapt.open import HABITS, digest
 from modelwright.data.task import prepare
-from modelwright.evaluate.baselines import Baseline, fit_baselines
+from modelwright.evaluate.baselines import fit_baselines
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.statistics import interval, lower_bound
 from modelwright.evaluate.tasks import Output
-from modelwright.hub.open import LanguageModel
-from modelwright.model.transformer import Config
 from modelwright.plan.cost import parameters
 from modelwright.project import ledger, resident, steps
-from modelwright.project.cache import Cache, Done, Watched, desk_digest, file_digest, key, plain, sha256
+from modelwright.project.cache import Cache, Done, Watched, sha256
+from modelwright.project.identity import Identity, files_of
 from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Measurement, Place, Plan
-from modelwright.project.reading import copies, inputs, refuse, told, write_inputs
-from modelwright.project.resolve import replayable, task_said
-from modelwright.project.spec import INPUTS, Project
-from modelwright.project.steps import Asked
-from modelwright.recipes.evaluate import check_contract, prompter_of
+from modelwright.project.opened import Opened, opened, unfit
+from modelwright.project.orders import Orders
+from modelwright.project.reading import compared, told
+from modelwright.project.recorded import Record, together
+from modelwright.project.spec import Project
 from modelwright.recipes.flags import as_keys
-from modelwright.recipes.options import Pretrain
 from modelwright.recipes.preflight import Unfit, data_faults
-from modelwright.recipes.pretrain import HELD_OUT
 from modelwright.recipes.results import warnings
-from modelwright.recipes.source import desk_of, documents_of
 from modelwright.recipes.tuning import Tune
-from modelwright.recipes.watch import Screen, write_whole
+from modelwright.recipes.watch import Screen
 
 Array = NDArray[np.float64]
-TASKS = "tasks"  # of a run directory: the task files that tuning reads, and the inputs that pretraining does
-
-
-class Opened(NamedTuple):
-    """A candidate's model: where it is, what it is, and how it is asked."""
-
-    path: str
-    digest: str
-    config: Config
-    prompter: Prompter | None = None  # None where it cannot be asked
-    mute: str = ""  # why
 
 
 class Work:
@@ -71,16 +54,15 @@ class Work:
             )
         if faults := data_faults(self.task, self.parts, allowed_overlap(project)):
             raise ValueError("; and ".join(as_keys(fault, Tune, "tune.") for fault in faults))
-        self.digests = {part: examples_digest(examples) for part, examples in self.parts.items()}
         self.cache = Cache(directory, screen.warn, self.watched.unchanged)
+        self.record = Record(project.recorded)
+        self.orders = Orders(project, self.task, self.parts, directory, self.record)
+        self.identity = Identity(self.orders, self.watched)
         self.metric = METRICS[project.metric]
         self.fitted = {one.name: one for one in fit_baselines(self.task, self.parts["train"], self.metric)}
         self.opened: dict[str, Opened] = {}
-        self.sizes = {part: len(examples) for part, examples in self.parts.items()}
         self.copied: Mapping[str, Sequence[str]] = {}  # of each part what stands in the base's text
-        self.origins: dict[str, Any] = {}
         self.pairs: list[str] = []  # what this run compares with the target
-        self.record: dict[str, Any] = {}  # what clocks said, by rung and candidate
 
     # -- what climb asks
 
@@ -88,94 +70,58 @@ class Work:
         return tuple(self.fitted)
 
     def shares(self, places: Sequence[Place], error: float) -> Sequence[float]:
-        self.pairs = [self.pair(*place) for place in places]
-        return [error * share for share in ledger.allot(self.directory, self.digests["decide"], self.pairs)]
+        self.pairs = [self.identity.pair(*place) for place in places]
+        decide = self.identity.digests["decide"]
+        return [error * share for share in ledger.allot(self.directory, decide, self.pairs)]
 
     def open(self, candidate: str) -> Candidate:
         done = self.pretrain() if candidate == BASE else None
         path = model_of(done) if done else candidate
-        lm = open_model(path)
-        assert lm.path is not None
-        found = self.opened[candidate] = Opened(
-            str(lm.path), digest(lm.path, HABITS), lm.model.cfg, *self.speaking(candidate, lm)
-        )
-        cost = self.spent(BASE, BASE, done) if done else None
+        found = self.opened[candidate] = opened(candidate, path, self.task)
         return Candidate(
             candidate,
             parameters(found.config),
             found.config.shape,
             found.digest,
-            cost,
+            self.record.spent(BASE, BASE, done) if done else None,
             done is not None and done.cached,
         )
 
     def unfit(self, rung: str, candidate: Candidate) -> str:
-        encoder = candidate.shape == "encoder"
-        if self.task.kind == "tag" and not encoder:
-            return "tagging needs an encoder"
-        if self.task.kind not in ("classify", "tag") and encoder:
-            return f"an encoder writes no text, and cannot {self.task.kind}"
-        return "" if RUNGS[rung].method else self.unasked(rung, candidate.name)
-
-    def unasked(self, rung: str, candidate: str) -> str:
-        """Why a model cannot be asked as it is, or not in this way."""
-        found = self.opened[candidate]
-        if found.config.shape == "encoder" and (found.config.labels is None or RUNGS[rung].shots != "none"):
-            return "an encoder reads no examples: it answers by a head of its own, which training gives it"
-        return found.mute if found.prompter is None else steps.crowded(found.prompter, self.asked(rung, "decide"))
-
-    def speaking(self, candidate: str, lm: LanguageModel) -> tuple[Prompter | None, str]:
-        """What makes a model's prompts of the task; or None, and why it cannot be asked."""
-        try:
-            check_contract(candidate, lm, self.task)
-        except ValueError:
-            return None, "it was trained with other prompts than this task's"
-        try:
-            return prompter_of(self.task, lm), ""
-        except ValueError as error:
-            return None, str(error)
+        return unfit(self.opened[candidate.name], rung, self.orders.asked(rung, "decide"))
 
     def plan(self, rung: str, candidate: str) -> Plan | None:
         """Predicted once, and kept: a resumed climb decides by the same numbers, and so does a replayed one."""
         if rung == "trivial":
             return None
-        if (found := self.planned(rung, candidate)) is None:
+        if (found := self.record.planned(rung, candidate)) is None:
             found = self.cache.step(*self.planning(rung, candidate), lambda _: self.predict(rung, candidate)).value
-        self.note(rung, candidate, "planned", found["cost"])
-        self.note(rung, candidate, "planning", found["seconds"])
+        self.record.note(rung, candidate, "planned", found["cost"])
+        self.record.note(rung, candidate, "planning", found["seconds"])
         return Plan(Cost(found["cost"][0], int(found["cost"][1])), found["seconds"])
-
-    def planned(self, rung: str, candidate: str) -> Mapping[str, Any] | None:
-        """What an earlier run recorded."""
-        said = self.recorded(rung, candidate)
-        return {"cost": said["planned"], "seconds": said.get("planning", 0.0)} if "planned" in said else None
-
-    def planning(self, rung: str, candidate: str) -> tuple[str, dict[str, Any]]:
-        """Under what a plan is kept."""
-        return f"plan-{rung}", self.depends(rung, candidate) | {"decide": self.digests["decide"]}
 
     def foreseen(self, rung: str, candidate: str) -> Cost | None:
         """What is known of a step that is not made: by an earlier plan, or of a base by calculation."""
         if rung == "trivial":
             return None
-        if (found := self.planned(rung, candidate)) is None and (rung == BASE or candidate in self.opened):
+        found = self.record.planned(rung, candidate)
+        if found is None and (rung == BASE or candidate in self.opened):
             done = self.cache.find(*self.planning(rung, candidate))
             found = done.value if done else None
         if found is None:
-            return steps.plan_base(self.base(), self.own) if rung == BASE else None
+            return steps.plan_base(self.orders.base(), self.own) if rung == BASE else None
         return Cost(found["cost"][0], int(found["cost"][1]))
 
     def measure(self, rung: str, candidate: str, part: str = "decide") -> Measurement:
-        trained = self.train(rung, candidate) if self.method(rung) else None
-        done = self.answer(rung, candidate, trained, part)
+        done, trained = self.answered(rung, candidate, part)
         outputs = steps.outputs_of(done.directory)
-        stats = np.stack([output.stats[self.metric.name] for output in outputs])  # (n, k)
+        stats = self.stats(outputs)
         score = interval(stats, self.metric, level=self.project.confidence, seed=self.project.seed)
         cost, latency = together(done, trained), done.value["latency"]
         if part == "decide":  # no decision rests on another
-            cost = self.spent(rung, candidate, done, trained)
-            latency = self.recorded(rung, candidate).get("latency", latency)
-            self.note(rung, candidate, "latency", latency)
+            cost = self.record.spent(rung, candidate, done, trained)
+            latency = self.record.of(rung, candidate).get("latency", latency)
+            self.record.note(rung, candidate, "latency", latency)
         cached = done.cached and (trained is None or trained.cached)
         notes = tuple(warnings(outputs, self.task.decoding.max_new))
         return Measurement(stats, score, cost, latency, cached, notes)
@@ -187,18 +133,22 @@ class Work:
 
     def outputs(self, rung: str, candidate: str, part: str = "decide") -> Sequence[Output]:
         """The answers of what was measured."""
-        trained = self.train(rung, candidate) if self.method(rung) else None
-        return steps.outputs_of(self.answer(rung, candidate, trained, part).directory)
+        return steps.outputs_of(self.answered(rung, candidate, part)[0].directory)
+
+    def point(self, rung: str, candidate: str, n: int) -> Array:
+        """Statistics (m, k) on `decide` of the rung trained on n examples of the training part."""
+        return self.stats(steps.outputs_of(self.answered(rung, candidate, "decide", n)[0].directory))
 
     def forgotten(self, rung: str, candidate: str) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] | None = self.train(rung, candidate).value["forgetting"]
-        held = found is not None and self.general(rung, candidate) != self.said_general(rung)
+        named = self.project.general(rung)
+        held = self.orders.general(rung, candidate, self.opened[candidate].path) != named
         return {**found, "text": "text that pretraining held out"} if found and held else found
 
     def caveats(self) -> list[str]:
         """What a reader of the scores is to know of how the models were made."""
-        found = told(self.copied, self.sizes)
-        bare = [rung for rung in self.project.ladder if self.method(rung) and not self.said_general(rung)]
+        found = told(self.copied, {part: len(examples) for part, examples in self.parts.items()})
+        bare = [rung for rung in self.project.trained if not self.project.general(rung)]
         if bare and any(name != BASE for name in self.opened):
             found.append(
                 "What the named candidates forgot is measured on dialogues of the embedded desk, which they need not "
@@ -206,61 +156,26 @@ class Work:
             )
         return found
 
-    def point(self, rung: str, candidate: str, n: int) -> Array:
-        """Statistics (m, k) on `decide` of the rung trained on n examples of the training part."""
-        trained = self.train(rung, candidate, n)
-        done = self.answer(rung, candidate, trained, "decide")
-        return np.stack([output.stats[self.metric.name] for output in steps.outputs_of(done.directory)])
-
     def opening(self, rung: str, candidate: str) -> dict[str, str]:
-        """What an opening of the test part is counted by: the part, the model, and how it is asked for what."""
-        asked, task = self.asked(rung, "test"), self.said() | {"metric": self.metric.name}
+        """What an opening of the test part is counted by."""
         if RUNGS[rung].model:
-            path = model_of(self.train(rung, candidate)) if self.method(rung) else self.opened[candidate].path
-            model = digest(path, HABITS)
+            trained = self.train(rung, candidate) if RUNGS[rung].method else None
+            model = digest(self.lies(candidate, trained), HABITS)
         else:
-            model = sha256({"baseline": candidate, "train": self.digests["train"]})
-        return {"test": self.digests["test"], "model": model, "task": sha256({"task": task, "asked": asked.how()})}
+            model = sha256(self.identity.of_baseline(candidate))
+        return self.identity.opening(model, self.orders.asked(rung, "test"))
 
     def earlier(self) -> int:
         """How many comparisons on this `decide` part earlier runs in this directory had that this one has not."""
-        return ledger.earlier(self.directory, self.digests["decide"], self.pairs)
-
-    # -- what is compared, known before any of it is made
-
-    def pair(self, rung: str, candidate: str) -> str:
-        """A digest of a model and of how it is asked: of all that makes it."""
-        asked, method = self.asked(rung, "decide"), self.method(rung)
-        said: dict[str, Any] = {"task": self.said() | {"metric": self.metric.name}}
-        if method or asked.shots or not RUNGS[rung].model:
-            said |= {"train": self.digests["train"]}
-        if not RUNGS[rung].model:
-            return key("trivial", said | {"baseline": candidate})
-        said |= {"model": self.origin(candidate), "asked": asked.how()}
-        if method:
-            tuning = {name: value for name, value in self.project.tuning(rung).items() if name != "general"}
-            said |= {"tune": tuning, "select": self.digests.get("select"), "seed": self.project.seed}
-        return key(method or "asked", said)
-
-    def origin(self, candidate: str) -> Any:
-        """What a candidate is, before it is opened: its files' digest, its name on the hub, or how it is pretrained."""
-        if candidate not in self.origins:
-            base = self.project.base
-            if candidate == BASE and base is not None:
-                tokenizer = file_digest(base.tokenizer / "tokenizer.json") if base.tokenizer else None
-                data = [self.content(d) for d in base.data]
-                self.origins[candidate] = settings(base) | {"data": data, "tokenizer": tokenizer}
-            else:
-                self.origins[candidate] = digest(candidate, HABITS) if holds_model(candidate) else candidate
-        return self.origins[candidate]
+        return ledger.earlier(self.directory, self.identity.digests["decide"], self.pairs)
 
     # -- the steps, each behind the cache
 
     def pretrain(self) -> Done:
-        args = self.base()
-        self.copied = self.compared()
+        args = self.orders.base()
+        self.copied = compared(self.project, self.task, self.parts, self.identity.digests, self.cache)
         return self.cache.step(
-            BASE, self.depends(BASE, BASE), lambda place: steps.pretrain_base(args, place, self.screen)
+            BASE, self.identity.base(args), lambda place: steps.pretrain_base(args, place, self.screen)
         )
 
     def train(self, rung: str, candidate: str, limit: int | None = None) -> Done:
@@ -268,194 +183,85 @@ class Work:
         args, depends = self.tuning(rung, candidate, limit), self.depends(rung, candidate)
         if limit is not None:
             depends |= {"limit": limit}
-        done = self.cache.step(rung, depends, lambda place: steps.tune_rung(args, place, self.screen))
-        self.note(rung, limited(candidate, limit), "settled", done.value["settled"])
+
+        def work(place: Path) -> Mapping[str, Any]:
+            with keys_said(rung):
+                return steps.tune_rung(args, place, self.screen)
+
+        done = self.cache.step(rung, depends, work)
+        self.record.settle(rung, candidate, limit, done.value["settled"])
         return done
 
-    def answer(self, rung: str, candidate: str, trained: Done | None, part: str) -> Done:
-        asked = self.asked(rung, part)
-        depends: dict[str, Any] = {
-            "task": self.said(), "part": self.digests[part], "shots": asked.shots, "seed": asked.seed,
-            "metric": self.metric.name, "choose": asked.choose, "prompt": asked.template,
-        }  # fmt: skip
-        if not RUNGS[rung].model:
-            depends |= {"train": self.digests["train"], "baseline": candidate}
-            work = self.by_baseline(self.fitted[candidate], asked)
+    def answered(self, rung: str, candidate: str, part: str, limit: int | None = None) -> tuple[Done, Done | None]:
+        """The answers to a part, and the training that came before."""
+        trained = self.train(rung, candidate, limit) if RUNGS[rung].method else None
+        asked, work = self.orders.asked(rung, part), self.answering(rung, candidate, part, trained)
+        if RUNGS[rung].model:
+            by = self.identity.of_model(self.lies(candidate, trained), asked)
         else:
-            path = model_of(trained) if trained else self.opened[candidate].path
-            depends |= {"model": digest(path, HABITS)} | ({"train": self.digests["train"]} if asked.shots else {})
-            work = self.by_model(path, asked)
-        return self.cache.step(f"{part}-{rung}", depends, work)
+            by = self.identity.of_baseline(candidate)
+        return self.cache.step(f"{part}-{rung}", self.identity.answers(asked) | by, work), trained
 
-    def by_baseline(self, baseline: Baseline, asked: Asked) -> Callable[[Path], Mapping[str, Any]]:
-        return lambda place: steps.measure_baseline(baseline, asked, place)
+    def answering(
+        self, rung: str, candidate: str, part: str, trained: Done | None
+    ) -> Callable[[Path], Mapping[str, Any]]:
+        asked = self.orders.asked(rung, part)
+        if not RUNGS[rung].model:
+            return lambda place: steps.measure_baseline(self.fitted[candidate], asked, place)
+        return lambda place: steps.measure_rung(self.lies(candidate, trained), asked, place, self.screen)
 
-    def by_model(self, path: str, asked: Asked) -> Callable[[Path], Mapping[str, Any]]:
-        return lambda place: steps.measure_rung(path, asked, place, self.screen)
+    # -- plans
+
+    def planning(self, rung: str, candidate: str) -> tuple[str, dict[str, Any]]:
+        """Under what a plan is kept."""
+        return f"plan-{rung}", self.depends(rung, candidate) | {"decide": self.identity.digests["decide"]}
 
     def predict(self, rung: str, candidate: str) -> dict[str, Any]:
         """What a step is going to take, and how long it took to find that out."""
         began = time.perf_counter()
-        cost = steps.plan_base(self.base(), self.own) if rung == BASE else self.tried(rung, candidate)
+        cost = steps.plan_base(self.orders.base(), self.own) if rung == BASE else self.tried(rung, candidate)
         return {"cost": list(cost), "seconds": time.perf_counter() - began}
 
     def tried(self, rung: str, candidate: str) -> Cost:
         """By a few answers, and a few steps of training at rate 0. Raises Unfit for what the model cannot learn so."""
-        asked = self.asked(rung, "decide")
+        asked = self.orders.asked(rung, "decide")
         cost = steps.plan_measuring(self.opened[candidate].path, asked)
-        if self.method(rung):
+        if RUNGS[rung].method:
             args, each = self.tuning(rung, candidate), cost.seconds / len(asked.examples)
-            try:
+            with keys_said(rung):
                 learning = steps.plan_rung(args)
-            except ValueError as error:  # what its preflight found
-                said = as_keys(str(error), Tune, "tune.")
-                raise (Unfit(said) if isinstance(error, Unfit) else ValueError(f"{rung}: {said}")) from None
             tests = args.tests * min(args.select, len(self.parts.get("select", ())))
             seconds = learning.seconds + cost.seconds + each * tests
             cost = Cost(seconds, max(cost.memory, learning.memory))
         return Cost(cost.seconds, self.own + cost.memory)
 
-    # -- what they depend on
+    # -- of a candidate
 
     def depends(self, rung: str, candidate: str) -> dict[str, Any]:
-        """Of a base: its settings and data. Of a rung: the task, the parts it learns from, the model, the settings."""
         if rung == BASE:
-            assert self.project.base is not None
-            base, said = self.base(), [self.content(d) for d in self.project.base.data]
-            tokenizer = file_digest(base.tokenizer / "tokenizer.json") if base.tokenizer else None
-            return {"settings": settings(base) | {"data": None, "tokenizer": tokenizer}, "data": said}
-        parts = {part: self.digests.get(part) for part in ("train", "select")}
-        opened = self.opened[candidate]
-        args = self.tuning(rung, candidate) if self.method(rung) else None
-        general = [self.content(d) for d in args.general or ["desk"]] if args else []
-        return {
-            "task": self.said() | {"metric": self.metric.name}, "parts": parts, "model": opened.digest,
-            "settings": settings(args) | {"task": None, "model": None, "general": general} if args else {},
-            "shots": self.asked(rung, "decide").shots,
-        }  # fmt: skip
-
-    def content(self, source: str) -> str:
-        """What a source of text holds, in a word: the same wherever it lies."""
-        if source == INPUTS:
-            return sha256(inputs(self.task, self.parts["train"]))
-        if is_desk(source):
-            return f"{source} {desk_digest()}"
-        return self.watched.digests.get(source) or file_digest(Path(source))
-
-    def said(self) -> dict[str, Any]:
-        """What the task is, but for its data, its metric and its name."""
-        return {key: value for key, value in task_said(self.task).items() if key not in ("data", "metric", "name")}
-
-    def asked(self, rung: str, part: str) -> Asked:
-        shots = {"none": 0, "one": 1, "few": self.project.shots}[RUNGS[rung].shots]
-        project, choose = self.project, self.project.choose if shots else "seed"
-        return Asked(
-            self.task, part, self.parts[part], self.parts["train"], shots, project.seed, choose, project.prompt
-        )
-
-    # -- the base's text
-
-    def base(self) -> Pretrain:
-        said = self.project.base
-        assert said is not None
-        data = tuple(self.inputs_file(said.column) if d == INPUTS else d for d in said.data)
-        settled = self.recorded(BASE, BASE).get("settled", {})
-        return steps.settle_base(dataclasses.replace(said, data=data), settled)
-
-    def inputs_file(self, column: str) -> str:
-        path = self.directory / TASKS / f"inputs-{self.content(INPUTS)[:12]}.jsonl"
-        write_inputs(inputs(self.task, self.parts["train"]), column, path)
-        return str(path)
-
-    def compared(self) -> Mapping[str, Sequence[str]]:
-        """Of each part that is measured on, the examples whose input stands in the text of the base.
-
-        The desk keeps its parts apart. Raises ValueError where they are more than `tune.overlap` allows.
-        """
-        base, parts = self.project.base, {part: e for part, e in self.parts.items() if part != "train"}
-        files = [d for d in base.data if d != INPUTS and not is_desk(d)] if base else []
-        if base is None or not files:
-            return {}
-        text = documents_of(files, seed=base.seed, column=base.column, separator=base.separator)
-        depends = {
-            "text": text.fingerprint, "inputs": list(self.task.inputs),
-            "parts": {part: [self.digests[part], sha256([e.id for e in parts[part]])] for part in parts},
-        }  # fmt: skip
-        done = self.cache.step(
-            "compare", depends, lambda _: {"copies": copies(self.task, parts, (d.text for d in text.documents))}
-        )
-        found: Mapping[str, Sequence[str]] = done.value["copies"]
-        trained = [rung for rung in self.project.ladder if self.method(rung)]
-        refuse(found, self.sizes, max((self.project.tuning(r).get("overlap", 0.0) for r in trained), default=None))
-        return found
-
-    # -- how a rung is trained
-
-    def method(self, rung: str) -> str | None:
-        return RUNGS[rung].method if rung in RUNGS else None
+            return self.identity.base(self.orders.base())
+        args = self.tuning(rung, candidate) if RUNGS[rung].method else None
+        return self.identity.rung(rung, self.opened[candidate].digest, args)
 
     def tuning(self, rung: str, candidate: str, limit: int | None = None) -> Tune:
-        said: dict[str, Any] = {
-            "model": self.opened[candidate].path, "task": self.task_file(limit), "method": self.method(rung),
-            "seed": self.project.seed, "json": True, "prompt": self.project.prompt, **self.project.tuning(rung),
-            "general": self.general(rung, candidate),
-        }  # fmt: skip
-        args = TypeAdapter(Tune).validate_python(said)
-        return steps.settle_rung(args, self.recorded(rung, limited(candidate, limit)).get("settled", {}))
+        return self.orders.tuning(rung, candidate, self.opened[candidate].path, limit)
 
-    def said_general(self, rung: str) -> Sequence[str]:
-        return tuple(self.project.tuning(rung).get("general", ()))
+    def lies(self, candidate: str, trained: Done | None) -> str:
+        """Where the model is that answers."""
+        return model_of(trained) if trained else self.opened[candidate].path
 
-    def general(self, rung: str, candidate: str) -> Sequence[str]:
-        """The text that forgetting is measured on: what was named, or of a base what its pretraining held out.
-
-        Nothing is the desk's own dialogues: those that its bases never see, and foreign to a named candidate.
-        """
-        said, base = self.said_general(rung), self.project.base
-        if said or candidate != BASE or base is None or desk_of(base.data):
-            return said
-        return (str(Path(self.opened[BASE].path).parent / HELD_OUT),)
-
-    def task_file(self, limit: int | None) -> Path:
-        """The task as a file that tuning reads; its labels are written out, since a part of the data may lack some."""
-        task = self.task
-        if limit is not None:
-            data = dataclasses.replace(task.data, limit={**task.data.limit, "train": limit})
-            task = dataclasses.replace(task, data=data)
-        path = self.directory / TASKS / ("task.yaml" if limit is None else f"task-{limit}.yaml")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(task_said(task), sort_keys=False, allow_unicode=True)
-        if not path.exists() or path.read_text("utf-8") != text:
-            write_whole(path, text)
-        return path
-
-    # -- what clocks said: inputs of a replay
-
-    def recorded(self, rung: str, candidate: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.project.recorded.get(f"{rung} {candidate}", {})
-        return found
-
-    def note(self, rung: str, candidate: str, what: str, value: Any) -> None:
-        self.record.setdefault(f"{rung} {candidate}", {})[what] = value
-
-    def noted(self, rung: str, candidate: str, what: str, cost: Cost) -> Cost:
-        self.note(rung, candidate, what, list(cost))
-        return cost
-
-    def spent(self, rung: str, candidate: str, *done: Done | None) -> Cost:
-        """What the steps of a rung took together; or what was recorded of them, which is what decided."""
-        said = self.recorded(rung, candidate).get("actual")
-        return self.noted(rung, candidate, "actual", Cost(said[0], int(said[1])) if said else together(*done))
-
-    def replayable(self) -> dict[str, Any]:
-        """run.yaml: the project with every default, and all that a clock decided."""
-        return replayable(self.project, self.record)
+    def stats(self, outputs: Sequence[Output]) -> Array:
+        return np.stack([output.stats[self.metric.name] for output in outputs])  # (n, k)
 
 
-def together(*done: Done | None) -> Cost:
-    """Seconds of all, and the most memory of any."""
-    values = [one.value for one in done if one is not None]
-    return Cost(sum(value["seconds"] for value in values), max(int(value["memory"]) for value in values))
+@contextmanager
+def keys_said(rung: str) -> Iterator[None]:
+    """What tuning refuses, with the keys that a project file has for its settings."""
+    try:
+        yield
+    except ValueError as error:
+        said = as_keys(str(error), Tune, "tune.")
+        raise (Unfit(said) if isinstance(error, Unfit) else ValueError(f"{rung}: {said}")) from None
 
 
 def model_of(done: Done) -> str:
@@ -463,35 +269,6 @@ def model_of(done: Done) -> str:
     return str(done.directory / done.value["model"])
 
 
-def limited(candidate: str, limit: int | None) -> str:
-    """What a candidate that was trained on a part of the examples is recorded under."""
-    return candidate if limit is None else f"{candidate}/{limit}"
-
-
-def holds_model(path: str) -> bool:
-    return any(Path(path).glob("*.safetensors"))
-
-
 def allowed_overlap(project: Project) -> float:
     """The share of a part's inputs that may stand in another: what every trained rung allows; 1 where none is."""
-    trained = [rung for rung in project.ladder if RUNGS[rung].method]
-    return min((project.tuning(rung).get("overlap", Tune.overlap) for rung in trained), default=1.0)
-
-
-def files_of(project: Project) -> list[str]:
-    """The files that a project reads, as `documents.files` takes them."""
-    data = project.task.data
-    general = [d for rung in project.ladder if RUNGS[rung].method for d in project.tuning(rung).get("general", ())]
-    named = [data.train, data.select, data.decide, data.test, *(project.base.data if project.base else ()), *general]
-    return [source for source in named if source is not None and source != INPUTS and not is_desk(source)]
-
-
-def examples_digest(examples: Sequence[Example]) -> str:
-    """A sha256 of what stands in the examples; not of the names of their files, nor of the lines they stand on."""
-    return sha256([plain(dict(example.fields)) for example in examples])
-
-
-def settings(args: Pretrain | Tune) -> dict[str, Any]:
-    """All that a run is told, but for where it writes and what it says."""
-    said: dict[str, Any] = TypeAdapter(type(args)).dump_python(args, mode="json")
-    return {key: value for key, value in said.items() if key not in ("output", "resume", "dry_run", "json")}
+    return min((project.tuning(rung).get("overlap", Tune.overlap) for rung in project.trained), default=1.0)

@@ -4,8 +4,7 @@ Each check has cost somebody a training run whose loss curve looked healthy: an 
 that is there twice, a prompt whose last token is another one once the answer follows, test rows among training rows.
 
 `data_faults` needs no model, and what it finds no model mends; `preflight` looks at the rows that one model is to learn
-from by one method, and parts what is wrong with the data, for any model with that context, from what another model, or
-another method, would do well.
+from by one method: another model, or another method, may do well.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ NAMED = 5  # rows that a fault names
 
 
 class Unfit(ValueError):
-    """A model and a method that cannot learn this task, whose data are in order: another may."""
+    """A model and a method that cannot learn this task from these rows: another may."""
 
 
 @contextmanager
@@ -56,8 +55,7 @@ class Sample:
 @dataclass(frozen=True)
 class Preflight:
     samples: tuple[Sample, ...]
-    faults: tuple[str, ...]  # of the data
-    unfit: tuple[str, ...]  # of the model or the method
+    faults: tuple[str, ...]
     truncated: int  # training inputs that were cut
     learned: int  # tokens that carry loss, of all training rows
     tokens: int  # that are read, those of sources too
@@ -86,8 +84,6 @@ def preflight(
         *_silent(train, rows),
         *_truncated(cut, len(train), truncated),
         *_unfinished(prompter, train, rows, truncated),
-    ]
-    unfit = [
         *_endless(prompter, train, rows),
         *_unstopped(prompter, eos),
         *_unlearnable(prompter, frozen),
@@ -99,7 +95,7 @@ def preflight(
     shown = [sample(prompter, *pair) for pair in zip(train[:samples], rows, strict=False)]
     learned = sum(int((row.weight > 0).sum()) for row in rows)
     tokens = sum(len(row.tokens) + (0 if row.source is None else len(row.source[0])) for row in rows)
-    return Preflight(tuple(shown), tuple(faults), tuple(unfit), len(cut), learned, tokens)
+    return Preflight(tuple(shown), tuple(faults), len(cut), learned, tokens)
 
 
 # -- the checks of rows -----------------------------------------------------------------------------------

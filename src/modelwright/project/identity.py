@@ -1,0 +1,143 @@
+"""What a step is, in a word: digests of the settings, the data and the models that it depends on.
+
+Wherever things lie, and whatever they are called, the same content is the same step. A changed word here makes all
+that users have kept unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from modelwright.adapt.open import HABITS, digest
+from modelwright.data.examples import Example
+from modelwright.data.named import is_desk
+from modelwright.project.cache import Watched, desk_digest, file_digest, key, plain, sha256
+from modelwright.project.ladder import BASE, RUNGS
+from modelwright.project.orders import Orders
+from modelwright.project.reading import inputs
+from modelwright.project.resolve import task_said
+from modelwright.project.spec import INPUTS, Project
+from modelwright.project.steps import Asked
+from modelwright.recipes.options import Pretrain
+from modelwright.recipes.tuning import Tune
+
+
+class Identity:
+    """Of a project's steps and comparisons."""
+
+    def __init__(self, orders: Orders, watched: Watched):
+        self.orders, self.watched = orders, watched
+        self.project, self.task, self.parts = orders.project, orders.task, orders.parts
+        self.digests = {part: examples_digest(examples) for part, examples in self.parts.items()}
+        self.origins: dict[str, Any] = {}
+
+    # -- steps
+
+    def base(self, args: Pretrain) -> dict[str, Any]:
+        """Its settings, and what it reads."""
+        text, tokenizer = self.read()
+        return {"settings": settings(args) | {"data": None, "tokenizer": tokenizer}, "data": text}
+
+    def rung(self, rung: str, model: str, args: Tune | None) -> dict[str, Any]:
+        """The task, the parts that it learns from, the model by its digest, and the settings where it is trained."""
+        general = [self.content(d) for d in args.general or ["desk"]] if args else []
+        return {
+            "task": self.scored(), "parts": {part: self.digests.get(part) for part in ("train", "select")},
+            "model": model, "shots": self.orders.asked(rung, "decide").shots,
+            "settings": settings(args) | {"task": None, "model": None, "general": general} if args else {},
+        }  # fmt: skip
+
+    def answers(self, asked: Asked) -> dict[str, Any]:
+        """All but whose they are."""
+        return {
+            "task": self.said(), "part": self.digests[asked.part], "shots": asked.shots, "seed": asked.seed,
+            "metric": self.project.metric, "choose": asked.choose, "prompt": asked.template,
+        }  # fmt: skip
+
+    def of_baseline(self, name: str) -> dict[str, Any]:
+        return {"train": self.digests["train"], "baseline": name}
+
+    def of_model(self, path: str, asked: Asked) -> dict[str, Any]:
+        return {"model": digest(path, HABITS)} | ({"train": self.digests["train"]} if asked.shots else {})
+
+    # -- what is compared, known before any of it is made
+
+    def pair(self, rung: str, candidate: str) -> str:
+        """A digest of a model and of how it is asked: of all that makes it."""
+        asked, method = self.orders.asked(rung, "decide"), RUNGS[rung].method
+        said: dict[str, Any] = {"task": self.scored()}
+        if not RUNGS[rung].model:
+            return key("trivial", said | self.of_baseline(candidate))
+        said |= {"train": self.digests["train"]} if method or asked.shots else {}
+        said |= {"model": self.origin(candidate), "asked": asked.how()}
+        if method:
+            tuning = {name: value for name, value in self.project.tuning(rung).items() if name != "general"}
+            said |= {"tune": tuning, "select": self.digests.get("select"), "seed": self.project.seed}
+        return key(method or "asked", said)
+
+    def origin(self, candidate: str) -> Any:
+        """What a candidate is, before it is opened: its files' digest, its name on the hub, or how it is pretrained."""
+        if candidate not in self.origins:
+            base = self.project.base
+            if candidate == BASE and base is not None:
+                text, tokenizer = self.read()
+                self.origins[candidate] = settings(base) | {"data": text, "tokenizer": tokenizer}
+            else:
+                self.origins[candidate] = digest(candidate, HABITS) if holds_model(candidate) else candidate
+        return self.origins[candidate]
+
+    def opening(self, model: str, asked: Asked) -> dict[str, str]:
+        """What an opening of the test part is counted by: the part, the model, and how it is asked for what."""
+        task = sha256({"task": self.scored(), "asked": asked.how()})
+        return {"test": self.digests["test"], "model": model, "task": task}
+
+    # -- what they are made of
+
+    def said(self) -> dict[str, Any]:
+        """What the task is, but for its data, its metric and its name."""
+        return {key: value for key, value in task_said(self.task).items() if key not in ("data", "metric", "name")}
+
+    def scored(self) -> dict[str, Any]:
+        """The task, and what its answers are scored by."""
+        return self.said() | {"metric": self.project.metric}
+
+    def read(self) -> tuple[list[str], str | None]:
+        """The text of the base, and its tokenizer where one is given."""
+        assert self.project.base is not None
+        data, tokenizer = self.project.base.data, self.project.base.tokenizer
+        return [self.content(d) for d in data], file_digest(tokenizer / "tokenizer.json") if tokenizer else None
+
+    def content(self, source: str) -> str:
+        """What a source of text holds, in a word: the same wherever it lies."""
+        if source == INPUTS:
+            return sha256(inputs(self.task, self.parts["train"]))
+        if is_desk(source):
+            return f"{source} {desk_digest()}"
+        return self.watched.digests.get(source) or file_digest(Path(source))
+
+
+def holds_model(path: str) -> bool:
+    return any(Path(path).glob("*.safetensors"))
+
+
+def files_of(project: Project) -> list[str]:
+    """The files that a project reads, as `documents.files` takes them."""
+    data = project.task.data
+    general = [d for rung in project.trained for d in project.general(rung)]
+    named = [data.train, data.select, data.decide, data.test, *(project.base.data if project.base else ()), *general]
+    return [source for source in named if source is not None and source != INPUTS and not is_desk(source)]
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """A sha256 of what stands in the examples; not of the names of their files, nor of the lines they stand on."""
+    return sha256([plain(dict(example.fields)) for example in examples])
+
+
+def settings(args: Pretrain | Tune) -> dict[str, Any]:
+    """All that a run is told, but for where it writes and what it says."""
+    said: Mapping[str, Any] = TypeAdapter(type(args)).dump_python(args, mode="json")
+    return {key: value for key, value in said.items() if key not in ("output", "resume", "dry_run", "json")}
