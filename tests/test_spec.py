@@ -68,6 +68,14 @@ def test_a_task_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert found.path == tmp_path / "project.yaml"
 
 
+def test_a_candidate_s_path_is_told_short_and_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "model").mkdir(parents=True)
+    said = GOOD | {"candidates": "../../runs/model"}
+    assert parse_project(said, "p", tmp_path / "examples" / "x").candidates == (str(tmp_path / "runs" / "model"),)
+    with pytest.raises(FileNotFoundError, match=r"p: candidates names \./gone, and there is no directory .*: make it"):
+        parse_project(GOOD | {"candidates": "./gone"}, "p", tmp_path)
+
+
 def test_candidates_that_are_directories_are_found_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     found = parse_project(GOOD | {"candidates": ["mine", "openai-community/gpt2"]}, "p", tmp_path)

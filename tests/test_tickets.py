@@ -61,7 +61,7 @@ def test_the_cue_of_projects_is_never_an_episode_s() -> None:
 def test_half_of_the_arrivals_tell_no_more_than_the_day_of_the_order() -> None:
     """So that one example leaves open which of the two a note wants, and several hardly ever do."""
     rows = read_examples("desk:arrival:400")
-    both = [found for found in (ticket(Random(i), "train", ("day", "came")) for i in range(400))]
+    both = [ticket(Random(i), "train", ("day", "came")) for i in range(400)]
     same = sum(found.facts["day"] == found.facts["came"] for found in both) / 400
     assert 0.42 < same < 0.58
     assert all(row.fields["ticket"].count(row.fields["facts"][0]) in (1, 2) for row in rows)

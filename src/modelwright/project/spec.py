@@ -6,6 +6,7 @@ Each key stands in docs/projects.md. An unknown one is an error that names the n
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,12 +164,22 @@ def _candidates(said: Any, where: str, base: Path) -> tuple[str, ...]:
     names = [said] if isinstance(said, str) else said or []
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{where}: candidates is to be a list of directories and hub ids, not {said!r}")
-    found = tuple(str(base / name) if (base / name).is_dir() else name for name in names)
+    found = tuple(_candidate(name, where, base) for name in names)
     if twice := sorted({name for name in found if found.count(name) > 1}):
         raise ValueError(f"{where}: candidates names {twice[0]} twice")
     if BASE in found:
         raise ValueError(f"{where}: the name {BASE} is of the model that the project pretrains: write ./{BASE}")
     return found
+
+
+def _candidate(name: str, where: str, base: Path) -> str:
+    """A directory as it is from here; or a hub id, which never begins with a dot, a slash or a tilde."""
+    place = Path(os.path.normpath(base / Path(name).expanduser()))
+    if place.is_dir():
+        return str(place)
+    if name[0] in "./~":
+        raise FileNotFoundError(f"{where}: candidates names {name}, and there is no directory {place}: make it first")
+    return name
 
 
 def _base(said: Any, where: str, base: Path, seed: int) -> Pretrain:
