@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from modelwright.adapt.lora import LoRA, LoRALinear, add_lora
 from modelwright.adapt.open import digest, save_adapter
 from modelwright.adapt.prompt import SoftPrompt, add_prompt
 from modelwright.cli import main as cli
+from modelwright.data.examples import Example
 from modelwright.data.task import contract, prepare, read_task
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.scorer import ModelScorer
@@ -121,6 +123,19 @@ def test_results_are_written_whole_and_compared_later(
     (out / "outputs.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(ValueError, match="holds no results of a task"):
         main(words(here, "two", "short", "--against", str(out)))
+
+
+def test_the_digest_of_data_sees_all_that_a_model_reads(here: Path) -> None:
+    task = read_task(here / "short.yaml")
+    task = dataclasses.replace(task, prompts=("{{ aspect }} of {{ source }} =",))
+
+    def found(**fields: str) -> str:
+        plain = {"source": "the cat", "target": "cat", "aspect": "size", "line": "1"}
+        return results.data_digest(task, [Example("a:1", plain | fields)])
+
+    assert found(line="2") == found()
+    for other in ({"source": "The cat"}, {"source": "the\ncat"}, {"aspect": "colour"}, {"target": "Cat"}):
+        assert found(**other) != found()
 
 
 def test_answers_with_odd_line_breaks_are_read_as_written(tmp_path: Path) -> None:

@@ -131,6 +131,11 @@ def templates(task: Task) -> list[tuple[str, str]]:
     return [*prompts, ("completion", task.completion)]
 
 
+def asked(task: Task) -> frozenset[str]:
+    """The names that its templates ask for."""
+    return frozenset[str]().union(*(variables(text) for _, text in templates(task)))
+
+
 def fill(task: Task, name: str, template: str, example: Example) -> str:
     """A template of the task with an example's fields in it.
 

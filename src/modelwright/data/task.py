@@ -22,7 +22,7 @@ import yaml
 from modelwright.data.chat import chat_template
 from modelwright.data.kind import DEFAULTS as DEFAULTS
 from modelwright.data.kind import KINDS as KINDS
-from modelwright.data.kind import NAMES, OPTIONAL, SPLIT, templates
+from modelwright.data.kind import NAMES, OPTIONAL, SPLIT, asked, templates
 from modelwright.data.kind import PARTS as PARTS
 from modelwright.data.kind import Data as Data
 from modelwright.data.kind import Decoding as Decoding
@@ -34,7 +34,7 @@ from modelwright.data.named import known, located
 from modelwright.data.parts import labels_of as labels_of
 from modelwright.data.parts import parts as parts
 from modelwright.data.parts import prepare as prepare
-from modelwright.data.template import compiled, variables
+from modelwright.data.template import compiled
 from modelwright.data.tokenizer import Tokenizer
 
 FOUND = ("usual", "path")  # of a task, what nobody says
@@ -190,11 +190,11 @@ def contract(task: Task, tokenizer: Tokenizer) -> str:
     columns, or the order of the labels, where no template asks for them.
     """
     template = chat_template(tokenizer) if task.chat is not False else None
-    asked = frozenset[str]().union(*(variables(text) for _, text in templates(task)))
+    used = asked(task)
     given = {
-        name: column if name != column and column in asked else ""
+        name: column if name != column and column in used else ""
         for name, column in task.columns.items()
-        if name in (*task.inputs, task.target) or {name, column} & asked
+        if name in (*task.inputs, task.target) or {name, column} & used
     }
     said = {
         "kind": task.kind,
@@ -203,7 +203,7 @@ def contract(task: Task, tokenizer: Tokenizer) -> str:
         "completion": task.completion,
         "instruction": task.instruction,
         "separator": task.separator,
-        "labels": task.labels if "labels" in asked else sorted(task.labels),
+        "labels": task.labels if "labels" in used else sorted(task.labels),
         "decoding": asdict(task.decoding),
         "chat": template,
         "tokenizer": hashlib.sha256(tokenizer.inner.to_str().encode()).hexdigest(),
