@@ -147,6 +147,33 @@ def test_answers_with_odd_line_breaks_are_read_as_written(tmp_path: Path) -> Non
     assert [output.prediction for output in results.read_saved(tmp_path / "r").outputs] == answers
 
 
+def test_saved_results_of_another_metric_are_judged_anew(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "one", here / "exact.yaml"
+    asked(here, capsys, *words(here, "one", "short", "--output", str(out)))
+    other.write_text((here / "short.yaml").read_text() + "metric: exact_match\n")
+    live = asked(here, capsys, *words(here, "two", "exact", "--against", str(here / "one")))
+    later = asked(here, capsys, *words(here, "two", "exact", "--against", str(out)))
+    assert later["against"] | {"model": ""} == live["against"] | {"model": ""}
+    assert "exact_match" in later["against"]["difference"]
+
+
+def test_faults_are_told_before_a_model_is_opened(here: Path, tmp_path: Path) -> None:
+    (here / "facts.yaml").write_text((here / "short.yaml").read_text() + "metric: mentions\n")
+    with pytest.raises(ValueError, match="the metric mentions needs a column `required`"):
+        main([str(tmp_path / "nowhere"), "--task", str(here / "facts.yaml")])
+
+
+def test_what_is_compared_with_is_looked_at_first(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked(here, capsys, *words(here, "one", "short", "--output", str(tmp_path / "one")))
+    monkeypatch.setattr("modelwright.recipes.evaluate.measure", None)
+    with pytest.raises(ValueError, match="are of other examples than the part 'select'"):
+        main(words(here, "two", "short", "--against", str(tmp_path / "one"), "--part", "select"))
+
+
 def test_a_model_against_itself(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = asked(here, capsys, *words(here, "one", "short", "--against", str(here / "one"), "--limit", "4"))
     assert all(one["value"] == 0 and one["low"] <= 0 <= one["high"] for one in found["against"]["difference"].values())

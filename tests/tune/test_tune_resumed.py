@@ -104,7 +104,7 @@ CHANGES = [
     ("test.jsonl", lambda text: text.replace(" sea ", " SEA "), "the test part"),
     ("select.jsonl", lambda text: text.replace("the ", "the  ", 1), "the select part"),
     ("task.yaml", lambda text: text + "instruction: Answer.\n", "the task's prompts"),
-    ("task.yaml", lambda text: text + "metric: bleu\n", "the metric"),
+    ("task.yaml", lambda text: text + "metric: exact_match\n", "the metric"),
 ]
 
 
