@@ -150,5 +150,6 @@ def fill(task: Task, name: str, template: str, example: Example) -> str:
         there = ", ".join(map(repr, example.fields))
         what = f"{task.path or task.name}: the {name} template {wrong}, and {example.id} has the columns {there}"
         raise ValueError(what) from None
-    except (jinja2.TemplateError, TypeError, ArithmeticError, AttributeError) as error:
-        raise ValueError(f"{task.path or task.name}: the {name} template fails on {example.id}: {error}") from error
+    except (jinja2.TemplateError, TypeError, ArithmeticError, AttributeError, ValueError, LookupError) as error:
+        why = f"{type(error).__name__}: {error}" if isinstance(error, ValueError | LookupError) else error
+        raise ValueError(f"{task.path or task.name}: the {name} template fails on {example.id}: {why}") from error

@@ -71,7 +71,7 @@ def parse_task(said: Mapping[str, Any], where: str, base: Path) -> Task:
         completion=read.text("completion", default.completion),
         instruction=read.text("instruction", ""),
         separator=read.text("separator", "\n\n"),
-        labels=read.texts("labels"),
+        labels=_labels(read),
         metric=read.text("metric", ""),
         decoding=_decoding(read.mapping("decoding", {}), default.max_new, f"{where}: decoding"),
         chat=read.flag("chat"),
@@ -155,6 +155,15 @@ def _prompts(said: Mapping[str, Any], read: _Reader, default: str, where: str) -
     if "prompt" in said and "prompts" in said:
         raise ValueError(f"{where}: prompt and prompts are both there: say one of them")
     return read.texts("prompts") or read.texts("prompt") or (default,)
+
+
+def _labels(read: _Reader) -> tuple[str, ...]:
+    found = read.texts("labels")
+    if any(isinstance(label, bool) for label in read.said.get("labels") or ()):
+        raise ValueError(f"{read.where}: labels: YAML reads yes, no, true and the like as truth values: put quotes on")
+    if len({label.strip() for label in found}) < len(found):
+        raise ValueError(f"{read.where}: labels are each to be another, but for the space around them: {list(found)}")
+    return found
 
 
 def _decoding(said: Mapping[str, Any], max_new: int, where: str) -> Decoding:

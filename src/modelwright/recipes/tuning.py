@@ -152,7 +152,8 @@ def check(args: Tune) -> Tune:
         raise ValueError(f"--rows {args.rows} cannot be taken in {args.accumulate} equal parts")
     if args.time is not None:
         parse_time(args.time)
-    refuse_taken(args.output)
+    if not args.dry_run:  # which writes nothing
+        refuse_taken(args.output)
     return args
 
 
