@@ -139,7 +139,9 @@ def test_an_answer_of_nothing_but_its_end(shape: Shape, template: str | None) ->
     told = fault(looked(task(), {"train": some}, words=tokenizer(template=template), shape=shape))
     names = ", ".join(e.id for e in some if not e.fields["target"])
     assert names.count("t:") == 2
-    assert told.startswith(f"no token of {names} carries loss: is the answer's column empty? Take such rows out, or say")
+    assert told.startswith(
+        f"no token of {names} carries loss: is the answer's column empty? Take such rows out, or say"
+    )
 
 
 def test_an_answer_longer_than_the_context_is_one_of_those_that_are_too_long() -> None:
@@ -312,7 +314,9 @@ def test_what_is_wrong_whatever_the_model(made: Task, row: dict[str, Any], told:
 def test_a_metric_that_cannot_read_the_references(metric: str) -> None:
     """A perfect model would score 0; a few rows of no words are left to the score."""
     plain = [(f"{n} the sea", "one two three four five") for n in range(39)]
-    parts = {"test": examples([(f"{n} море", "сине е-морето" if metric == "bleu" else "море и небе") for n in range(7)])}
+    parts = {
+        "test": examples([(f"{n} море", "сине е-морето" if metric == "bleu" else "море и небе") for n in range(7)])
+    }
     (told,) = data_faults(task(metric=metric), parts, 0.0)
     assert told.startswith(f"{metric} gives the references of test 0 of ")
     assert "(t:1, t:2, t:3, t:4, t:5 and 2 more): take another metric, such as chrf" in told

@@ -235,7 +235,10 @@ def test_a_bound_that_knows_the_heaviest_example_errs_no_more_than_it_may(n, sha
 
 def test_what_right_answers_weigh():
     said = {"name": "t", "kind": "generate", "data": Data("x"), "columns": {}, "prompts": ("",), "completion": ""}
-    facts = [Example("1", {"target": "a b", "required": ["a"]}), Example("2", {"target": "c", "required": ["c", "d e"]})]
+    facts = [
+        Example("1", {"target": "a b", "required": ["a"]}),
+        Example("2", {"target": "c", "required": ["c", "d e"]}),
+    ]
     assert right_answers(METRICS["mentions"], Task(**said), facts).tolist() == [[1, 1], [2, 2]]
     assert right_answers(METRICS["bleu"], Task(**said), facts)[:, :2].tolist() == [[2, 2], [1, 1]]
     assert right_answers(MEAN, Task(**said), facts) is None, "all weigh alike"

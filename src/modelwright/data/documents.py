@@ -321,7 +321,7 @@ def record(line: bytes, file: File, row: int, offset: int) -> dict[str, Any] | N
     if not isinstance(found, dict) and content.strip():
         raise ValueError(f"{where} holds a JSON {json_type(found)}, not an object")
     if ("\\ud" in content or "\\uD" in content) and (half := HALF.search(json.dumps(found, ensure_ascii=False))):
-        raise ValueError(f"{where} holds half a character, {ascii(half[0])}: a text was cut in the midst of one")
+        raise ValueError(f"{where} holds half a character, {half[0]!a}: a text was cut in the midst of one")
     return found
 
 

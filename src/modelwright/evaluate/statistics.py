@@ -64,8 +64,8 @@ def lower_bound(stats: Array, metric: Metric, *, error: float, seed: int = 0, kn
 
     It errs with probability `error` at most, small ones too, as 0.05 / 12, where a metric has a worst value and
     examples have a largest weight: that of all that were seen, or of the `known` ones (m, k) too, as `right_answers`
-    gives them. Where heavier examples lie beyond both, it errs as often as none is drawn. Perplexity has no worst value,
-    and its bound is as good as the largest loss that was seen. Where less is better, the bound lies above the value.
+    gives them. Where heavier examples lie beyond both, it errs as often as none is drawn. Perplexity has no worst
+    value, and its bound is as good as the largest loss that was seen. Where less is better, the bound lies above the value.
     Raises ValueError as `interval` does.
     """
     value = _value(stats, metric)

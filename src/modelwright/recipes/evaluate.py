@@ -114,8 +114,8 @@ def evaluate(args: Evaluate, screen: Screen) -> dict[str, Any]:
         return evaluate_text(args, screen)
     task, parts = prepare(read_task(args.task))
     examples = chosen(args, task, parts)
-    shown_too = {"train": parts["train"]} if args.shots else {}
-    if faults := task_faults(task, {args.part: examples} | shown_too):
+    shown_too = parts["train"] if args.shots else []
+    if faults := task_faults(task, {"train": shown_too, args.part: examples}):
         raise ValueError("; and ".join(faults))
     subject = open_subject(args, args.model, task)
     if args.dry_run:

@@ -41,7 +41,9 @@ class Saved:
 def data_digest(task: Task, examples: Sequence[Example]) -> str:
     """sha256 of examples, in order: their names, and to the letter all columns that a model or a metric meets."""
     met = {*task.inputs, task.target, "required", *asked(task)}
-    said = [[example.id, {name: value for name, value in example.fields.items() if name in met}] for example in examples]
+    said = [
+        [example.id, {name: value for name, value in example.fields.items() if name in met}] for example in examples
+    ]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=repr).encode()).hexdigest()
 
 

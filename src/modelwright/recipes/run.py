@@ -19,7 +19,6 @@ from modelwright.train import state
 from modelwright.train.interrupt import Interrupted, interruptible
 from modelwright.train.loop import Diverged, Loss, Precision, fit, loss_scaler
 
-
 LOCK = ".lock"  # in a run directory
 
 
