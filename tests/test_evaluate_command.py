@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from modelwright.adapt.lora import LoRA, LoRALinear, add_lora
 from modelwright.adapt.open import digest, save_adapter
 from modelwright.adapt.prompt import SoftPrompt, add_prompt
 from modelwright.cli import main as cli
+from modelwright.data.examples import Example
 from modelwright.data.task import contract, prepare, read_task
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.scorer import ModelScorer
@@ -123,6 +125,19 @@ def test_results_are_written_whole_and_compared_later(
         main(words(here, "two", "short", "--against", str(out)))
 
 
+def test_the_digest_of_data_sees_all_that_a_model_reads(here: Path) -> None:
+    task = read_task(here / "short.yaml")
+    task = dataclasses.replace(task, prompts=("{{ aspect }} of {{ source }} =",))
+
+    def found(**fields: str) -> str:
+        plain = {"source": "the cat", "target": "cat", "aspect": "size", "line": "1"}
+        return results.data_digest(task, [Example("a:1", plain | fields)])
+
+    assert found(line="2") == found()
+    for other in ({"source": "The cat"}, {"source": "the\ncat"}, {"aspect": "colour"}, {"target": "Cat"}):
+        assert found(**other) != found()
+
+
 def test_answers_with_odd_line_breaks_are_read_as_written(tmp_path: Path) -> None:
     """Python takes six more characters than a line feed for the end of a line, and models write them by chance."""
     answers = [f"a{mark}b" for mark in ("\x85", "\u2028", "\u2029", "\x0b", "\x1c", "\n")]
@@ -130,6 +145,33 @@ def test_answers_with_odd_line_breaks_are_read_as_written(tmp_path: Path) -> Non
     outputs = [Output(str(i), text, text, text, stats) for i, text in enumerate(answers)]
     results.save(tmp_path / "r", {"model": "m", "data": "d", "scores": {}}, outputs)
     assert [output.prediction for output in results.read_saved(tmp_path / "r").outputs] == answers
+
+
+def test_saved_results_of_another_metric_are_judged_anew(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "one", here / "exact.yaml"
+    asked(here, capsys, *words(here, "one", "short", "--output", str(out)))
+    other.write_text((here / "short.yaml").read_text() + "metric: exact_match\n")
+    live = asked(here, capsys, *words(here, "two", "exact", "--against", str(here / "one")))
+    later = asked(here, capsys, *words(here, "two", "exact", "--against", str(out)))
+    assert later["against"] | {"model": ""} == live["against"] | {"model": ""}
+    assert "exact_match" in later["against"]["difference"]
+
+
+def test_faults_are_told_before_a_model_is_opened(here: Path, tmp_path: Path) -> None:
+    (here / "facts.yaml").write_text((here / "short.yaml").read_text() + "metric: mentions\n")
+    with pytest.raises(ValueError, match="the metric mentions needs a column `required`"):
+        main([str(tmp_path / "nowhere"), "--task", str(here / "facts.yaml")])
+
+
+def test_what_is_compared_with_is_looked_at_first(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked(here, capsys, *words(here, "one", "short", "--output", str(tmp_path / "one")))
+    monkeypatch.setattr("modelwright.recipes.evaluate.measure", None)
+    with pytest.raises(ValueError, match="are of other examples than the part 'select'"):
+        main(words(here, "two", "short", "--against", str(tmp_path / "one"), "--part", "select"))
 
 
 def test_a_model_against_itself(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

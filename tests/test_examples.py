@@ -78,6 +78,7 @@ def test_a_folder_a_list_and_a_url(tmp_path):
     ("name", "content", "fault"),
     [
         ("a.jsonl", '{"x": 1}\n{"x": \n', "line 2 of {} is not valid JSON: expecting value at column 6"),
+        ("a.jsonl", '{"x": "\\ud83d\\ude00"}\n{"x": ["a\\ud83d"]}\n', "line 2 of {} holds half a character, '\\ud83d'"),
         ("a.jsonl", '{"x": 1}\n[1]\n', "line 2 of {} holds a JSON list, not an object"),
         ("a.jsonl", b'{"x": 1}\n{"x": "\xff"}\n', "{} is not UTF-8: byte 16, on line 2 belongs to no character"),
         ("a.jsonl", "\n \n", "{} holds no example: every file or row of it is empty or blank"),

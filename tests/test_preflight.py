@@ -122,7 +122,32 @@ def test_the_numbers_by_hand() -> None:
 def test_no_token_carries_loss() -> None:
     rows = rows_of(Prompter(task(), tokenizer(), "decoder", 40), TRAIN)
     rows[1] = rows[1]._replace(weight=0 * rows[1].weight)
-    assert fault(looked(task(), rows=rows)) == "no token of t:2 carries loss: is the answer's column empty?"
+    assert fault(looked(task(), rows=rows)).startswith("no token of t:2 carries loss: is the answer's column empty?")
+
+
+@pytest.mark.parametrize("shape", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("template", [None, CHAT], ids=["plain", "chat"])
+def test_an_answer_of_nothing_but_its_end(shape: Shape, template: str | None) -> None:
+    """Two rows of ten, as they come of a column that is empty here and there."""
+    some = examples([(f"{a} {b}", "" if b == "sea" else "cat") for a in ("the", "my") for b in TEXT.split()[3:8]])
+    told = fault(looked(task(), {"train": some}, words=tokenizer(template=template), shape=shape))
+    names = ", ".join(e.id for e in some if not e.fields["target"])
+    assert names.count("t:") == 2
+    assert told.startswith(
+        f"no token of {names} carries loss: is the answer's column empty? Take such rows out, or say"
+    )
+
+
+def test_an_answer_longer_than_the_context_is_one_of_those_that_are_too_long() -> None:
+    """It is learned as far as it fits, and no end behind it."""
+    pairs = [*[("the sea", "cat")] * 3, ("a hill", "one two three four " * 4)]
+    rows = rows_of(Prompter(task(), tokenizer(), "decoder", 12), examples(pairs))
+    assert [len(row.tokens) for row in rows] == [5, 5, 5, 12]
+    assert rows[3].targets[-1] != rows[0].targets[-1] == tokenizer().eos
+    assert int((rows[3].weight > 0).sum()) == 12 - 3
+    told = fault(looked(task(), {"train": examples(pairs)}, context=12))
+    assert told.startswith("the answers of 1 of 4 training rows are longer than decoding.max_new, 4 tokens (t:4)")
+    assert fine(looked(task(), {"train": examples(pairs)}, context=12, truncated=0.25))
 
 
 def test_the_end_is_never_learned() -> None:
@@ -277,6 +302,20 @@ def test_what_is_wrong_whatever_the_model(made: Task, row: dict[str, Any], told:
     (found,) = data_faults(made, {"train": [good], "test": [Example("t:2", row)]}, 1.0)
     assert told in found
     assert data_faults(made, {"train": [good]}, 0.0) == ([] if "t:2" in told else [found])
+
+
+@pytest.mark.parametrize("metric", ["rouge1", "rougeL", "bleu"])
+def test_a_metric_that_cannot_read_the_references(metric: str) -> None:
+    """A perfect model would score 0; a few rows of no words are left to the score."""
+    plain = [(f"{n} the sea", "one two three four five") for n in range(39)]
+    parts = {
+        "test": examples([(f"{n} море", "сине е-морето" if metric == "bleu" else "море и небе") for n in range(7)])
+    }
+    (told,) = data_faults(task(metric=metric), parts, 0.0)
+    assert told.startswith(f"{metric} gives the references of test 0 of ")
+    assert "(t:1, t:2, t:3, t:4, t:5 and 2 more): take another metric, such as chrf" in told
+    assert data_faults(task(metric="chrf"), parts, 0.0) == []
+    assert data_faults(task(metric=metric), {"test": examples([*plain, ("the hill", "...")])}, 0.0) == []
 
 
 def test_a_missing_column_is_told_when_the_task_is_read(tmp_path: Path) -> None:

@@ -283,6 +283,38 @@ def test_an_input_that_is_too_long_loses_its_end_and_the_template_stays(gpt):
         Prompter(wordy, gpt, "decoder", 60).prompt(talk(3))
 
 
+def test_of_two_long_fields_the_longer_is_cut_first_and_then_the_other(gpt):
+    task = replace(TASK, prompts=("{{ talk }} {{ more }} =",))
+    example = Example("d:1", {**talk(3, 20).fields, "more": "the kettle is broken. " * 15})
+    said = Prompter(task, gpt, "decoder", 160).prompt(example)
+    assert "lamp" in said.text
+    assert said.text.endswith("the kettle is broken.  =")
+    less = Prompter(task, gpt, "decoder", 30).prompt(example)
+    assert less.text.startswith(" the kettle is")
+    assert len(less.tokens) <= 30 - 8
+
+
+def test_room_is_kept_for_the_longest_label(gpt):
+    task = replace(LABELS, labels=("bad", "good, thanks; why? The kettle is fine"))
+    long = Example("d:1", {"text": "my lamp is fine " * 20, "label": "bad"})
+    prompter = Prompter(task, gpt, "decoder", 48)
+    sizes = [len(prompter.completion(long, label)) for label in task.labels]
+    assert sizes[1] > 4
+    assert 48 - 3 <= len(prompter.prompt(long).tokens) + sizes[1] + 1 <= 48
+    assert len(prompter.row(long).tokens) == len(prompter.prompt(long).tokens) + sizes[0]
+
+
+def test_behind_shots_what_stands_between_them_ends_an_answer(gpt):
+    task = replace(TASK, decoding=Decoding(stop=("!",)), separator="\n--\n")
+    prompter = Prompter(task, gpt, "decoder", 400)
+    none, one = prompter.prompt(talk(3)), prompter.prompt(talk(3), [talk(1)])
+    assert prompter.decoding([none]) == task.decoding
+    assert prompter.decoding([none, one]).stop == ("!", "\n--\n")
+    begins = replace(task, completion="\n--\n{{ target }}")  # every answer would be empty
+    assert Prompter(begins, gpt, "decoder", 400).decoding([one]) == task.decoding
+    assert Prompter(task, chatty(gpt), "decoder", 400).decoding([one]) == task.decoding, "turns have ends"
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(20, 260), st.integers(1, 6), st.lists(st.integers(1, 6), max_size=5), st.integers(0, 3), st.booleans()

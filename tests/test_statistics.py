@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, permutation_test
 
+from modelwright.data.examples import Example
+from modelwright.data.kind import Data, Task
 from modelwright.evaluate import bootstrap, statistics
 from modelwright.evaluate.bootstrap import clopper_pearson, resampled, resamples, smallest, weights
-from modelwright.evaluate.metrics import METRICS
+from modelwright.evaluate.metrics import METRICS, right_answers
 from modelwright.evaluate.statistics import error_shares, interval, lower_bound, paired
 
 MEAN, F1, PERPLEXITY = METRICS["rougeL"], METRICS["entity_f1"], METRICS["perplexity"]
@@ -208,6 +210,46 @@ def test_bounds_err_no_more_than_they_may(name, few_weights):
     """Over 400 repeats at 5%: above the 0.999 quantile of what chance allows, the bound would be a wrong one."""
     repeats = 400
     assert misses(*WORLDS[name], n=50, error=0.05, repeats=repeats) <= binom.ppf(0.999, repeats, 0.05)
+
+
+def lists(draw, n, share):
+    """One entity a sentence, found; and now and then a list of eight, missed."""
+    weight = np.where(draw.random(n) < share, 8.0, 1.0)
+    return np.stack([weight == 1, weight, weight], 1).astype(float), (1 - share) / (1 + 7 * share)
+
+
+@pytest.mark.parametrize(("n", "share"), [(50, 0.03), (50, 0.06), (300, 0.005), (300, 0.01)])
+def test_a_bound_that_knows_the_heaviest_example_errs_no_more_than_it_may(n, share, few_weights):
+    """One that does not errs as often as the sample holds no list."""
+    draw, known, repeats = np.random.default_rng(n), np.full((1, 3), 8.0), 200
+    wrong = {True: 0, False: 0}
+    for seed in range(repeats):
+        stats, truth = lists(draw, n, share)
+        for knows in wrong:
+            bound = lower_bound(stats, F1, error=0.05, seed=seed, known=known if knows else None)
+            wrong[knows] += bound > truth
+    assert wrong[True] <= binom.ppf(0.999, repeats, 0.05)
+    if (1 - share) ** n > 0.2:
+        assert wrong[False] > 0.15 * repeats
+
+
+def test_what_right_answers_weigh():
+    said = {"name": "t", "kind": "generate", "data": Data("x"), "columns": {}, "prompts": ("",), "completion": ""}
+    facts = [
+        Example("1", {"target": "a b", "required": ["a"]}),
+        Example("2", {"target": "c", "required": ["c", "d e"]}),
+    ]
+    assert right_answers(METRICS["mentions"], Task(**said), facts).tolist() == [[1, 1], [2, 2]]
+    assert right_answers(METRICS["bleu"], Task(**said), facts)[:, :2].tolist() == [[2, 2], [1, 1]]
+    assert right_answers(MEAN, Task(**said), facts) is None, "all weigh alike"
+    tags = [Example("1", {"tokens": ["a", "b"], "tags": ["B-X", "B-X"]})]
+    assert right_answers(F1, Task(**said | {"kind": "tag", "labels": ("B-X", "O")}), tags).tolist() == [[2, 2, 2]]
+    right = mean_stats([1] * 20)
+    heavy = np.array([[5.0, 5.0]])
+    bounds = [lower_bound(right, METRICS["mentions"], error=0.05, known=known) for known in (None, heavy)]
+    assert bounds[0] == pytest.approx(0.05 ** (1 / 20))
+    assert bounds[1] < bounds[0] - 0.2
+    assert lower_bound(right, MEAN, error=0.05, known=heavy) == bounds[0]
 
 
 @pytest.mark.slow

@@ -104,6 +104,8 @@ BASE = {"kind": "summarise", "data": {"train": "d.jsonl"}}
         ({"prompts": [["x"]]}, "t.yaml: prompts is [['x']], and is to be a list of texts"),
         ({"completion": 3}, "t.yaml: completion is 3, and is to be a text"),
         ({"chat": "yes"}, "t.yaml: chat is 'yes', and is to be true or false"),
+        ({"kind": "classify", "labels": [True, False]}, "t.yaml: labels: YAML reads yes, no, true and the like as"),
+        ({"kind": "classify", "labels": ["a", "b", " a"]}, "t.yaml: labels are each to be another, but for the space"),
         ({"labels": ["a"]}, "t.yaml: labels are for the kinds classify and tag"),
     ],
 )
@@ -130,6 +132,13 @@ def test_a_column_that_is_not_there(minimal):
         parts(read_task(minimal))
     where = minimal.parent / "d.jsonl"
     assert str(said.value) == f"d.jsonl:1 in {where} has no column 'sumary' for 'target': it has 'dialogue', 'summary'"
+
+
+@pytest.mark.parametrize("asks", ["'{0}{1}'.format(source)", "'{x}'.format(source)", "source.index('\\t')"])
+def test_a_template_that_fails_on_a_row(minimal, asks):
+    minimal.write_text(minimal.read_text() + f'prompt: "{{{{ {asks} }}}}"\n')
+    with pytest.raises(ValueError, match=r"the prompt template fails on d\.jsonl:\d+: (Index|Key|Value)Error: "):
+        parts(read_task(minimal))
 
 
 def test_a_template_that_names_a_missing_column(minimal):

@@ -45,6 +45,7 @@ class Scripted:
         self, prompts: Sequence[Prompt], decoding: Decoding, *, seed: int, ends: Any = (), told: Told = untold
     ) -> list[Generation]:
         told(len(prompts))
+        self.decoding = decoding
         return [Generation(text, (5, 6), "stop") for text in self.answers]
 
     def predict(self, prompts: Sequence[Prompt], *, told: Told = untold) -> list[Any]:
@@ -120,6 +121,15 @@ def test_written_answers(tmp_path: Path) -> None:
     read = sum(len(prompter.prompt(example).tokens) for example in examples)
     assert found.tokens == read + 2 * 2
     assert two.shots == two.dropped == two.truncated == 0
+
+
+def test_few_shot_answers_end_where_the_next_example_would_begin(tmp_path: Path) -> None:
+    task, examples = task_of(tmp_path, "summarise", SUMMARIES)
+    prompter, scorer = Prompter(task, TOKENIZERS["causal"], "decoder", 400), Scripted(TOKENIZERS["causal"], ["", ""])
+    measure(scorer, task, prompter, examples, part="test", shots=lambda example: examples[:1])
+    assert scorer.decoding.stop == ("\n\n",)
+    measure(scorer, task, prompter, examples, part="test")
+    assert scorer.decoding.stop == ()
 
 
 def test_mentions_wants_its_column(tmp_path: Path) -> None:

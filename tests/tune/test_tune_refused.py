@@ -61,6 +61,21 @@ def test_a_command_that_says_too_little(
     assert not Path("x").exists()
 
 
+def test_after_a_fault_an_empty_directory_is_empty_again(
+    words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    task = task_in(tmp_path)
+    good = task.read_text()
+    task.write_text(good + "metric: accuracy\n")
+    assert cli.main(words("decoder", task, "--steps", "2")) == 2
+    assert list((tmp_path / "run").iterdir()) == []
+    task.write_text(good)
+    assert cli.main(words("decoder", task, "--steps", "2")) == 0
+    capsys.readouterr()
+    assert cli.main(words("decoder", task, "--dry-run")) == 0, "beside a run that lies there: nothing is written"
+
+
 @pytest.mark.parametrize(("name", "sentence"), [("plan.json", "holds a run already"), ("thesis.md", "is not empty")])
 def test_what_is_there_is_never_overwritten(
     name: str, sentence: str, words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]

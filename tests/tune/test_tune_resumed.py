@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,24 +99,39 @@ def test_a_run_that_ends_beside_the_writing_of_its_model_is_not_made_again(
     assert (tmp_path / "run/model").is_dir()
 
 
-CHANGES = [("train.jsonl", "the train part"), ("test.jsonl", "the test part"), ("task.yaml", "the task's prompts")]
+CHANGES = [
+    ("train.jsonl", lambda text: text.partition("\n")[2], "the train part"),
+    ("test.jsonl", lambda text: text.replace(" sea ", " SEA "), "the test part"),
+    ("select.jsonl", lambda text: text.replace("the ", "the  ", 1), "the select part"),
+    ("task.yaml", lambda text: text + "instruction: Answer.\n", "the task's prompts"),
+    ("task.yaml", lambda text: text + "metric: exact_match\n", "the metric"),
+]
 
 
-@pytest.mark.parametrize(("name", "what"), CHANGES)
+@pytest.mark.parametrize(("name", "change", "what"), CHANGES)
 def test_inputs_that_changed_since_the_run_began_are_refused(
-    name: str, what: str, words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, change: Callable[[str], str], what: str, words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     stopped(words("decoder", task_in(tmp_path), "--steps", "4"), monkeypatch, 2)
     path = tmp_path / name
-    if name == "task.yaml":
-        path.write_text(path.read_text() + "instruction: Answer.\n")
-    else:
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    path.write_text(change(path.read_text()))
     capsys.readouterr()
     assert resume(tmp_path / "run") == 2
     told = json.loads(capsys.readouterr().err)["error"]
     assert told.startswith(f"{what} changed since the run in {tmp_path / 'run'} began: put back")
+
+
+def test_labels_in_another_order_are_refused(
+    words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head of four labels would be saved with their names in the other order."""
+    path = task_in(tmp_path, "classify", labels=["cat", "mat", "birds", "town"])
+    stopped(words("encoder", path, "--method", "full", "--steps", "4"), monkeypatch, 2)
+    path.write_text(path.read_text().replace("- cat\n- mat\n", "- mat\n- cat\n"))
+    capsys.readouterr()
+    assert resume(tmp_path / "run") == 2
+    assert "the labels or their order changed since the run" in capsys.readouterr().err
 
 
 def test_a_model_that_changed_since_the_run_began_is_refused(

@@ -43,7 +43,7 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], add_generatio
     values = {"messages": [dict(message) for message in messages], "tools": None, "documents": None}
     try:
         return render(template, named | values | {"add_generation_prompt": add_generation_prompt}, strict=False)
-    except (jinja2.TemplateError, TypeError, ArithmeticError, AttributeError) as error:
+    except (jinja2.TemplateError, TypeError, ArithmeticError, AttributeError, ValueError, LookupError) as error:
         raise ValueError(f"the chat template refuses these messages: {error}") from error
 
 

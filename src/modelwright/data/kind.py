@@ -131,6 +131,11 @@ def templates(task: Task) -> list[tuple[str, str]]:
     return [*prompts, ("completion", task.completion)]
 
 
+def asked(task: Task) -> frozenset[str]:
+    """The names that its templates ask for."""
+    return frozenset[str]().union(*(variables(text) for _, text in templates(task)))
+
+
 def fill(task: Task, name: str, template: str, example: Example) -> str:
     """A template of the task with an example's fields in it.
 
@@ -145,5 +150,6 @@ def fill(task: Task, name: str, template: str, example: Example) -> str:
         there = ", ".join(map(repr, example.fields))
         what = f"{task.path or task.name}: the {name} template {wrong}, and {example.id} has the columns {there}"
         raise ValueError(what) from None
-    except (jinja2.TemplateError, TypeError, ArithmeticError, AttributeError) as error:
-        raise ValueError(f"{task.path or task.name}: the {name} template fails on {example.id}: {error}") from error
+    except (jinja2.TemplateError, TypeError, ArithmeticError, AttributeError, ValueError, LookupError) as error:
+        why = f"{type(error).__name__}: {error}" if isinstance(error, ValueError | LookupError) else error
+        raise ValueError(f"{task.path or task.name}: the {name} template fails on {example.id}: {why}") from error

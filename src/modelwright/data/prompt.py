@@ -10,14 +10,14 @@ Letters: T tokens of a row, S of a source, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from modelwright.data.chat import Turn, chat_template, continued, conversation, encode_chat, encode_turn
 from modelwright.data.examples import Example
-from modelwright.data.kind import DEFAULTS, Task, fill
+from modelwright.data.kind import DEFAULTS, Decoding, Task, fill
 from modelwright.data.pack import Row, around
 from modelwright.data.shots import choose_shots as choose_shots
 from modelwright.data.template import variables
@@ -37,6 +37,10 @@ class Prompt:
     dropped: int = 0  # whole examples left out because the context was short
     truncated: int = 0  # tokens of the input itself that were cut: 0 unless it alone is too long
     first: tuple[int, ...] = ()  # kind tag: place of each word's first token; words cut off have none
+
+
+class NoRoom(ValueError):
+    """A context that is too short for a prompt of which the input is cut to nothing."""
 
 
 class _Said(NamedTuple):
@@ -76,16 +80,29 @@ class Prompter:
         self._start = start if start is not None else _first_of(tokenizer.pad, tokenizer.bos)
         self.end = self._end()
         """The token that ends an answer, learned and to be stopped at: the end of a turn, or else EOS. -1: none."""
+        chosen = task.labels if task.kind == "classify" and shape == "decoder" else ()
+        self._longest = max(chosen, key=lambda label: len(tokenizer.encode(f" {label}")), default=None)
         self._check()
 
     def prompt(self, example: Example, shots: Sequence[Example] = (), *, template: int = 0) -> Prompt:
-        """What the model reads of an example, with room for `decoding.max_new` tokens of answer.
+        """What the model reads of an example, with room for `decoding.max_new` tokens of answer, or the longest label.
 
-        Where it is too long, whole shots are left out from the front; where even the input alone is too long, the end
-        of its longest field is cut, so that what the template says behind it stays.
-        Raises ValueError where the template leaves the input no room.
+        Where it is too long, whole shots are left out from the front; where even the input alone is too long, the ends
+        of its fields are cut, the longest first, so that what the template says behind them stays.
+        Raises NoRoom where the template leaves the input no room.
         """
-        return self._prompt(example, shots, template, self.task.decoding.max_new)
+        return self._prompt(example, shots, template, self._room(example))
+
+    def decoding(self, prompts: Sequence[Prompt]) -> Decoding:
+        """How the answers to these are to be written.
+
+        Behind whole examples, a model that was not tuned for it answers and goes on with an example of its own: there
+        what stands between examples ends an answer too, where answers do not begin with it.
+        """
+        found, between = self.task.decoding, self.task.separator
+        if self.shape != "decoder" or self.chat or not any(prompt.shots for prompt in prompts):
+            return found
+        return replace(found, stop=(*found.stop, *([between] if between not in self.task.completion else [])))
 
     def completion(self, example: Example, answer: str | None = None) -> tuple[int, ...]:
         """Ids of the answer, without the token that ends it; of the reference, or of another `answer`."""
@@ -94,14 +111,20 @@ class Prompter:
     def row(self, example: Example, shots: Sequence[Example] = (), *, template: int = 0) -> Row:
         """A training row: weight 1 on the answer and the token that ends it, for an encoder on the label or tags.
 
-        A decoder's row has the ids of `prompt`, but for an answer longer than `max_new`, which gets the room it needs.
+        A decoder's row has the ids of `prompt`, but for an answer longer than `max_new`, which gets the room it needs;
+        one that is too long for the context even so is learned as far as it fits, without an end.
         """
         if self.shape == "encoder":
             return self._labelled(example, self.prompt(example, shots, template=template))
         answer = self._answer(example, None)
-        prompt = self._prompt(example, shots, template, max(self.task.decoding.max_new, len(answer) + 1))
-        tokens = [*prompt.tokens, *answer]
-        targets = np.array([*tokens[1:], self.end], np.int64)
+        most = self._room(example)
+        try:
+            prompt = self._prompt(example, shots, template, max(most, len(answer) + 1))
+        except NoRoom:
+            prompt = self._prompt(example, shots, template, most)
+        whole = [*prompt.tokens, *answer, self.end]
+        fitting = self.context if self.shape == "decoder" else len(whole)
+        tokens, targets = whole[:-1][:fitting], np.array(whole[1:][:fitting], np.int64)
         weight = np.zeros(len(tokens), np.float32)
         weight[len(prompt.tokens) - 1 :] = 1
         source = None if prompt.source is None else _alone(prompt.source)
@@ -185,23 +208,29 @@ class Prompter:
         return "{{ text }}" if plain else said
 
     def _shortened(self, example: Example, template: int, room: int, read: Callable[[Example], _Said]) -> _Said:
-        """The prompt with the end of its longest field cut, by as few tokens as make it fit."""
+        """The prompt with the ends of its fields cut, the longest first, by as few tokens as make it fit."""
         used = variables(self._source(template))
-        texts = {name: text for name, text in example.fields.items() if name in used and isinstance(text, str)}
-        longest = max(texts.values(), key=len, default="")
-        ends = [end for _, end in self.tokenizer.inner.encode(longest, add_special_tokens=False).offsets]
-        keep = len(ends)
+        texts = dict.fromkeys(t for name, t in example.fields.items() if name in used and isinstance(t, str))
         said = read(example)
-        while len(said.ids) > room:
-            if not keep:
-                raise ValueError(self._no_room(example, len(said.ids), room))
-            keep = max(keep - max(len(said.ids) - room, 1), 0)
-            shorter = longest[: ends[keep - 1]].rstrip() if keep else ""
-            said = read(Example(example.id, _replaced(example.fields, longest, shorter)))
+        for longest in sorted(texts, key=len, reverse=True):
+            ends = [end for _, end in self.tokenizer.inner.encode(longest, add_special_tokens=False).offsets]
+            keep, whole = len(ends), example
+            while keep and len(said.ids) > room:
+                keep = max(keep - max(len(said.ids) - room, 1), 0)
+                shorter = longest[: ends[keep - 1]].rstrip() if keep else ""
+                example = Example(whole.id, _replaced(whole.fields, longest, shorter))
+                said = read(example)
+        if len(said.ids) > room:
+            raise NoRoom(self._no_room(example, len(said.ids), room))
         return said
 
+    def _room(self, example: Example) -> int:
+        """Tokens that are kept for an answer and its end; a label, which is chosen, may be longer than `max_new`."""
+        most = self.task.decoding.max_new
+        return most if self._longest is None else max(most, len(self._answer(example, self._longest)) + 1)
+
     def _no_room(self, example: Example, size: int, room: int) -> str:
-        kept = f", {self.task.decoding.max_new} of them kept for the answer" if self.shape == "decoder" else ""
+        kept = f", {self._room(example)} of them kept for the answer" if self.shape == "decoder" else ""
         return (
             f"the prompt of {example.id} has {size} tokens without its input, and {max(room, 0)} fit a context of "
             f"{self.context}{kept}: shorten the template or the instruction"

@@ -22,7 +22,7 @@ import yaml
 from modelwright.data.chat import chat_template
 from modelwright.data.kind import DEFAULTS as DEFAULTS
 from modelwright.data.kind import KINDS as KINDS
-from modelwright.data.kind import NAMES, OPTIONAL, SPLIT, templates
+from modelwright.data.kind import NAMES, OPTIONAL, SPLIT, asked, templates
 from modelwright.data.kind import PARTS as PARTS
 from modelwright.data.kind import Data as Data
 from modelwright.data.kind import Decoding as Decoding
@@ -34,7 +34,7 @@ from modelwright.data.named import known, located
 from modelwright.data.parts import labels_of as labels_of
 from modelwright.data.parts import parts as parts
 from modelwright.data.parts import prepare as prepare
-from modelwright.data.template import compiled, variables
+from modelwright.data.template import compiled
 from modelwright.data.tokenizer import Tokenizer
 
 FOUND = ("usual", "path")  # of a task, what nobody says
@@ -71,7 +71,7 @@ def parse_task(said: Mapping[str, Any], where: str, base: Path) -> Task:
         completion=read.text("completion", default.completion),
         instruction=read.text("instruction", ""),
         separator=read.text("separator", "\n\n"),
-        labels=read.texts("labels"),
+        labels=_labels(read),
         metric=read.text("metric", ""),
         decoding=_decoding(read.mapping("decoding", {}), default.max_new, f"{where}: decoding"),
         chat=read.flag("chat"),
@@ -157,6 +157,15 @@ def _prompts(said: Mapping[str, Any], read: _Reader, default: str, where: str) -
     return read.texts("prompts") or read.texts("prompt") or (default,)
 
 
+def _labels(read: _Reader) -> tuple[str, ...]:
+    found = read.texts("labels")
+    if any(isinstance(label, bool) for label in read.said.get("labels") or ()):
+        raise ValueError(f"{read.where}: labels: YAML reads yes, no, true and the like as truth values: put quotes on")
+    if len({label.strip() for label in found}) < len(found):
+        raise ValueError(f"{read.where}: labels are each to be another, but for the space around them: {list(found)}")
+    return found
+
+
 def _decoding(said: Mapping[str, Any], max_new: int, where: str) -> Decoding:
     known(said, [f.name for f in fields(Decoding)], where)
     read = _Reader(said, where)
@@ -190,11 +199,11 @@ def contract(task: Task, tokenizer: Tokenizer) -> str:
     columns, or the order of the labels, where no template asks for them.
     """
     template = chat_template(tokenizer) if task.chat is not False else None
-    asked = frozenset[str]().union(*(variables(text) for _, text in templates(task)))
+    used = asked(task)
     given = {
-        name: column if name != column and column in asked else ""
+        name: column if name != column and column in used else ""
         for name, column in task.columns.items()
-        if name in (*task.inputs, task.target) or {name, column} & asked
+        if name in (*task.inputs, task.target) or {name, column} & used
     }
     said = {
         "kind": task.kind,
@@ -203,7 +212,7 @@ def contract(task: Task, tokenizer: Tokenizer) -> str:
         "completion": task.completion,
         "instruction": task.instruction,
         "separator": task.separator,
-        "labels": task.labels if "labels" in asked else sorted(task.labels),
+        "labels": task.labels if "labels" in used else sorted(task.labels),
         "decoding": asdict(task.decoding),
         "chat": template,
         "tokenizer": hashlib.sha256(tokenizer.inner.to_str().encode()).hexdigest(),

@@ -56,6 +56,7 @@ class Metric:
     stats: Stats
     value: Callable[[Array], Array]
     extremes: Extremes | None
+    weighed: bool = False  # whether one example may count for more than another
 
 
 # -- values and extremes of ratios -----------------------------------------------------------------------------
@@ -185,15 +186,15 @@ def _metrics() -> list[Metric]:
         ("rougeLsum", of_any(rouge_sum)),
         ("exact_match", of_words(exact_match)),
         ("token_f1", of_words(token_f1)),
-        ("mentions", of_any(mentions)),
     ]
     return [
         *(Metric(name, WRITTEN, True, stats, ratio, ratio_extremes) for name, stats in means),
-        Metric("bleu", WRITTEN, True, of_any(bleu_stats), bleu, bleu_extremes),
-        Metric("chrf", WRITTEN, True, of_any(chrf_stats), chrf, chrf_extremes),
-        Metric("accuracy", LABELLED, True, of_any(accuracy), ratio, ratio_extremes),
+        Metric("mentions", WRITTEN, True, of_any(mentions), ratio, ratio_extremes, True),
+        Metric("bleu", WRITTEN, True, of_any(bleu_stats), bleu, bleu_extremes, True),
+        Metric("chrf", WRITTEN, True, of_any(chrf_stats), chrf, chrf_extremes, True),
+        Metric("accuracy", LABELLED, True, of_any(accuracy), ratio, ratio_extremes, True),
         Metric("macro_f1", frozenset(("classify",)), True, label_counts, macro_f1, macro_f1_extremes),
-        Metric("entity_f1", frozenset(("tag",)), True, of_any(entity_counts), f1, f1_extremes),
+        Metric("entity_f1", frozenset(("tag",)), True, of_any(entity_counts), f1, f1_extremes, True),
         Metric("perplexity", frozenset(), False, of_any(amounts), perplexity, None),
         Metric("bits_per_byte", frozenset(), False, of_any(amounts), bits_per_byte, None),
     ]
@@ -245,6 +246,14 @@ def wanted(metric: Metric, task: Task, example: Example) -> Any:
             f"the metric mentions needs a column `required`, a list of strings, which {example.id} does not have"
         )
     return example.fields["required"]
+
+
+def right_answers(metric: Metric, task: Task, examples: Sequence[Example]) -> Array | None:
+    """The statistics (m, k) that right answers would have, of all a task's parts: so the weight of an example that no
+    part measured on happens to hold is known. None where all examples weigh alike, or there are none."""
+    said = [wanted(metric, task, example) for example in examples] if metric.weighed else []
+    found = [metric.stats(" ".join(one) if metric.name == "mentions" else one, one, task) for one in said]
+    return np.stack(found) if found else None
 
 
 def score(metric: Metric, stats: Array) -> float:

@@ -59,18 +59,21 @@ def interval(stats: Array, metric: Metric, *, level: float = 0.95, seed: int = 0
     return Interval(value, min(low, value), max(high, value), level, len(stats))
 
 
-def lower_bound(stats: Array, metric: Metric, *, error: float, seed: int = 0) -> float:
+def lower_bound(stats: Array, metric: Metric, *, error: float, seed: int = 0, known: Array | None = None) -> float:
     """What the metric's true value is not worse than: to decide on.
 
     It errs with probability `error` at most, small ones too, as 0.05 / 12, where a metric has a worst value and
-    counts have a largest one; perplexity has none, and its bound is as good as the largest loss that was seen. Where
-    less is better, the bound lies above the value. Raises ValueError as `interval` does.
+    examples have a largest weight: that of all that were seen, or of the `known` ones (m, k) too, as `right_answers`
+    gives them. Where heavier examples lie beyond both, it errs as often as none is drawn. Perplexity has no worst
+    value, and its bound is as good as the largest loss that was seen. Where less is better, the bound lies above it.
+    Raises ValueError as `interval` does.
     """
     value = _value(stats, metric)
     _probability(error, "error")
-    if metric.value is ratio and _right_or_wrong(stats):
+    weighed = stats if known is None or not metric.weighed else np.concatenate([stats, known])
+    if metric.value is ratio and _right_or_wrong(weighed):
         return _exact(stats, error)[0]
-    sums = resampled(stats, _extremes(stats, metric)[0][None], (1.0,), resamples(error), seed)
+    sums = resampled(stats, _extremes(weighed, metric)[0][None], (1.0,), resamples(error), seed)
     low, high = _between(metric.value(sums), error)
     return min(low, value) if metric.higher else max(high, value)
 

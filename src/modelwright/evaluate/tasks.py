@@ -163,7 +163,7 @@ def answers(
     if task.kind == "classify":
         return [Given(label) for label in likeliest(scorer, task, prompter, examples, prompts, told)]
     ends = () if prompter.end < 0 else (prompter.end,)
-    written = scorer.generate(prompts, task.decoding, seed=seed, ends=ends, told=told)
+    written = scorer.generate(prompts, prompter.decoding(prompts), seed=seed, ends=ends, told=told)
     return [Given(done.text.strip(), done.finish, len(done.tokens)) for done in written]
 
 

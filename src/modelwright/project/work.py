@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from modelwright.adapt.open import HABITS, digest
 from modelwright.data.task import prepare
 from modelwright.evaluate.baselines import fit_baselines
-from modelwright.evaluate.metrics import METRICS
+from modelwright.evaluate.metrics import METRICS, right_answers
 from modelwright.evaluate.statistics import interval, lower_bound
 from modelwright.evaluate.tasks import Output
 from modelwright.plan.cost import parameters
@@ -60,6 +60,8 @@ class Work:
         self.identity = Identity(self.orders, self.watched)
         self.metric = METRICS[project.metric]
         self.fitted = {one.name: one for one in fit_baselines(self.task, self.parts["train"], self.metric)}
+        seen = [example for part in self.parts if part != "test" for example in self.parts[part]]
+        self.right = right_answers(self.metric, self.task, seen)  # how heavy an example may be; of test nothing is read
         self.opened: dict[str, Opened] = {}
         self.copied: Mapping[str, Sequence[str]] = {}  # of each part what stands in the base's text
         self.pairs: list[str] = []  # what this run compares with the target
@@ -127,7 +129,7 @@ class Work:
         return Measurement(stats, score, cost, latency, cached, notes)
 
     def bound(self, stats: Array, error: float) -> float:
-        return lower_bound(stats, self.metric, error=error, seed=self.project.seed)
+        return lower_bound(stats, self.metric, error=error, seed=self.project.seed, known=self.right)
 
     # -- what the report asks
 

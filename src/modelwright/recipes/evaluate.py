@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
@@ -38,6 +38,7 @@ from modelwright.evaluate.tasks import Outcome, dropped, judge, measure, metrics
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json
 from modelwright.recipes.flags import parse
+from modelwright.recipes.preflight import task_faults
 from modelwright.recipes.results import (
     Saved,
     against,
@@ -113,13 +114,17 @@ def evaluate(args: Evaluate, screen: Screen) -> dict[str, Any]:
         return evaluate_text(args, screen)
     task, parts = prepare(read_task(args.task))
     examples = chosen(args, task, parts)
+    shown_too = parts["train"] if args.shots else []
+    if faults := task_faults(task, {"train": shown_too, args.part: examples}):
+        raise ValueError("; and ".join(faults))
     subject = open_subject(args, args.model, task)
     if args.dry_run:
         return plan(args, subject, examples, parts)
+    other = compared(args, task, examples, parts, screen)
     outcome = run(args, subject, examples, parts, screen)
     found = result(outcome, args.model, {**asked(args, task), **subject.record, "data": data_digest(task, examples)})
     found["baselines"] = baselines(args, task, examples, parts)
-    if (other := compared(args, task, examples, parts, screen)) is not None:
+    if other is not None:
         found["against"] = against(outcome, other, args.seed)
         for warning in warnings(other.outputs, task.decoding.max_new):
             screen.warn(f"{other.model}: {warning}")
@@ -258,10 +263,19 @@ def compared(
                 f"the results in {args.against} are of other examples than the part {args.part!r} of "
                 f"{task.path or task.name}: say the same --part, --limit and --seed, or measure that model again"
             )
-        return saved
+        return judged(saved, task, examples, args.seed)
     subject = open_subject(args, args.against, task)
     outcome = run(args, subject, examples, parts, screen)
     return Saved(args.against, outcome.outputs, outcome.scores, data_digest(task, examples))
+
+
+def judged(saved: Saved, task: Task, examples: Sequence[Example], seed: int) -> Saved:
+    """Saved answers under the task's metrics as they are now: then it may have named another one, or its labels in
+    another order."""
+    metrics = metrics_of(task, examples)
+    stats = [judge(metrics, task, *pair) for pair in zip(examples, (o.prediction for o in saved.outputs), strict=True)]
+    outputs = [replace(output, stats=one) for output, one in zip(saved.outputs, stats, strict=True)]
+    return replace(saved, outputs=outputs, scores=score_all(metrics, stats, seed))
 
 
 def asked(args: Evaluate, task: Task) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations, groupby, product
 
+import numpy as np
 from torch import Tensor
 
 from modelwright.data.examples import Example
@@ -23,11 +24,14 @@ from modelwright.data.kind import Task, fill, templates
 from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompter
 from modelwright.data.tokenizer import Tokenizer
-from modelwright.evaluate.metrics import metric_of, wanted
+from modelwright.evaluate.metrics import metric_of, score, wanted
 
 GRAM = 8  # words of a run that two inputs may share
 NEAR = 0.8  # share of an input's runs that, found in one training input, make it a near copy
 ALIKE = 0.01  # of its own length, within which another token's vector is the same
+READ = 0.95  # of a metric's best, that references against themselves are to reach
+PLAIN = "one two three four five"  # which every metric reads
+PROBED = 200  # characters of a reference that are tried, since ROUGE takes long for long ones
 NAMED = 5  # rows that a fault names
 
 
@@ -81,7 +85,7 @@ def preflight(
     asked = [prompter.prompt(example, template=at) for example, at in zip(train, turns, strict=True)]
     cut = [example.id for example, prompt in zip(train, asked, strict=True) if prompt.truncated]
     faults = [
-        *_silent(train, rows),
+        *_silent(prompter, train, rows),
         *_truncated(cut, len(train), truncated),
         *_unfinished(prompter, train, rows, truncated),
         *_endless(prompter, train, rows),
@@ -101,19 +105,30 @@ def preflight(
 # -- the checks of rows -----------------------------------------------------------------------------------
 
 
-def _silent(train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
-    names = [example.id for example, row in zip(train, rows, strict=True) if not row.weight.any()]
-    return [f"no token of {_several(names)} carries loss: is the answer's column empty?"] if names else []
+def _silent(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
+    """An answer of nothing but its end teaches a model to say nothing. One is too many: it is seldom meant."""
+
+    def says(row: Row) -> bool:
+        learned = row.targets[row.weight > 0].tolist()
+        written = [token for token in learned if token != prompter.end]
+        return bool(learned) if prompter.shape == "encoder" else bool(_text(prompter.tokenizer, written).strip())
+
+    names = [example.id for example, row in zip(train, rows, strict=True) if not says(row)]
+    mend = "is the answer's column empty? Take such rows out, or say in words that there is no answer"
+    return [f"no token of {_several(names)} carries loss: {mend}"] if names else []
 
 
 def _endless(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
-    """The answer's last target must be its end, or the model never stops."""
+    """The answer's last target must be its end, or the model never stops; but of one that fills the context, which
+    `_unfinished` counts.
+    """
     if prompter.shape == "encoder":
         return []
+    full = prompter.context if prompter.shape == "decoder" else math.inf
     names = [
         example.id
         for example, row in zip(train, rows, strict=True)
-        if row.weight.any() and int(row.targets[row.weight > 0][-1]) != prompter.end
+        if row.weight.any() and len(row.tokens) < full and int(row.targets[row.weight > 0][-1]) != prompter.end
     ]
     said = "the end of the answer is never learned in"
     return [f"{said} {_several(names)}: a model tuned on them would not stop"] if names else []
@@ -220,7 +235,13 @@ def data_faults(task: Task, parts: Mapping[str, Sequence[Example]], overlap: flo
     task, parts: as `data.task.prepare` gives them, which has refused a missing column, an empty part and a label that
     training never sees. overlap: share of a part's inputs that may stand in another part.
     """
-    return [*_unmeasurable(task, parts), *_unfilled(task, parts), *overlaps(task, parts, overlap)]
+    return [*task_faults(task, parts), *overlaps(task, parts, overlap)]
+
+
+def task_faults(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
+    """Those that each part has alone."""
+    measured = {part: examples for part, examples in parts.items() if part != "train"}
+    return [*(_unmeasurable(task, parts) or _unread(task, measured)), *_unfilled(task, parts)]
 
 
 def _unmeasurable(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
@@ -232,6 +253,24 @@ def _unmeasurable(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[st
     except ValueError as error:
         return [str(error)]
     return []
+
+
+def _unread(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
+    """A metric that knows no word of the references, as ROUGE of another alphabet, gives them 0 of themselves."""
+    metric = metric_of(task)
+    if task.kind in ("classify", "tag") or metric.name == "mentions":
+        return []
+    said, best = [], score(metric, metric.stats(PLAIN, PLAIN, task)[None])
+    for part, examples in parts.items():
+        texts = [str(task.reference(example))[:PROBED] for example in examples]
+        stats = np.stack([metric.stats(text, text, task) for text in texts])
+        if (found := score(metric, stats)) < READ * best:
+            names = [e.id for e, one in zip(examples, stats, strict=True) if metric.value(one) < READ * best]
+            said.append(
+                f"{metric.name} gives the references of {part} {found:.3g} of {best:.3g} against themselves, since it "
+                f"finds too few words in them ({_several(names)}): take another metric, such as chrf, of characters"
+            )
+    return said
 
 
 def _unfilled(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:

@@ -15,6 +15,7 @@ from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompter
 from modelwright.data.supervised import Examples
 from modelwright.data.task import contract, prepare, read_task
+from modelwright.evaluate.metrics import metric_of
 from modelwright.hub.open import LanguageModel
 from modelwright.model.transformer import Labels
 from modelwright.recipes.evaluate import prompter_of
@@ -70,7 +71,7 @@ def open_base(name: str, dropout: float | None) -> LanguageModel:
 def inputs_of(task: Task, parts: Mapping[str, Sequence[Example]], base: LanguageModel) -> Inputs:
     assert base.path is not None
     data = {part: data_digest(task, examples) for part, examples in parts.items()}
-    return Inputs(contract(task, base.tokenizer), digest(base.path), data)
+    return Inputs(contract(task, base.tokenizer), digest(base.path), data, task.labels, metric_of(task).name)
 
 
 # -- rows -------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 
 from modelwright.adapt.open import versions
 from modelwright.data.examples import Example
-from modelwright.data.kind import Task
+from modelwright.data.kind import Task, asked
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.statistics import Interval, paired
 from modelwright.evaluate.tasks import Outcome, Output, dropped, truncated, unended
@@ -39,12 +39,12 @@ class Saved:
 
 
 def data_digest(task: Task, examples: Sequence[Example]) -> str:
-    """sha256 of the examples that are measured: their names, inputs, references and required strings, in order."""
+    """sha256 of examples, in order: their names, and to the letter all columns that a model or a metric meets."""
+    met = {*task.inputs, task.target, "required", *asked(task)}
     said = [
-        [example.id, task.input(example), task.reference(example), example.fields.get("required")]
-        for example in examples
+        [example.id, {name: value for name, value in example.fields.items() if name in met}] for example in examples
     ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def result(outcome: Outcome, model: str, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from modelwright.train import state
 from modelwright.train.interrupt import Interrupted, interruptible
 from modelwright.train.loop import Diverged, Loss, Precision, fit, loss_scaler
 
+LOCK = ".lock"  # in a run directory
+
 
 class Watcher(Protocol):
     """Who is told of every step; `tick` comes as it ends, `rest` after what was done between it and the next."""
@@ -143,23 +145,25 @@ class Run:
 
 @contextmanager
 def begun_in(directory: Path, sign: str) -> Iterator[None]:
-    """A run directory for this process alone; made if need be, and gone again where no run was begun, which the file
-    `sign` in it would tell.
+    """A run directory for this process alone; made if need be, and as it was again where no run was begun, which the
+    file `sign` in it would tell.
     """
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with alone_in(directory):
+    with alone_in(directory):
+        try:
             yield
-    finally:
-        if made and not (directory / sign).exists():
-            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            if not (directory / sign).exists():
+                (directory / LOCK).unlink(missing_ok=True)
+                if made:
+                    shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
 def alone_in(directory: Path) -> Iterator[None]:
     """Hold a run directory for this process. Raises ValueError where another one is at work in it."""
-    with (directory / ".lock").open("w") as file:
+    with (directory / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,11 +109,13 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a run is made of, as sha256: its prompts, its model, each part of its data."""
+    """What a run is made of, as sha256: its prompts, its model, each part of its data; and what it is told to learn."""
 
     contract: str
     base: str
     data: Mapping[str, str]
+    labels: Sequence[str]  # in the order in which a head has them
+    metric: str  # that moments are compared by
 
 
 # -- what is refused --------------------------------------------------------------------------------------
@@ -150,7 +152,8 @@ def check(args: Tune) -> Tune:
         raise ValueError(f"--rows {args.rows} cannot be taken in {args.accumulate} equal parts")
     if args.time is not None:
         parse_time(args.time)
-    refuse_taken(args.output)
+    if not args.dry_run:  # which writes nothing
+        refuse_taken(args.output)
     return args
 
 
@@ -187,5 +190,7 @@ def recall(directory: Path, now: Inputs) -> Plan:
 def changes(then: Inputs, now: Inputs) -> list[str]:
     found = ["the task's prompts"] if then.contract != now.contract else []
     found += ["the model"] if then.base != now.base else []
+    found += ["the labels or their order"] if [*then.labels] != [*now.labels] else []
+    found += ["the metric"] if then.metric != now.metric else []
     parts = dict.fromkeys([*then.data, *now.data])
     return found + [f"the {part} part" for part in parts if then.data.get(part) != now.data.get(part)]
