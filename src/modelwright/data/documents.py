@@ -320,12 +320,7 @@ def record(line: bytes, file: File, row: int, offset: int) -> dict[str, Any] | N
         raise ValueError(f"{where} is not valid JSON: {_why(error)}") from error
     if not isinstance(found, dict) and content.strip():
         raise ValueError(f"{where} holds a JSON {json_type(found)}, not an object")
-    if ("\\ud" in content or "\\uD" in content) and (half := HALF.search(json.dumps(found, ensure_ascii=False))):
-        raise ValueError(f"{where} holds half a character, {half[0]!a}: a text was cut in the midst of one")
     return found
-
-
-HALF = re.compile("[\ud800-\udfff]")  # a surrogate without its other half, which JSON can spell and no text can hold
 
 
 def _why(error: Exception) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from modelwright.data.desk import projects
 from modelwright.data.documents import File, characters, files, first_line, lines, listed, opened, record
 from modelwright.data.named import is_desk
 
+HALF = re.compile("[\ud800-\udfff]")  # a surrogate without its other half, which JSON can spell and no text can hold
 FORMAT = re.compile(r"\.(jsonl|ndjson|csv|tsv|parquet|conll|bio|iob2?)(\.gz)?$", re.IGNORECASE)
 
 
@@ -73,6 +75,9 @@ def _jsonl(file: File) -> Iterator[Example]:
     with opened(file) as stream:
         for row, line in enumerate(lines(stream, file)):
             if (fields := record(line, file, row, offset)) is not None:
+                if b"\\ud" in line.lower() and (half := HALF.search(json.dumps(fields, ensure_ascii=False))):
+                    where = f"line {row + 1} of {file.name}"
+                    raise ValueError(f"{where} holds half a character, {half[0]!a}: a text was cut in the midst of one")
                 yield _example(file, row + 1, fields)
             offset += len(line)
 
