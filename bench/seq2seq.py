@@ -193,8 +193,11 @@ def report(o: argparse.Namespace, task: Any, parts: Any, made: Any, words: Any, 
 def run(o: argparse.Namespace, where: str) -> None:
     from modelwright.data.task import prepare
     from modelwright.project.spec import read_project
+    from modelwright.recipes.results import read_saved
 
     task, parts = prepare(read_project(o.project).task)
+    for directory in o.against:  # before minutes are spent, rather than after
+        read_saved(Path(directory))
     if o.quick:
         parts = {part: examples[:48] for part, examples in parts.items()}
     like = Path(o.like) if o.like else planned(o, texts(task, parts["train"]), where)
