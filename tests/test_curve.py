@@ -84,7 +84,8 @@ def test_a_bound_that_nothing_reaches() -> None:
     curve = fit_curve(drawn({125: 0.6, 250: 0.7}, 30), MEAN, 0.95, margin=0.2)
     assert curve.needed is None
     assert curve.said.startswith(
-        "the target cannot be met on so few measured examples: for its lower bound the score would have to be 1.15"
+        "how many would do cannot be told: did the bound lie as far below the score as it does now, that would "
+        "have to be 1.15, where 1 is the highest"
     )
 
 

@@ -265,6 +265,13 @@ def test_few_shots_by_hand(gpt):
     assert less.text.startswith("Sum it up.\n--\nCustomer: my lamp 2")
 
 
+def test_a_shot_that_is_too_long_leaves_its_place_to_the_others(gpt):
+    long = replace(talk(2), fields={**talk(2).fields, "source": "my lamp " * 300})
+    prompt = Prompter(TASK, gpt, "decoder", 400).prompt(talk(3), [talk(1), long])
+    assert (prompt.shots, prompt.dropped, prompt.truncated) == (1, 1, 0)
+    assert "lamp 1" in prompt.text
+
+
 def test_an_input_that_is_too_long_loses_its_end_and_the_template_stays(gpt):
     prompter = Prompter(TASK, gpt, "decoder", 60)
     whole, prompt = Prompter(TASK, gpt, "decoder", 900).prompt(talk(3, 20)), prompter.prompt(talk(3, 20), [talk(1)])
@@ -331,16 +338,16 @@ def test_never_over_the_context_and_whole_shots_only(gpt, context, length, sizes
         return
     assert len(prompt.tokens) + 8 <= context
     assert prompt.shots + prompt.dropped == len(shots)
-    kept = shots[prompt.dropped :]
+    kept = [shot for n, shot in enumerate(shots) if f"lamp {n + 10}" in prompt.text]
+    assert len(kept) == prompt.shots
     assert all(shot.fields["talk"] in prompt.text and shot.fields["sum"] in prompt.text for shot in kept)
-    assert not any(f"lamp {n + 10}" in prompt.text for n in range(prompt.dropped))
     if prompt.truncated:
         assert prompt.shots == 0
     else:
         assert talk(5, length).fields["talk"] in prompt.text
-    if prompt.dropped:  # one more would not have fitted
-        more = prompter.prompt(talk(5, length), shots[prompt.dropped - 1 :])
-        assert more.dropped == 1
+    for shot in (shot for shot in shots if shot not in kept and not prompt.truncated):  # no other would have fitted too
+        more = prompter.prompt(talk(5, length), [shot, *kept])
+        assert (more.shots, more.dropped) == (prompt.shots, 1)
 
 
 # --- chat -----------------------------------------------------------------------------------------

@@ -162,10 +162,17 @@ class Prompter:
             return self._words(example)
         room = self.context - len(self.soft) - (answer if self.shape == "decoder" else 0)
         read = self._conversation if self.chat else self._plain
-        for dropped in range(len(shots) + 1):
-            said = read(example, shots[dropped:], template)
-            if len(said.ids) <= room:
-                return self._made(said, len(shots) - dropped, dropped, 0)
+        said = read(example, shots, template)
+        if len(said.ids) <= room:
+            return self._made(said, len(shots), 0, 0)
+        said = read(example, (), template)
+        if len(said.ids) <= room:
+            kept: list[Example] = []
+            for shot in reversed(shots):  # from the nearest; one that is too long leaves its place to the next
+                more = read(example, [shot, *kept], template)
+                if len(more.ids) <= room:
+                    kept, said = [shot, *kept], more
+            return self._made(said, len(kept), len(shots) - len(kept), 0)
         cut = self._shortened(example, template, room, lambda shorter: read(shorter, (), template))
         return self._made(cut, 0, len(shots), len(said.ids) - len(cut.ids))
 

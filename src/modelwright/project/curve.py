@@ -103,8 +103,8 @@ def answer(
     rising = float((slope(sizes, scores) > 0).mean())
     if wanted >= top:
         said = (
-            f"the target cannot be met on so few measured examples: for its lower bound the score would have to be "
-            f"{wanted:.3g}, and {top:g} is the highest there is"
+            "how many would do cannot be told: did the bound lie as far below the score as it does now, that would "
+            f"have to be {wanted:.3g}, where {top:g} is the highest; near it, or on more examples, the bound is closer"
         )
         return None, None, None, said
     if rising < 1 - tail:

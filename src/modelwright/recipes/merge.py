@@ -22,7 +22,7 @@ class Options:
 
     adapter: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]
     """The adapter's directory, as tuning or PEFT wrote it."""
-    output: Path
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """The directory to write the model to; it must not exist."""
     json: bool = False
     """The proofs as one JSON object."""
