@@ -22,7 +22,7 @@ from modelwright.project.ladder import BASE, Climb, Cost, Limits, climb
 from modelwright.project.page import marked, page
 from modelwright.project.plots import Bar, Dot, apart, log_scale
 from modelwright.project.profile import profile
-from modelwright.project.report import Evidence, build
+from modelwright.project.report import Evidence, build, short
 from modelwright.project.spec import Project, parse_project
 from modelwright.recipes.preflight import Unfit
 from simulated import Simulated, bound, rule
@@ -361,3 +361,12 @@ def test_the_profile_counts() -> None:
 def test_costs_are_bytes_and_seconds() -> None:
     entry = build(project(), climbed(lora=0.97), evidence())["entries"][0]
     assert entry["actual"] == Cost(20.0, 10**9)._asdict()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "said"),
+    [("base", "base"), ("org/name", "org/name"), ("runs/mine/model", "mine"), ("/far/away/runs/mine/model", "mine"),
+     ("/far/away/gpt2", "away/gpt2")],
+)  # fmt: skip
+def test_models_are_named_in_short(candidate: str, said: str) -> None:
+    assert short(candidate) == said

@@ -140,8 +140,11 @@ def title(entry: Entry) -> str:
 
 
 def short(candidate: str) -> str:
-    """A directory by its last two names."""
-    return "/".join(candidate.rstrip("/").split("/")[-2:]) if candidate.startswith("/") else candidate
+    """A run's model by the run's name: runs/mine/model -> mine; another directory by its last two names."""
+    names = candidate.rstrip("/").split("/")
+    if len(names) < 3:  # a hub id, or short as it is
+        return candidate
+    return names[-2] if names[-1] == "model" else "/".join(names[-2:])
 
 
 def number(value: float) -> str:
