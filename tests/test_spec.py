@@ -123,6 +123,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "base: column is of files, and task is the inputs of the training part: leave it out",
     ),
     ({"base": {"data": ["desk", "a.txt"], "time": "1min"}}, "base: desk is the embedded desk and stands alone"),
+    (
+        {"base": {"data": "desk", "width": 32, "layers": 1, "heads": 5}},
+        "base: 5 heads do not divide a width of 32: choose a divisor of 32",
+    ),
+    ({"base": {"data": "desk", "time": "3min", "width": 32, "heads": 5}}, "base: 5 heads do not divide a width of 32"),
+    ({"base": {"data": "desk", "size": "1M", "heads": 4, "kv_heads": 3}}, "base: no width suits 4 heads with 3 key"),
+    (
+        {"limits": {"parameters": "10k"}, "base": {"data": "desk", "width": 32, "layers": 1}},
+        "parameters with its vocabulary of 4,096, over limits.parameters, 10k",
+    ),
     ({"choose": "best"}, "choose is 'best', and is to be seed or nearest"),
     ({"prompt": 1}, "prompt is 1, and the task has 1 of them, counted from 0"),
     ({"tune": {"prompt": 0}}, "tune has an unknown key 'prompt'"),
