@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pydantic
-import yaml
 
-from modelwright.data.named import known, located
+from modelwright.data.named import known, located, read_yaml
 from modelwright.data.shots import How
 from modelwright.data.task import Task, parse_task, read_task
 from modelwright.evaluate.metrics import default_metric, fits
@@ -91,10 +90,7 @@ def read_project(path: str | Path) -> Project:
         raise IsADirectoryError(f"{path} is a directory: name the project file in it, such as {path / 'project.yaml'}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no project file {path}: `modelwright init` writes one")
-    try:
-        said = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    said = read_yaml(path)
     if not isinstance(said, Mapping):
         raise ValueError(f"{path} is no project: it needs keys such as task and target")
     return dataclasses.replace(parse_project(said, str(path), path.parent), path=path)
@@ -177,11 +173,11 @@ def _candidates(said: Any, where: str, base: Path) -> tuple[str, ...]:
 
 
 def _candidate(name: str, where: str, base: Path) -> str:
-    """A directory as it is from here; or a hub id, which never begins with a dot, a slash or a tilde."""
+    """A directory as it is from here; or a hub id: OWNER/NAME, which begins with no dot, slash or tilde."""
     place = Path(os.path.normpath(base / Path(name).expanduser()))
     if place.is_dir():
         return str(place)
-    if name[0] in "./~":
+    if name[0] in "./~" or name.count("/") > 1:
         raise FileNotFoundError(f"{where}: candidates names {name}, and there is no directory {place}: make it first")
     return name
 
