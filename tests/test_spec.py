@@ -77,7 +77,7 @@ def test_a_candidate_s_path_is_told_short_and_must_be_there(tmp_path: Path) -> N
 
 
 def test_of_more_than_one_slash_a_candidate_is_a_path_and_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="candidates names no/such/model, and there is no directory .*: make"):
+    with pytest.raises(FileNotFoundError, match=r"candidates names no/such/model, and there is no directory .*: make"):
         parse_project(GOOD | {"candidates": ["no/such/model"]}, "p", tmp_path)
 
 
