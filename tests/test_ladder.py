@@ -322,7 +322,13 @@ def test_the_time_that_planning_takes_counts() -> None:
 
 def test_candidates_that_were_named_are_opened_before_the_base_and_one_that_is_none_is_skipped() -> None:
     steps = Simulated({"lora": 0.99}, missing=["gone"])
-    found = climb(rule(candidates=("gone", "small", BASE), ladder=("zero-shot", "lora")), steps, bound)
+    told: list[str] = []
+
+    def tell(entries: tuple[Entry, ...]) -> None:
+        told.extend(entry.reason for entry in entries if entry.reason and f"open {BASE}" not in steps.asked)
+
+    found = climb(rule(candidates=("gone", "small", BASE), ladder=("zero-shot", "lora")), steps, bound, tell)
+    assert set(told) == {"it could not be opened: there is no model gone"}
     assert steps.asked[:3] == ["open gone", "open small", f"open {BASE}"]
     said = {(entry.rung, entry.candidate): entry for entry in found.entries}
     assert said["zero-shot", "gone"].state == said["lora", "gone"].state == "skipped"

@@ -371,6 +371,8 @@ def test_faults_of_the_data_are_told_before_a_base_is_pretrained(
 ) -> None:
     path = write_project(tmp_path)
     (tmp_path / "decide.jsonl").write_text((tmp_path / "train.jsonl").read_text())
+    assert cli.main(["run", str(path), "--dry-run"]) == 2
+    assert "64 of 64 inputs of decide stand in train too" in capsys.readouterr().err
     assert cli.main(["run", str(path), "--output", str(tmp_path / "run")]) == 2
     assert "64 of 64 inputs of decide stand in train too" in (told := capsys.readouterr().err)
     assert "allow it with tune.overlap 1.00" in told
@@ -467,8 +469,16 @@ def test_a_dry_run_checks_all_and_writes_nothing(tmp_path: Path, capsys: pytest.
 
 def test_a_task_without_a_part_to_decide_on_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = TINY["task"] | {"data": {"train": "train.jsonl", "split": {"decide": 0}}}
-    assert cli.main(["run", str(write_project(tmp_path, task=task)), "--output", str(tmp_path / "run")]) == 2
-    assert "has no part decide, which rungs are stopped on: give data.decide a file" in capsys.readouterr().err
+    for how in (["--output", str(tmp_path / "run")], ["--dry-run"]):
+        assert cli.main(["run", str(write_project(tmp_path, task=task)), *how]) == 2
+        told = capsys.readouterr().err
+        assert "the task has no part decide, which rungs are stopped on: give data.decide a file" in told
+
+
+def test_memory_below_that_of_the_program_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for how in (["--output", str(tmp_path / "run")], ["--dry-run"]):
+        assert cli.main(["run", str(write_project(tmp_path, limits={"memory": "10MB"})), *how]) == 2
+        assert "limits.memory is 10 MB, and the program alone holds " in capsys.readouterr().err
 
 
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,28 @@ def test_a_candidate_s_path_is_told_short_and_must_be_there(tmp_path: Path) -> N
         parse_project(GOOD | {"candidates": "./gone"}, "p", tmp_path)
 
 
+def test_of_more_than_one_slash_a_candidate_is_a_path_and_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"candidates names no/such/model, and there is no directory .*: make"):
+        parse_project(GOOD | {"candidates": ["no/such/model"]}, "p", tmp_path)
+
+
+def test_a_key_that_is_said_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("target: 0.8\ntask: notes.yaml\ntarget: 0.9\n")
+    with pytest.raises(ValueError, match=r"p\.yaml says target twice, on line 1 and on line 3: leave one out$"):
+        read_project(tmp_path / "p.yaml")
+    (tmp_path / "p.yaml").write_text("target: 0.8\ntask: notes.yaml\n")
+    (tmp_path / "notes.yaml").write_text("kind: classify\ndata:\n  train: a.csv\n  train: b.csv\n")
+    with pytest.raises(ValueError, match=r"notes\.yaml says train twice, on line 3 and on line 4: leave one out$"):
+        read_project(tmp_path / "p.yaml")
+
+
+def test_a_key_may_stand_in_what_is_merged_and_be_said_over_it(tmp_path: Path) -> None:
+    said = yaml.safe_dump(GOOD | {"tune": {}})
+    said = said.replace("tune: {}", "tune:\n  lora: &a {rank: 8, rate: 0.1}\n  full: &b {<<: {rate: 0.1}, rate: 0.2}")
+    (tmp_path / "p.yaml").write_text(said)
+    assert read_project(tmp_path / "p.yaml").tuning("full") == {"rate": 0.2}
+
+
 def test_candidates_that_are_directories_are_found_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     found = parse_project(GOOD | {"candidates": ["mine", "openai-community/gpt2"]}, "p", tmp_path)
@@ -123,6 +145,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "base: column is of files, and task is the inputs of the training part: leave it out",
     ),
     ({"base": {"data": ["desk", "a.txt"], "time": "1min"}}, "base: desk is the embedded desk and stands alone"),
+    (
+        {"base": {"data": "desk", "width": 32, "layers": 1, "heads": 5}},
+        "base: 5 heads do not divide a width of 32: choose a divisor of 32",
+    ),
+    ({"base": {"data": "desk", "time": "3min", "width": 32, "heads": 5}}, "base: 5 heads do not divide a width of 32"),
+    ({"base": {"data": "desk", "size": "1M", "heads": 4, "kv_heads": 3}}, "base: no width suits 4 heads with 3 key"),
+    (
+        {"limits": {"parameters": "10k"}, "base": {"data": "desk", "width": 32, "layers": 1}},
+        "parameters with its vocabulary of 4,096, over limits.parameters, 10k",
+    ),
     ({"choose": "best"}, "choose is 'best', and is to be seed or nearest"),
     ({"prompt": 1}, "prompt is 1, and the task has 1 of them, counted from 0"),
     ({"tune": {"prompt": 0}}, "tune has an unknown key 'prompt'"),

@@ -11,8 +11,39 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 DESK, EPISODES = "desk", "desk+episodes"
+
+
+class Twice(ValueError):
+    """A key that stands twice in one mapping."""
+
+
+class Strict(yaml.SafeLoader):
+    """Takes no key twice: of two values, YAML's usual readers keep the last in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise Twice(f"says {key.value} twice, on line {lines[key.value]} and on line {line}: leave one out")
+            lines[key.value] = line
+        return node
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says. Raises ValueError for what is no YAML, and for a key that stands there twice."""
+    try:
+        return yaml.load(path.read_text("utf-8"), Strict)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except Twice as error:
+        raise ValueError(f"{path} {error}") from None
 
 
 def known(said: Iterable[object], names: Iterable[str], where: str, what: str = "key") -> None:

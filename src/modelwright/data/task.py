@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
 from modelwright.data.chat import chat_template
 from modelwright.data.kind import DEFAULTS as DEFAULTS
@@ -30,7 +29,7 @@ from modelwright.data.kind import Kind as Kind
 from modelwright.data.kind import Part as Part
 from modelwright.data.kind import Task as Task
 from modelwright.data.kind import fill as fill
-from modelwright.data.named import known, located
+from modelwright.data.named import known, located, read_yaml
 from modelwright.data.parts import labels_of as labels_of
 from modelwright.data.parts import parts as parts
 from modelwright.data.parts import prepare as prepare
@@ -45,10 +44,7 @@ def read_task(path: str | Path) -> Task:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no task file {path}")
-    try:
-        said = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    said = read_yaml(path)
     if not isinstance(said, Mapping):
         raise ValueError(f"{path} is no task: it needs keys such as kind, data and columns")
     return replace(parse_task({"name": path.stem, **said}, str(path), path.parent), path=path)

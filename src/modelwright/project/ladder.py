@@ -227,11 +227,13 @@ class _Climber:
     def climb(self) -> Climb:
         self.tell(tuple(self.entries))
         for at in range(len(self.entries)):
-            if self.chosen is not None and not self.rule.everything:
+            if self.chosen is not None and not self.rule.everything and self.entries[at].state == "waiting":
                 self.put(at, state="spared", planned=self.steps.foreseen(*self.place(at)))
                 continue
             if self.place(at)[0] != "trivial":
                 self.open()  # the smallest candidate now comes first at this place
+            if self.entries[at].state == "skipped":
+                continue  # told when its candidate was not opened
             if why := self.unfit(self.entries[at]):
                 self.put(at, state="skipped", reason=why)
             else:
@@ -245,15 +247,20 @@ class _Climber:
     # -- candidates
 
     def open(self) -> None:
-        """The candidates that were named, before any time goes into a base; each that is none, with the reason."""
+        """The candidates that were named, before any time goes into a base; each that is none is told at once."""
+        gone = {}
         for name in self.rule.candidates:
             if name == BASE or name in self.candidates or name in self.lost:
                 continue
             try:
                 self.candidates[name] = self.steps.open(name)
             except (OSError, ValueError) as error:
-                self.lost[name] = f"it could not be opened: {error}"
+                self.lost[name] = "it could not be opened"
+                gone[name] = f"{self.lost[name]}: {error}"
         self.sort()
+        for name, why in gone.items():
+            first = next(at for at, row in enumerate(self.entries) if row.candidate == name and row.rung != "trivial")
+            self.put(first, state="skipped", reason=why)
 
     def sort(self) -> None:
         """The smallest candidate first, on every rung. A base goes first until its size is known."""
@@ -311,7 +318,6 @@ class _Climber:
         if entry.rung == BASE or not RUNGS[entry.rung].model:
             return ""
         if why := self.lost.get(entry.candidate):
-            self.lost[entry.candidate] = why.partition(":")[0]  # the whole of it is said once
             return why
         candidate, most = self.candidates[entry.candidate], self.rule.limits.parameters
         if most is not None and candidate.parameters > most:

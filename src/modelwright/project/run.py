@@ -19,7 +19,6 @@ import tyro
 import yaml
 
 from modelwright.data.kind import PARTS
-from modelwright.data.task import prepare
 from modelwright.project.evidence import gather
 from modelwright.project.ladder import BASE, climb
 from modelwright.project.report import build
@@ -27,7 +26,7 @@ from modelwright.project.resolve import replayable
 from modelwright.project.show import PAGE, write_report
 from modelwright.project.spec import Project, read_project
 from modelwright.project.view import View
-from modelwright.project.work import Work
+from modelwright.project.work import Work, checked
 from modelwright.recipes.flags import parse
 from modelwright.recipes.run import alone_in
 from modelwright.recipes.watch import Screen, duration, size, thousands, write_whole
@@ -86,7 +85,7 @@ def dumped(said: dict[str, Any]) -> str:
 
 def outline(project: Project, screen: Screen, everything: bool) -> dict[str, Any]:
     """What would be done, from the project file and the data alone."""
-    task, parts = prepare(project.task)
+    task, parts = checked(project)
     rule, limits = project.rule(everything), project.limits
     counts = {part: len(examples) for part, examples in parts.items()}
     said = [

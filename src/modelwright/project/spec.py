@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pydantic
-import yaml
 
-from modelwright.data.named import known, located
+from modelwright.data.named import known, located, read_yaml
 from modelwright.data.shots import How
 from modelwright.data.task import Task, parse_task, read_task
 from modelwright.evaluate.metrics import default_metric, fits
-from modelwright.plan.size import parse_count, parse_time
+from modelwright.model.transformer import Config
+from modelwright.plan.cost import parameters
+from modelwright.plan.size import ByHand, choose_shape, parse_count, parse_time
 from modelwright.project.cache import plain, sha256
 from modelwright.project.ladder import BASE, RUNGS, Limits, Rule
 from modelwright.project.values import limits, mapping, number, text
 from modelwright.recipes.options import Pretrain, check
+from modelwright.recipes.pretrain import VOCAB
 from modelwright.recipes.source import desk_of
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.tuning import check as check_tuning
@@ -34,6 +36,7 @@ KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "lad
 NOT_OF_A_BASE = ("output", "resume", "dry_run", "json", "seed")  # which the project says itself
 INPUTS = "task"  # of base.data: the inputs of the project's own training part
 SEAL = "sha256"  # of run.yaml, among what is recorded in it
+SPEED = 1e12  # FLOP/s, of no machine: whether a shape can be does not depend on it
 NOWHERE = Path(".no-such-directory")  # what writes is told later where
 SCALES = {"bleu": 100.0, "chrf": 100.0}  # of all other metrics 1
 NOT_OF_A_RUNG = ("model", "task", "method", "output", "resume", "prompt", "seed", "dry_run", "json")  # likewise
@@ -87,10 +90,7 @@ def read_project(path: str | Path) -> Project:
         raise IsADirectoryError(f"{path} is a directory: name the project file in it, such as {path / 'project.yaml'}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no project file {path}: `modelwright init` writes one")
-    try:
-        said = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    said = read_yaml(path)
     if not isinstance(said, Mapping):
         raise ValueError(f"{path} is no project: it needs keys such as task and target")
     return dataclasses.replace(parse_project(said, str(path), path.parent), path=path)
@@ -173,11 +173,11 @@ def _candidates(said: Any, where: str, base: Path) -> tuple[str, ...]:
 
 
 def _candidate(name: str, where: str, base: Path) -> str:
-    """A directory as it is from here; or a hub id, which never begins with a dot, a slash or a tilde."""
+    """A directory as it is from here; or a hub id: OWNER/NAME, which begins with no dot, slash or tilde."""
     place = Path(os.path.normpath(base / Path(name).expanduser()))
     if place.is_dir():
         return str(place)
-    if name[0] in "./~":
+    if name[0] in "./~" or name.count("/") > 1:
         raise FileNotFoundError(f"{where}: candidates names {name}, and there is no directory {place}: make it first")
     return name
 
@@ -199,11 +199,25 @@ def _base(said: Any, where: str, base: Path, seed: int) -> Pretrain:
     try:
         args = pydantic.TypeAdapter(Pretrain).validate_python(values | {"seed": seed, "output": NOWHERE})
         desk_of(args.data)
-        return dataclasses.replace(check(args), output=Path())
+        args = dataclasses.replace(check(args), output=Path())
+        shape_of(args)
+        return args
     except pydantic.ValidationError as error:
         raise ValueError(f"{where}: {_first(error, said)}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
+
+
+def shape_of(args: Pretrain) -> Config:
+    """The base's shape, as far as no clock decides it. Raises ValueError for one that cannot be."""
+    return choose_shape(
+        args.objective,
+        args.vocab or VOCAB,
+        SPEED,
+        parse_count(args.size) if args.size else None,
+        parse_time(args.time) if args.time else None,
+        ByHand(**{f.name: getattr(args, f.name, None) for f in dataclasses.fields(ByHand)}),
+    )
 
 
 def _ladder(said: Any, where: str) -> tuple[str, ...]:
@@ -353,6 +367,11 @@ def _against_base(project: Project, base: Pretrain) -> Iterable[str]:
         yield f"base.time is {duration(parse_time(base.time))} and {left}"
     if base.size and limits.parameters is not None and parse_count(base.size) > limits.parameters:
         yield f"base.size is {base.size}, over limits.parameters, {thousands(limits.parameters)}"
+    if base.width and base.layers and not base.size and not base.tokenizer and limits.parameters is not None:
+        cfg = shape_of(base)
+        if (count := parameters(cfg)) > limits.parameters:
+            of = f"{thousands(count)} parameters with its vocabulary of {cfg.vocab:,}"
+            yield f"the base has {of}, over limits.parameters, {thousands(limits.parameters)}"
     if base.size and limits.memory is not None and 4 * parse_count(base.size) > limits.memory:
         yield f"the weights of a base of {base.size} parameters alone are over limits.memory, {size(limits.memory)}"
     tokens = project.tuning("soft-prompt").get("tokens", 0)

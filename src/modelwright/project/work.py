@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelwright.adapt.open import HABITS, digest
-from modelwright.data.task import prepare
+from modelwright.data.examples import Example
+from modelwright.data.task import Task, prepare
 from modelwright.evaluate.baselines import fit_baselines
 from modelwright.evaluate.metrics import METRICS, right_answers
 from modelwright.evaluate.statistics import interval, lower_bound
@@ -34,7 +35,7 @@ from modelwright.recipes.flags import as_keys
 from modelwright.recipes.preflight import Unfit, data_faults
 from modelwright.recipes.results import warnings
 from modelwright.recipes.tuning import Tune
-from modelwright.recipes.watch import Screen
+from modelwright.recipes.watch import Screen, size
 
 Array = NDArray[np.float64]
 
@@ -46,14 +47,7 @@ class Work:
         self.project, self.directory, self.screen = project, directory, screen
         self.own = resident.program()
         self.watched = Watched(files_of(project))
-        self.task, self.parts = prepare(project.task)
-        if "decide" not in self.parts:
-            raise ValueError(
-                f"the task {self.task.name} has no part decide, which rungs are stopped on: give data.decide a file, "
-                "or data.split.decide a share"
-            )
-        if faults := data_faults(self.task, self.parts, allowed_overlap(project)):
-            raise ValueError("; and ".join(as_keys(fault, Tune, "tune.") for fault in faults))
+        self.task, self.parts = checked(project)
         self.cache = Cache(directory, screen.warn, self.watched.unchanged)
         self.record = Record(project.recorded)
         self.orders = Orders(project, self.task, self.parts, directory, self.record)
@@ -254,6 +248,22 @@ class Work:
 
     def stats(self, outputs: Sequence[Output]) -> Array:
         return np.stack([output.stats[self.metric.name] for output in outputs])  # (n, k)
+
+
+def checked(project: Project) -> tuple[Task, dict[str, list[Example]]]:
+    """The task and its parts. Raises ValueError for what no climb can begin with: data, or memory."""
+    most, own = project.limits.memory, resident.program()
+    if most is not None and own > most:
+        raise ValueError(f"limits.memory is {size(most)}, and the program alone holds {size(own)}: raise it")
+    task, parts = prepare(project.task)
+    if "decide" not in parts:
+        raise ValueError(
+            "the task has no part decide, which rungs are stopped on: give data.decide a file, or data.split.decide a "
+            "share"
+        )
+    if faults := data_faults(task, parts, allowed_overlap(project)):
+        raise ValueError("; and ".join(as_keys(fault, Tune, "tune.") for fault in faults))
+    return task, parts
 
 
 @contextmanager
