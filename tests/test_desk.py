@@ -245,14 +245,18 @@ def check_mood(case: Case) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_cases_keep_their_promises(part: Part) -> None:
-    for case in cases(11, part, count=400):
+    found = list(cases(11, part, count=400))
+    for case in found:
         check(case, part)
+    assert len({case.id for case in found}) == 400
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(), part=st.sampled_from(PARTS), i=st.integers(0, 10**15))
 def test_any_case_of_any_seed_keeps_them(seed: int, part: Part, i: int) -> None:
-    check(next(cases(seed, part, start=i)), part)
+    case = next(cases(seed, part, start=i))
+    check(case, part)
+    assert case.id == f"desk-{seed}-{part}-{i}"
 
 
 def test_moods_share_no_sentence() -> None:

@@ -161,3 +161,21 @@ def test_rotation_gradient() -> None:
     torch.manual_seed(0)
     angle = torch.randn(2, 4, 1, 4, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: rotate(x, angle.cos(), angle.sin()), (leaf(2, 4, 3, 8),))
+
+
+def test_a_bias_that_learns_never_meets_the_kernel_that_keeps_it_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows longer than LONG go to PyTorch's kernel, but not with such a bias; and the gradients are the plain ones."""
+
+    def refuse(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError("PyTorch's kernel was asked")
+
+    monkeypatch.setattr(attend, "LONG", 4)
+    torch.manual_seed(0)
+    q, k, v, bias = leaf(2, 3, 6, 8), leaf(2, 3, 6, 8), leaf(2, 3, 6, 8), leaf(1, 3, 6, 6)
+    wanted = with_gradients(attend.plain(q, k, v, Mask(False, 6, 6, bias=bias), 0.5), (q, k, v, bias))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", refuse)
+    found = with_gradients(attend.attend(q, k, v, Mask(False, 6, 6, bias=bias), 0.5), (q, k, v, bias))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    with pytest.raises(AssertionError, match="was asked"):
+        attend.attend(q, k, v, Mask(False, 6, 6, bias=bias.detach()), 0.5)

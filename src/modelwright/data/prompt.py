@@ -87,8 +87,8 @@ class Prompter:
     def prompt(self, example: Example, shots: Sequence[Example] = (), *, template: int = 0) -> Prompt:
         """What the model reads of an example, with room for `decoding.max_new` tokens of answer, or the longest label.
 
-        Where it is too long, whole shots are left out from the front; where even the input alone is too long, the ends
-        of its fields are cut, the longest first, so that what the template says behind them stays.
+        Where it is too long, whole shots are left out, the farthest and those too long; where even the input alone is
+        too long, the ends of its fields are cut, the longest first, so that what the template says behind them stays.
         Raises NoRoom where the template leaves the input no room.
         """
         return self._prompt(example, shots, template, self._room(example))

@@ -66,7 +66,7 @@ def compared(
     }  # fmt: skip
     done = cache.step("compare", depends, lambda _: {"copies": copies(task, held, (d.text for d in text.documents))})
     found: Mapping[str, Sequence[str]] = done.value["copies"]
-    allowed = max((project.tuning(rung).get("overlap", 0.0) for rung in project.trained), default=None)
+    allowed = min((project.tuning(rung).get("overlap", 0.0) for rung in project.trained), default=None)
     refuse(found, {part: len(examples) for part, examples in parts.items()}, allowed)
     return found
 
