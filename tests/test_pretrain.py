@@ -342,6 +342,26 @@ def test_what_is_there_is_never_overwritten(
     assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
 
 
+@pytest.mark.parametrize("left", [[".lock"], [".lock", "run.yaml", "tokenizer/vocab.json", f".plan.json.{32 * 'a'}"]])
+def test_what_a_run_left_that_was_killed_before_it_began_is_taken_over(
+    left: list[str], corpus: Path, tmp_path: Path
+) -> None:
+    for name in left:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("half")
+    assert cli.main(command(corpus, tmp_path / "run")) == 0
+    assert (tmp_path / "run/model").is_dir()
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.read_bytes() == b"half"]
+
+
+def test_a_lock_beside_other_files_is_no_sign_of_a_run(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in (".lock", "tokenizer", "thesis.md"):
+        (tmp_path / "run" / name).write_text("mine")
+    assert cli.main(command(corpus, tmp_path / "run")) == 2
+    assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["mine"] * 3
+
+
 def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
     """A run of the command that a signal stops at step 5."""
     step = Watch.step

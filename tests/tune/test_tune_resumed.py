@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,23 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
         assert parts["actual"][name] == whole["actual"][name]
     assert parts["forgetting"] == whole["forgetting"]
     assert not (tmp_path / "parts/checkpoints").exists()
+
+
+def test_a_run_that_was_killed_before_it_began_is_taken_over(words: Any, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").touch()  # which a signal that cannot be caught leaves
+    assert resume(tmp_path / "run") == 2, "there is nothing to go on with"
+    assert cli.main(words("decoder", task_in(tmp_path), "--steps", "4")) == 0
+    assert (tmp_path / "run/model").is_dir()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_resumes_from_its_first_step(
+    words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(words("decoder", task_in(tmp_path), "--steps", "4"), monkeypatch, 2)
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    assert resume(tmp_path / "run") == 0
+    assert len(losses(tmp_path / "run")) == 4
 
 
 def test_a_checkpoint_of_a_lora_is_what_learns_alone(

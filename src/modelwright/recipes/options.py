@@ -18,6 +18,7 @@ from modelwright.data.pack import Objective
 from modelwright.data.tokenizer import Kind
 from modelwright.plan.memory import Optimizer, Precision
 from modelwright.plan.size import Plan, parse_count, parse_time
+from modelwright.recipes.run import free
 from modelwright.recipes.watch import write_whole
 
 SETTINGS, PLAN = "run.yaml", "plan.json"
@@ -150,7 +151,7 @@ def refuse_taken(output: Path) -> None:
         raise FileExistsError(f"{output} is a file: name a directory as --output")
     if (output / PLAN).exists():
         raise FileExistsError(f"{output} holds a run already: go on with --resume, or name another --output")
-    if output.exists() and any(output.iterdir()):
+    if not free(output):
         raise FileExistsError(f"{output} is not empty: name another --output")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from modelwright.train.interrupt import Interrupted, interruptible
 from modelwright.train.loop import Diverged, Loss, Precision, fit, loss_scaler
 
 LOCK = ".lock"  # in a run directory
+# What a run writes before its plan, with which it begins: what was killed until then leaves it.
+EARLY = re.compile(r"tokenizer|shards|run\.yaml|\.(run\.yaml|plan\.json)\.[0-9a-f]{32}")
 
 
 class Watcher(Protocol):
@@ -143,21 +146,40 @@ class Run:
             )  # fmt: skip
 
 
+def free(directory: Path) -> bool:
+    """Whether a run may begin there: it is empty, or all that it holds was left by one that was killed before it began."""
+    names = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    return not names or (LOCK in names and all(map(EARLY.fullmatch, names - {LOCK})))
+
+
 @contextmanager
 def begun_in(directory: Path, sign: str) -> Iterator[None]:
     """A run directory for this process alone; made if need be, and as it was again where no run was begun, which the
     file `sign` in it would tell.
+
+    What a killed run left there is not built on: its settings were others.
     """
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     with alone_in(directory):
+        clear(directory, sign)
         try:
             yield
         finally:
+            clear(directory, sign)
             if not (directory / sign).exists():
                 (directory / LOCK).unlink(missing_ok=True)
                 if made:
                     shutil.rmtree(directory, ignore_errors=True)
+
+
+def clear(directory: Path, sign: str) -> None:
+    """Take away what comes before the run, where no run was begun."""
+    if (directory / sign).exists():
+        return
+    for path in directory.iterdir():
+        if EARLY.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
