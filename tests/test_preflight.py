@@ -259,12 +259,19 @@ CHANGED = {
     LONG.replace("far road", "red blue"): True,  # eight of ten runs
     LONG.replace("my far road", "red blue green"): False,  # seven
     LONG[:40] + "red green blue " * 4: False,
+    "My sea, road!": True,  # too short for a run: all of it, but for case and punctuation, is compared
+    "my sea road a": False,
+    "cool ?": False,
+    "the old sea": False,  # which stands in a longer one
 }
 
 
 @pytest.mark.parametrize(("changed", "near"), CHANGED.items())
 def test_an_input_that_is_nearly_the_same(changed: str, near: bool) -> None:
-    parts = {"train": examples([("a sea", "cat"), (LONG, "mat")]), "test": examples([(changed, "cat")])}
+    parts = {
+        "train": examples([("my sea road", "cat"), (LONG, "mat"), ("cool !", "cat")]),
+        "test": examples([(changed, "cat")]),
+    }
     found = [said for said in data_faults(task(), parts, 0.0) if "near copies" in said]
     assert bool(found) is near
     if near:
@@ -272,17 +279,37 @@ def test_an_input_that_is_nearly_the_same(changed: str, near: bool) -> None:
 
 
 def test_overlap_by_a_slow_plain_version() -> None:
-    made, words = task(), LONG.split()
+    words = LONG.split()
     train = examples([(" ".join(words[i : i + 11]), "cat") for i in range(5)])
     other = examples([(" ".join([*words[i : i + 9], *"x" * j]), "mat") for i in range(7) for j in range(4)])
 
-    def plain(one: Example) -> bool:
-        own = grams(made.input(one))
-        return any(len(own & grams(made.input(t))) >= 0.8 * len(own) for t in train) if own else False
+    def shown(some: list[Example]) -> list[tuple[str, ...]]:
+        """Two columns, the other of which is one of three."""
+        return [(task().input(one), "abc"[at % 3]) for at, one in enumerate(some)]
 
-    assert nearly(made, train, other) == [e.id for e in other if plain(e)]
-    assert 0 < len(nearly(made, train, other)) < len(other)
-    assert same(made, train, train[2:3] + other) == ["t:3"]
+    def plain(one: tuple[str, ...]) -> bool:
+        own = grams(one[0])
+        return any(len(own & grams(t[0])) >= 0.8 * len(own) and one[1] == t[1] for t in shown(train))
+
+    found = nearly(shown(train), shown(other))
+    assert found == {at for at, one in enumerate(shown(other)) if plain(one)}
+    assert 0 < len(found) < len(other)
+    assert len(nearly([one[:1] for one in shown(train)], [one[:1] for one in shown(other)])) > len(found)
+    assert same(shown(train), [*shown(other), *shown(train)[2:3]]) == {len(other)}
+
+
+ASPECTS = "{{ text }}\nWhat of the {{ topic }}?"
+
+
+@pytest.mark.parametrize(("topic", "told"), [("food", False), ("Room", True)])
+def test_one_text_with_another_question_is_another_input(topic: str, told: bool) -> None:
+    """Neither the same nor nearly, though the text is: it is the whole of what the model reads that counts."""
+    made = task("classify", labels=("good", "bad"), prompts=(ASPECTS,))
+    made = replace(made, columns={"text": "review", "label": "label"})
+    known = Example("t:1", {"review": LONG, "text": LONG, "topic": "room", "label": "good"})
+    for text, what in ((LONG, "stand in train too"), (LONG + " red", "are near copies of training inputs")):
+        asked = Example("t:2", {"review": text, "text": text, "topic": topic, "label": "bad"})
+        assert any(what in said for said in data_faults(made, {"train": [known], "test": [asked]}, 0.0)) is told
 
 
 TAGGED = {"tokens": ["go"], "tags": ["VB"]}

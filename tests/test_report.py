@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -351,6 +352,8 @@ def test_the_profile_counts() -> None:
 
     parts = {"train": examples("train", "one", "Two ", "two", "threeee"), "test": examples("test", "TWO", "new", "one")}
     found = profile(task, parts)
+    asked = replace(task, prompts=("{{ text }} is {{ label }}?",))
+    assert profile(asked, parts | {"test": examples("test", "new", "one")})["overlap"] == [], "it is asked otherwise"
     assert found["parts"]["train"]["examples"] == 4
     assert found["parts"]["train"]["duplicates"] == 1
     assert found["parts"]["train"]["input"] == {"median": 3, "p95": 6, "longest": 7}

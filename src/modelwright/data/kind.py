@@ -117,10 +117,21 @@ class Task:
         return found
 
     def input(self, example: Example) -> str:
-        """The input as one text without regard to case and spacing: two examples with the same are duplicates."""
-        values = [example.fields.get(name, "") for name in self.inputs]
-        texts = [" ".join(value) if isinstance(value, list) else str(value) for value in values]
-        return "\n".join(" ".join(text.casefold().split()) for text in texts)
+        """The kind's own columns as one text without regard to case and spacing: what one part alone is to hold."""
+        return "\n".join(_loosely(example.fields.get(name, "")) for name in self.inputs)
+
+    def shown(self, example: Example) -> tuple[str, ...]:
+        """Each column that the prompts ask for, without regard to case and spacing: two examples with the same are
+        duplicates, and two with the same text and another aspect of it are not."""
+        canonical = {column: name for name, column in self.columns.items()}
+        asked = frozenset[str]().union(*map(variables, self.prompts))
+        names = sorted({canonical.get(name, name) for name in asked}) or self.inputs
+        return tuple(_loosely(example.fields.get(name, "")) for name in names)
+
+
+def _loosely(value: object) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(text.casefold().split())
 
 
 # --- templates ------------------------------------------------------------------------------------

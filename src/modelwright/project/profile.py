@@ -17,12 +17,12 @@ NAMED = 5  # examples that are named of a fault
 
 def profile(task: Task, parts: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
     """Of each part how many examples and how long inputs and answers are; what stands in two parts, or twice in one."""
-    inputs = {part: [task.input(example) for example in examples] for part, examples in parts.items()}
+    inputs = {part: [task.shown(example) for example in examples] for part, examples in parts.items()}
     found: dict[str, Any] = {
         "parts": {
             part: {
                 "examples": len(examples),
-                "input": lengths([len(text) for text in inputs[part]]),
+                "input": lengths([len(task.input(example)) for example in examples]),
                 "answer": lengths([answer_length(task, example) for example in examples]),
                 "duplicates": len(inputs[part]) - len(set(inputs[part])),
             }
@@ -54,5 +54,5 @@ def label_counts(task: Task, examples: Sequence[Example]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def named(examples: Sequence[Example], inputs: Sequence[str], both: set[str]) -> list[str]:
-    return [example.id for example, text in zip(examples, inputs, strict=True) if text in both][:NAMED]
+def named(examples: Sequence[Example], inputs: Sequence[tuple[str, ...]], both: set[tuple[str, ...]]) -> list[str]:
+    return [example.id for example, shown in zip(examples, inputs, strict=True) if shown in both][:NAMED]

@@ -39,12 +39,13 @@ def copies(task: Task, parts: Mapping[str, Sequence[Example]], texts: Iterable[s
     """Of each part the ids of the examples whose input is one of these texts, or stands nearly whole in one of them:
     by the measures that the parts are held against each other with before tuning. Memory is that of a few texts.
     """
-    found: dict[str, set[str]] = {part: set() for part in parts}
-    rest = (Example("", {task.inputs[0]: text}) for text in texts)
+    inputs = {part: [(task.input(example),) for example in examples] for part, examples in parts.items()}
+    found: dict[str, set[int]] = {part: set() for part in parts}
+    rest = ((" ".join(text.casefold().split()),) for text in texts)
     while some := list(islice(rest, ABREAST)):
-        for part, examples in parts.items():
-            found[part].update(same(task, some, examples), nearly(task, some, examples))
-    return {part: [e.id for e in examples if e.id in found[part]] for part, examples in parts.items()}
+        for part, own in inputs.items():
+            found[part] |= same(some, own) | nearly(some, own)
+    return {part: [examples[at].id for at in sorted(found[part])] for part, examples in parts.items()}
 
 
 def compared(

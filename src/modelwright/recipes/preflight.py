@@ -10,6 +10,7 @@ from by one method: another model, or another method, may do well.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ READ = 0.95  # of a metric's best, that references against themselves are to rea
 PLAIN = "one two three four five"  # which every metric reads
 PROBED = 200  # characters of a reference that are tried, since ROUGE takes long for long ones
 NAMED = 5  # rows that a fault names
+Shown = tuple[str, ...]  # an input, column by column
 
 
 class Unfit(ValueError):
@@ -285,44 +287,57 @@ def _unfilled(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
 
 def overlaps(task: Task, parts: Mapping[str, Sequence[Example]], allowed: float) -> list[str]:
     """Inputs of a later part that stand in an earlier one too, to the letter; or nearly, in the training part."""
-    said = []
+    said, shown = [], {part: [task.shown(example) for example in examples] for part, examples in parts.items()}
     for first, second in combinations(parts, 2):
-        shared = same(task, parts[first], parts[second])
+        shared = same(shown[first], shown[second])
         found = {f"stand in {first} too": shared}
         if first == "train":
-            near = nearly(task, parts[first], parts[second])
-            found["are near copies of training inputs"] = [name for name in near if name not in shared]
-        for what, names in found.items():
-            if len(names) > allowed * (whole := len(parts[second])):
-                mend = f"take them out, or allow it with --overlap {_share(len(names), whole)}"
-                said.append(f"{len(names)} of {whole} inputs of {second} {what} ({_several(names)}): {mend}")
+            found["are near copies of training inputs"] = nearly(shown[first], shown[second]) - shared
+        for what, places in found.items():
+            if len(places) > allowed * (whole := len(parts[second])):
+                names = _several([parts[second][at].id for at in sorted(places)])
+                mend = f"take them out, or allow it with --overlap {_share(len(places), whole)}"
+                said.append(f"{len(places)} of {whole} inputs of {second} {what} ({names}): {mend}")
     return said
 
 
-def same(task: Task, first: Sequence[Example], second: Sequence[Example]) -> list[str]:
-    """Ids of the examples of `second` whose input stands in `first`."""
-    known = {task.input(example) for example in first}
-    return [example.id for example in second if task.input(example) in known]
+def same(first: Sequence[Shown], second: Sequence[Shown]) -> set[int]:
+    """Places of the inputs in `second` that stand in `first`."""
+    known = set(first)
+    return {at for at, shown in enumerate(second) if shown in known}
 
 
-def nearly(task: Task, train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
-    """Ids of the examples most of whose runs of 8 words stand in one training input."""
-    own = [grams(task.input(example)) for example in examples]
-    index: dict[tuple[str, ...], list[int]] = defaultdict(list)  # of these, which are far fewer than what is trained on
-    for at, found in enumerate(own):
-        for gram in found:
-            index[gram].append(at)
-    most = [0] * len(examples)
-    for example in train:
-        shared = Counter(at for gram in grams(task.input(example)) if gram in index for at in index[gram])
-        for at, count in shared.items():
-            most[at] = max(most[at], count)
-    return [e.id for e, found, count in zip(examples, own, most, strict=True) if found and count >= NEAR * len(found)]
+def nearly(train: Sequence[Shown], inputs: Sequence[Shown]) -> set[int]:
+    """Places of the inputs of which some training input has most of every column's runs of words.
+
+    That it be every column, and of one training input, leaves apart the questions that are asked of one text.
+    """
+    own = [[grams(text) for text in shown] for shown in inputs]
+    index: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)  # of these, far fewer than is trained on
+    for at, columns in enumerate(own):
+        for place in ((column, gram) for column, found in enumerate(columns) for gram in found):
+            index[place].append(at)
+    near = set()
+    for shown in train:
+        places = ((column, gram) for column, text in enumerate(shown) for gram in grams(text))
+        shared = Counter((at, place[0]) for place in places if place in index for at in index[place])
+        near |= {
+            at
+            for at, first in shared
+            if first == 0 and all(shared[at, i] >= NEAR * len(found) for i, found in enumerate(own[at]))
+        }
+    return near
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
-    """The runs of 8 words in a text; of a shorter one, none: it would be found in too many others."""
+    """The runs of 8 words in a text; of a shorter one all its words, since a part of them stands in too many others.
+
+    In these few the punctuation does not count; but one word or two are the same by chance.
+    """
     words = text.split()
+    if len(words) < GRAM:
+        bare = re.findall(r"\w+", text)
+        return {tuple(bare if len(bare) > 2 else words)}
     return {tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1)}
 
 
