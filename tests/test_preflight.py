@@ -345,6 +345,18 @@ def test_a_metric_that_cannot_read_the_references(metric: str) -> None:
     assert data_faults(task(metric=metric), {"test": examples([*plain, ("the hill", "...")])}, 0.0) == []
 
 
+def test_a_stop_string_within_a_reference() -> None:
+    """The model could not write such an answer whole. What it would end at its own end, or choose, is well."""
+    parts = {"train": examples([("a sea", "cat\n"), ("a hill", "a cat\nor a mat"), ("a road", "no\n")])}
+    stopped = task(decoding=Decoding(max_new=4, stop=("\n",)))
+    assert data_faults(stopped, parts, 0.0) == [
+        "the stop string '\\n' stands in 1 of 3 references of train (t:2): take it out of decoding.stop, or out of them"
+    ]
+    assert data_faults(task(), parts, 0.0) == []
+    chosen = task("classify", labels=("a", "b"), decoding=Decoding(max_new=4, stop=("a",)))
+    assert data_faults(chosen, {"train": examples([("sea", "a"), ("hill", "b")], ("text", "label"))}, 0.0) == []
+
+
 def test_a_missing_column_is_told_when_the_task_is_read(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps({"source": "the sea"}) + "\n")
     with pytest.raises(ValueError, match=r"t.jsonl:1 in .* has no column 'target' for 'target': it has 'source'"):

@@ -243,7 +243,11 @@ def data_faults(task: Task, parts: Mapping[str, Sequence[Example]], overlap: flo
 def task_faults(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
     """Those that each part has alone."""
     measured = {part: examples for part, examples in parts.items() if part != "train"}
-    return [*(_unmeasurable(task, parts) or _unread(task, measured)), *_unfilled(task, parts)]
+    return [
+        *(_unmeasurable(task, parts) or _unread(task, measured)),
+        *_unfilled(task, parts),
+        *_broken_off(task, parts),
+    ]
 
 
 def _unmeasurable(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
@@ -283,6 +287,18 @@ def _unfilled(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
     except ValueError as error:
         return [str(error)]
     return []
+
+
+def _broken_off(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
+    """A reference that no model could write whole, since generation ends at a stop string within it."""
+    if task.kind in ("classify", "tag"):  # labels are not written, but chosen
+        return []
+    said = []
+    for part, stop in product(parts, task.decoding.stop):
+        if names := [e.id for e in parts[part] if stop in str(task.reference(e)).strip()]:
+            which = f"{len(names)} of {len(parts[part])} references of {part} ({_several(names)})"
+            said.append(f"the stop string {stop!r} stands in {which}: take it out of decoding.stop, or out of them")
+    return said
 
 
 def overlaps(task: Task, parts: Mapping[str, Sequence[Example]], allowed: float) -> list[str]:

@@ -147,7 +147,7 @@ class Run:
 
 
 def free(directory: Path) -> bool:
-    """Whether a run may begin there: it is empty, or all that it holds was left by one that was killed before it began."""
+    """Whether a run may begin there: it is empty, or holds only what one left that was killed before it began."""
     names = {path.name for path in directory.iterdir()} if directory.exists() else set()
     return not names or (LOCK in names and all(map(EARLY.fullmatch, names - {LOCK})))
 
