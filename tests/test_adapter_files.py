@@ -309,6 +309,34 @@ def test_a_labelled_adapter_opens_with_its_labels(cfg: Any, tmp_path: Path) -> N
         open_model(tmp_path / "a")
 
 
+@pytest.mark.parametrize("each", ["text", "token"])
+def test_an_encoders_labels_that_nothing_names(each: Any, tmp_path: Path) -> None:
+    """As PEFT leaves an adapter of a classifier: merged by PEFT, as is said, it opens."""
+    tiny.make("bert").save_pretrained(tmp_path / "base")
+    words = train([TEXT], "wordpiece", 60, objective="masked")
+    words.save(tmp_path / "base")
+    kind, task = ("Sequence", "SEQ_CLS") if each == "text" else ("Token", "TOKEN_CLS")
+    base = getattr(transformers, f"BertFor{kind}Classification").from_pretrained(
+        tmp_path / "base", id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1}
+    )
+    theirs = library.get_peft_model(base, library.LoraConfig(task_type=task, r=2))
+    theirs.save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match=rf"a head over labels \(task_type {task}\), and its files do not name the"):
+        open_model(tmp_path / "a")
+    theirs.merge_and_unload().save_pretrained(tmp_path / "merged")
+    words.save(tmp_path / "merged")
+    assert open_model(tmp_path / "merged").model.cfg.labels == Labels(("good", "bad"), each)
+
+
+def test_a_decoders_labels(base: Path, tmp_path: Path) -> None:
+    adapted(base, LoRA(2), tmp_path / "a")
+    (tmp_path / "a/modelwright.json").unlink()
+    config = json.loads((tmp_path / "a" / peft.CONFIG).read_text())
+    (tmp_path / "a" / peft.CONFIG).write_text(json.dumps(config | {"task_type": "SEQ_CLS"}))
+    with pytest.raises(ValueError, match=r"which a decoder has not here: tune it to answer with the label as text"):
+        open_model(tmp_path / "a")
+
+
 # -- what is refused --------------------------------------------------------------------------------------
 
 

@@ -123,12 +123,25 @@ def _compare(directory: Path, record: Mapping[str, Any], lm: LanguageModel) -> N
 def _labelled(model: Transformer, record: Mapping[str, Any], adapter: peft.Adapter) -> Transformer:
     """The base with the head over labels that the adapter was trained with, whose weights the adapter itself brings."""
     said = record.get("labels")
+    if said is None and model.cfg.labels is None and adapter.config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+        raise _unnamed(model, adapter)
     if said is None or model.cfg.labels is not None:
         return model
     labelled = relabel(model, Labels(tuple(said["names"]), said["each"]), torch.Generator())
     if lacking := peft.lacking(labelled, "head.", adapter):
         raise ValueError(f"{adapter.directory / peft.WEIGHTS} lacks {lacking[0]}, a weight of the head over its labels")
     return labelled
+
+
+def _unnamed(model: Transformer, adapter: peft.Adapter) -> ValueError:
+    """PEFT's files hold the weights of a head over labels, and neither the labels nor the layers below that are new."""
+    why = f"the adapter in {adapter.directory} is for a head over labels (task_type {adapter.config['task_type']})"
+    if model.cfg.shape != "encoder":
+        return ValueError(f"{why}, which a {model.cfg.shape} has not here: tune it to answer with the label as text")
+    return ValueError(
+        f"{why}, and its files do not name the labels: merge it by peft (merge_and_unload, save_pretrained) into a "
+        "model directory whose config.json does (id2label), and open that"
+    )
 
 
 def read_record(directory: Path) -> dict[str, Any]:
