@@ -311,6 +311,22 @@ def test_gaps_are_always_the_same(cfg: Config) -> None:
     assert 0.1 < one.bytes / len(text.encode()) < 0.3  # 15 % are hidden
 
 
+@pytest.mark.parametrize("cfg", [LLAMA, BERT, T5], ids=["llama", "bert", "t5"])
+def test_what_is_spared_for_a_soft_prompt_leaves_the_same_windows(cfg: Config) -> None:
+    """The same tokens from the same ones: but for the soft prompt the rows are those of the model without."""
+    lm, soft, text = build(cfg), [420, 421, 422], " ".join(said(20, 12))
+    spared = text_rows(text, lm.tokenizer, lm.model.cfg, spare=3)
+    tuned = text_rows(text, lm.tokenizer, lm.model.cfg, soft=soft)
+    assert len(spared) == len(tuned) > 1
+    for row, other in zip(spared, tuned, strict=True):
+        read, behind = (row.tokens, other.tokens) if row.source is None else (row.source[0], other.source[0])
+        assert behind.tolist() == [*soft, *read.tolist()]
+        assert row.targets[row.weight > 0].tolist() == other.targets[other.weight > 0].tolist()
+    here, there = ModelScorer(lm, spare=3).rolling([text]), ModelScorer(lm).rolling([text])
+    assert here[0].tokens == sum(int(row.weight.sum()) for row in spared)
+    assert here[0].logp != there[0].logp
+
+
 def test_gaps_by_hand() -> None:
     lm = build(BERT)
     (row,) = text_rows("the cat sat on a mat and saw red birds", lm.tokenizer, lm.model.cfg)

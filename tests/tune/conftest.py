@@ -23,7 +23,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def general(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("general") / "general.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:12]))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*TEXTS[:12], " ".join(TEXTS[:20])]))
     return path
 
 

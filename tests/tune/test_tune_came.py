@@ -37,7 +37,8 @@ def test_forgetting_is_of_the_base_and_of_the_tuned_model(
     if method == "full" and shape == "encoder":  # its vocabulary's head reads the embeddings, and they have learned
         head.model.head.proj.weight = tuned.model.embed.tokens.weight
     texts = [json.loads(line)["text"] for line in general.read_text().splitlines()]
-    again = forgetting(ModelScorer(base), ModelScorer(speaking(tuned, head)), texts)
+    spare = 20 if method == "prompt" else 0  # of 48 that a model reads, and the last text is longer
+    again = forgetting(ModelScorer(base, spare=spare), ModelScorer(speaking(tuned, head)), texts)
     told = found["forgetting"]
     assert told["before"]["value"] == pytest.approx(again.before.value, rel=1e-6)
     assert told["after"]["value"] == pytest.approx(again.after.value, rel=1e-6)

@@ -44,8 +44,9 @@ def forgetting(
 ) -> Forgetting:
     """How much the loss on general texts has grown from one model to the other; a difference above 0 is forgetting.
 
-    An encoder and an encoder-decoder are asked to fill the same gaps (`scorer.rolling`). Raises ValueError for no text,
-    and for a model of labels.
+    An encoder and an encoder-decoder are asked to fill the same gaps (`scorer.rolling`). Where one has a soft prompt,
+    the other is to spare as many tokens, or texts would be read in other windows. Raises ValueError for no text, and
+    for a model of labels.
     """
     return grown(before.rolling(texts), after.rolling(texts), level=level, seed=seed)
 

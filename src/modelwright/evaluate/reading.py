@@ -47,19 +47,22 @@ def marks(lengths: Sequence[int], device: torch.device) -> Tensor | None:
 # -- texts as rows that a model predicts ------------------------------------------------------------------------
 
 
-def text_rows(text: str, tokenizer: Tokenizer, cfg: Config, seed: int = 0, soft: Sequence[int] = ()) -> list[Row]:
+def text_rows(
+    text: str, tokenizer: Tokenizer, cfg: Config, seed: int = 0, soft: Sequence[int] = (), spare: int = 0
+) -> list[Row]:
     """The rows by which a model's loss on a text is measured, those of its pretraining: weight 1 where a token is
     predicted.
 
     A decoder predicts every token once (`strips`). An encoder and an encoder-decoder fill gaps, the same ones for the
     same text and seed whatever the model's weights are. A soft prompt stands before each row, or before its source.
+    Beside it `spare` tokens of the context are left free.
     """
     if not text:
         return []
     if cfg.shape == "decoder":
         begin = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
-        return strips(tokenizer.encode(text), begin, cfg.context, soft)
-    return gaps(text, tokenizer, cfg, seed, soft)
+        return strips(tokenizer.encode(text), begin, cfg.context - spare, soft)
+    return gaps(text, tokenizer, cfg, seed, soft, spare)
 
 
 def strips(tokens: Sequence[int], begin: int | None, context: int, soft: Sequence[int] = ()) -> list[Row]:
@@ -82,10 +85,12 @@ def strips(tokens: Sequence[int], begin: int | None, context: int, soft: Sequenc
     return rows
 
 
-def gaps(text: str, tokenizer: Tokenizer, cfg: Config, seed: int, soft: Sequence[int] = ()) -> list[Row]:
+def gaps(
+    text: str, tokenizer: Tokenizer, cfg: Config, seed: int, soft: Sequence[int] = (), spare: int = 0
+) -> list[Row]:
     """A text with masked tokens for an encoder, with spans to fill in for an encoder-decoder."""
     objective: Objective = "masked" if cfg.shape == "encoder" else "span"
-    how = packing(objective, tokenizer, (cfg.encoder or cfg).context - len(soft))
+    how = packing(objective, tokenizer, (cfg.encoder or cfg).context - len(soft) - spare)
     window = np.array(encode(tokenizer, text, ()) if objective == "masked" else tokenizer.encode(text), np.int64)
     first = np.arange(len(window)) == 0
     cuts = [*how.starts([np.flatnonzero(first)], len(window)), len(window)]

@@ -95,11 +95,19 @@ class ModelScorer:
     """The five verbs of a model of ours, with the weights of this moment: after training, make another.
 
     A LoRA is merged, into a copy, and for writing the weights are packed, once for all that is asked. With `precision`
-    bf16, weights and products are bfloat16; log-probabilities are float32 always.
+    bf16, weights and products are bfloat16; log-probabilities are float32 always. `spare` tokens of the context are
+    left free when texts are rolled: as many as the soft prompt has of a model that this one is held against.
     """
 
-    def __init__(self, lm: LanguageModel, *, precision: Literal["fp32", "bf16"] = "fp32", budget: int = TOKENS):
-        self.lm, self.tokenizer, self.budget = lm, lm.tokenizer, budget
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        budget: int = TOKENS,
+        spare: int = 0,
+    ):
+        self.lm, self.tokenizer, self.budget, self.spare = lm, lm.tokenizer, budget, spare
         model = merged_copy(lm.model)  # plain layers, which can be packed
         self.model = model if precision == "fp32" else copy.deepcopy(model).to(torch.bfloat16)
         self.labels = lm.model.cfg.labels.names if lm.model.cfg.labels else ()
@@ -274,7 +282,7 @@ class ModelScorer:
         return [Rolling(float(s), int(n), size) for s, n, size in zip(sums, counts, sizes, strict=True)]
 
     def _rows(self, text: str) -> list[Row]:
-        return text_rows(text, self.tokenizer, self.model.cfg, GAPS, soft_ids(self.model))
+        return text_rows(text, self.tokenizer, self.model.cfg, GAPS, soft_ids(self.model), self.spare)
 
     def _shares(self, texts: Sequence[str], rows: Sequence[tuple[int, Row]]) -> list[float]:
         """How much of each text is predicted: all of it, or the tokens that fill its gaps."""

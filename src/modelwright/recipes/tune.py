@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from modelwright.adapt.prompt import soft_ids
 from modelwright.data import documents
 from modelwright.data.desk import documents as desk_documents
 from modelwright.evaluate.forgetting import grown
@@ -73,7 +74,7 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
         return {"predicted": dataclasses.asdict(found), "samples": [s.pieces for s in looked.samples]}
     # 6. training, between two looks at general text: full fine-tuning changes the base's own tensors
     texts, named = general_text(args)
-    before = loss_on(ready.base, texts)
+    before = loss_on(ready.base, texts, spare=len(soft_ids(ready.lm.model)))
     if not args.resume:
         remember(args, found, ready.inputs)
     actual = train(args, ready, found, best, peak, screen)
@@ -147,9 +148,12 @@ def general_text(args: Tune) -> tuple[list[str], dict[str, Any]]:
     return [one.text for one in islice(found, GENERAL)], {"text": name, "default": not args.general}
 
 
-def loss_on(lm: LanguageModel, texts: Sequence[str]) -> list[Rolling]:
-    """What the model says of the texts as it is now; nothing where it has no vocabulary to speak with."""
-    return [] if lm.model.cfg.labels else ModelScorer(lm).rolling(texts)
+def loss_on(lm: LanguageModel, texts: Sequence[str], spare: int = 0) -> list[Rolling]:
+    """What the model says of the texts as it is now; nothing where it has no vocabulary to speak with.
+
+    spare: what the soft prompt will take of the windows, so that the same tokens are predicted from the same ones.
+    """
+    return [] if lm.model.cfg.labels else ModelScorer(lm, spare=spare).rolling(texts)
 
 
 def keep(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any], lost: dict[str, Any] | None) -> dict[str, Any]:
