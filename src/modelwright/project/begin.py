@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from modelwright.data.desk import Case, cases
 from modelwright.data.examples import read_examples
-from modelwright.data.kind import NAMES, Kind
+from modelwright.data.kind import DEFAULTS, NAMES, Kind
 from modelwright.evaluate.metrics import default_metric
 from modelwright.recipes.flags import parse
 from modelwright.recipes.watch import write_whole
 
+Array = NDArray[np.float64]
+
 PROJECT, EXAMPLES = "project.yaml", "examples.jsonl"
 CASES = 1200  # of the desk, that are written as examples
+CONTEXT = 512  # of the desk's base, which reads several examples at once
+SPELLED = 3.0  # characters a token, before there is a tokenizer; a small vocabulary spells English with 3 to 4
 FROM_EXAMPLES = """\
   time: 270s              # enough to learn from examples in a prompt, which desk+episodes teaches; with it what follows
   vocab: 2048
@@ -119,7 +125,7 @@ limits:                   # each may be left out
 base:                     # a model that is pretrained first; docs/pretraining.md says what may stand here
   data: {base}
   objective: {objective}       # causal: a decoder; masked: an encoder; span: an encoder-decoder
-  context: 512            # tokens that it can read at once
+  context: {context: <15}# tokens that it can read at once: {fits:.0%} of the examples, if 3 characters are a token
 {settings}
 ladder: [{ladder}]
 {shots}# tune: {{epochs: 3, lora: {{rank: 8}}}}    # settings of `modelwright tune`, for all rungs or for one
@@ -153,20 +159,28 @@ def init(args: Init) -> dict[str, Any]:
     examples = path.parent / EXAMPLES
     if args.data is None and examples.exists():
         raise FileExistsError(f"{examples} exists and is not overwritten: name another --output")
-    kind, columns = (args.task or "summarise", None) if args.data is None else from_data(args.task, args.data)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    written, name = [str(path)], path.resolve().parent.name
     if args.data is None:
-        columns = write_examples(examples, kind, args.seed)
-        written = [str(path), str(examples)]
+        kind = args.task or "summarise"
+        rows = desk_examples(kind, args.seed)
+        columns = {column: column for column in rows[0]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(examples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        written.append(str(examples))
+        said = text(name, kind, EXAMPLES, columns, lengths(kind, columns, rows), desk=True)
     else:
-        written = [str(path)]
-    data = EXAMPLES if args.data is None else quoted(str(args.data.resolve()))
-    write_whole(path, text(path.resolve().parent.name, kind, data, columns or {}, args.data is None))
+        rows = [example.fields for example in read_examples(args.data)]
+        kind, columns = from_data(args.task, args.data, list(rows[0]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        said = text(name, kind, quoted(str(args.data.resolve())), columns, lengths(kind, columns, rows), desk=False)
+    write_whole(path, said)
     return {"project": str(path), "kind": kind, "written": written}
 
 
-def text(name: str, kind: Kind, data: str, columns: Mapping[str, str], desk: bool) -> str:
+def text(name: str, kind: Kind, data: str, columns: Mapping[str, str], sizes: Array, desk: bool) -> str:
+    """sizes (n): of each example, as `lengths` guesses them."""
     start = STARTS[kind]
+    context = CONTEXT if desk else context_of(sizes)
     metric, target = (start.metric, start.target) if desk else (default_metric(kind).name, start.target)
     target = 30 if metric == "bleu" else target
     encoder = start.objective == "masked"
@@ -174,6 +188,7 @@ def text(name: str, kind: Kind, data: str, columns: Mapping[str, str], desk: boo
     return TEMPLATE.format(
         name=quoted(name), kind=kind, data=data, columns=json.dumps(dict(columns), ensure_ascii=False), metric=metric,
         target=target, base=base_of(start, desk, data), objective=start.objective,
+        context=context, fits=float((sizes <= context).mean()),
         settings=FROM_EXAMPLES if desk and start.objective == "causal" else "  time: 2min\n",
         ladder=", ".join(["trivial", *prompted, "soft-prompt", "lora", "full"]),
         shots="" if encoder else "shots: 4                  # examples in a few-shot prompt\n",
@@ -195,19 +210,34 @@ def quoted(text: str) -> str:
 # -- examples --------------------------------------------------------------------------------------------------------
 
 
-def write_examples(path: Path, kind: Kind, seed: int) -> dict[str, str]:
-    """Examples of the desk as JSONL -> their columns."""
-    rows = [row for case in cases(seed, "valid", count=CASES) for row in STARTS[kind].rows(case)]
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return {name: name for name in rows[0]}
+def desk_examples(kind: Kind, seed: int) -> list[dict[str, Any]]:
+    return [row for case in cases(seed, "valid", count=CASES) for row in STARTS[kind].rows(case)]
 
 
-def from_data(kind: Kind | None, path: Path) -> tuple[Kind, dict[str, str]]:
+def lengths(kind: Kind, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Array:
+    """(n): the tokens that each example may take with its answer, or the room that is kept for one that is shorter."""
+    inputs, target = NAMES[kind]
+    answers = np.zeros(len(rows))
+    if STARTS[kind].objective != "masked":  # an encoder reads its input alone
+        answers = np.maximum([tokens(row.get(columns[target])) for row in rows], DEFAULTS[kind].max_new)
+    return np.array([sum(tokens(row.get(columns.get(name, name))) for name in inputs) for row in rows]) + answers
+
+
+def tokens(value: Any) -> float:
+    spelled = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+    return len(spelled) / SPELLED
+
+
+def context_of(sizes: Array) -> int:
+    """Enough for 95 of 100 examples, in steps of 64 from 256 to 2048."""
+    return int(np.clip(64 * np.ceil(np.quantile(sizes, 0.95, method="inverted_cdf") / 64), 256, 2048))
+
+
+def from_data(kind: Kind | None, path: Path, there: list[str]) -> tuple[Kind, dict[str, str]]:
     """The kind of task that a file's columns are for, and which column is which.
 
     Raises ValueError where the columns do not say it.
     """
-    there = list(read_examples(path)[0].fields)
     if kind is not None:
         named = columns_of(kind, there)
         return kind, named or {name: there[min(i, len(there) - 1)] for i, name in enumerate(needed(kind))}
