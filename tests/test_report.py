@@ -18,8 +18,8 @@ from modelwright.data.examples import Example
 from modelwright.evaluate.statistics import Interval
 from modelwright.project import plots
 from modelwright.project.curve import Point, fit_curve
-from modelwright.project.evidence import learning_curve
-from modelwright.project.ladder import BASE, Climb, Cost, Limits, climb
+from modelwright.project.evidence import compared, learning_curve
+from modelwright.project.ladder import BASE, Climb, Cost, Entry, Limits, climb, nearest
 from modelwright.project.page import marked, page
 from modelwright.project.plots import Bar, Dot, apart, log_scale
 from modelwright.project.profile import profile
@@ -183,6 +183,24 @@ def test_a_target_that_no_rung_meets_says_what_came_closest_and_what_more_data_w
     assert curve.asks == ""
     without = build(project(), climbed(lora=0.7), evidence(test=(), no_curve="There was no time left for one."))
     assert "There was no time left for one." in said(page(without))
+
+
+@pytest.mark.parametrize(
+    ("truth", "shown"),
+    [({"trivial": 0.7, "zero_shot": 0.1, "lora": 0.5}, ["trivial", "zero-shot", "lora"]),
+     ({"trivial": 0.5, "lora": 0.7}, ["trivial", "zero-shot", "lora"]),
+     ({"trivial": 0.5, "lora": 0.97}, ["trivial", "zero-shot", "lora"]),
+     ({"trivial": 0.97}, ["trivial"])],
+)  # fmt: skip
+def test_whose_answers_stand_side_by_side(truth: dict[str, float], shown: list[str]) -> None:
+    """The choice; or the model that came closest, even where a trivial answer came closer."""
+    assert [entry.rung for entry in compared(climbed(**truth))] == shown
+
+
+def test_of_bounds_that_are_the_same_the_better_score_came_closest() -> None:
+    score = Interval(0.0, 0.0, 0.1, 0.95, 9)
+    rows = [Entry("lora", "a", score=replace(score, value=v), lower=0.0) for v in (0.01, 0.05, 0.02)]
+    assert nearest(rows) is rows[1]
 
 
 def test_a_rung_that_reaches_the_target_beyond_the_limits_is_named() -> None:

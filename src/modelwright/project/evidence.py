@@ -15,7 +15,7 @@ from modelwright.adapt.open import versions
 from modelwright.data.parts import plain
 from modelwright.evaluate.statistics import Interval
 from modelwright.project.curve import Curve, Point, fit_curve
-from modelwright.project.ladder import RUNGS, Climb, Entry
+from modelwright.project.ladder import RUNGS, Climb, Entry, nearest
 from modelwright.project.ledger import open_part
 from modelwright.project.profile import profile
 from modelwright.project.report import Evidence, short, title
@@ -96,12 +96,13 @@ def learning_curve(work: Work, climb: Climb) -> tuple[Curve | None, str]:
 
 
 def compared(climb: Climb) -> list[Entry]:
-    """Whose answers stand side by side: the best trivial one, the first model asked with no example, and the choice."""
+    """Whose answers stand side by side: the best trivial one, the first model asked with no example, and the choice;
+    where there is none, the model that came closest, though a trivial answer may have come closer."""
     measured = [entry for entry in climb.entries if entry.score]
-    trivial = max((e for e in measured if e.rung == "trivial"), key=lambda e: e.lower or 0.0, default=None)
+    trivial = nearest(e for e in measured if e.rung == "trivial")
     asked = next((e for e in measured if e.rung == "zero-shot"), None)
     found: list[Entry] = []
-    for entry in (trivial, asked, climb.choice or climb.closest):
+    for entry in (trivial, asked, climb.choice or nearest(e for e in measured if e.rung != "trivial")):
         if entry is not None and entry not in found:
             found.append(entry)
     return found

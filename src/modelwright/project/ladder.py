@@ -19,7 +19,7 @@ Letters: n examples, k statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -182,8 +182,7 @@ class Climb:
 
     @property
     def closest(self) -> Entry | None:
-        """The measured rung whose lower bound is the highest."""
-        return max((e for e in self.entries if e.lower is not None), key=lambda e: e.lower or 0.0, default=None)
+        return nearest(self.entries)
 
     @property
     def seconds(self) -> float:
@@ -193,6 +192,12 @@ class Climb:
 def spent(entries: Sequence[Entry]) -> float:
     """Seconds of all that was done, planning included."""
     return sum(entry.planning + (entry.actual.seconds if entry.actual else 0.0) for entry in entries)
+
+
+def nearest(entries: Iterable[Entry]) -> Entry | None:
+    """The measured one whose lower bound is the highest; of those whose bounds are the same, whose score is."""
+    measured = [(entry.lower, entry.score.value, entry) for entry in entries if entry.score and entry.lower is not None]
+    return max(measured, key=lambda found: found[:2], default=(0.0, 0.0, None))[2]
 
 
 Bound = Callable[[NDArray[np.float64], float], float]  # statistics (n, k), error -> lower bound
