@@ -183,11 +183,24 @@ def test_a_model_against_itself(here: Path, capsys: pytest.CaptureFixture[str]) 
 def test_shots_that_are_dropped_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(here, "one", "sentiment", "--shots", "9")) == 0
     out, err = capsys.readouterr()
-    assert "9 shots by seed" in out
     assert "prompts lost" in err
+    found = asked(here, capsys, *words(here, "one", "sentiment", "--shots", "9"))
+    had = 9 - found["dropped"] / found["n"]
+    assert 0 < had < 9
+    assert f"{had:.3g} of 9 shots on average by seed, with 95% intervals" in out
     found = asked(here, capsys, *words(here, "one", "sentiment", "--shots", "9", "--choose", "nearest"))
     assert found["dropped"] > 0
     assert found["choose"] == "nearest"
+
+
+@pytest.mark.parametrize(
+    ("shots", "dropped", "told"),
+    [(0, 0, "no shots"), (1, 0, "1 shot by seed"), (4, 0, "4 shots by seed"), (4, 40, "no shots, since none of 4 fit"),
+     (4, 15, "2.5 of 4 shots on average by seed")],
+)  # fmt: skip
+def test_the_heading_says_how_many_shots_the_prompts_had(shots: int, dropped: int, told: str) -> None:
+    found = {"metric": "m", "n": 10, "task": "t", "part": "test", "shots": shots, "choose": "seed", "dropped": dropped}
+    assert results.heading(found) == f"m on 10 examples of t/test, {told}, with 95% intervals"
 
 
 def test_inputs_and_answers_that_were_cut_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,8 +168,19 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 def heading(found: Mapping[str, Any]) -> str:
     if "text" in found:
         return f"{found['metric']} of {', '.join(found['text'])} ({found['n']} documents), with 95% intervals"
-    shots = f"{found['shots']} shot{'s' * (found['shots'] > 1)} by {found['choose']}" if found["shots"] else "no shots"
-    return f"{found['metric']} on {found['n']} examples of {found['task']}/{found['part']}, {shots}, with 95% intervals"
+    of = f"{found['metric']} on {found['n']} examples of {found['task']}/{found['part']}"
+    return f"{of}, {shots_said(found)}, with 95% intervals"
+
+
+def shots_said(found: Mapping[str, Any]) -> str:
+    """How many the prompts had, which may be fewer than were asked for: `2.4 of 4 shots on average by seed`."""
+    asked, lost = found["shots"], found["dropped"]
+    if not asked or lost == asked * found["n"]:
+        return f"no shots, since none of {asked} fit" if asked else "no shots"
+    some = (
+        f"{asked - lost / found['n']:.3g} of {asked} shots on average" if lost else f"{asked} shot{'s' * (asked > 1)}"
+    )
+    return f"{some} by {found['choose']}"
 
 
 def companions(found: Mapping[str, Any], name: str) -> Iterator[str]:
