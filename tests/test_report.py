@@ -25,6 +25,7 @@ from modelwright.project.plots import Bar, Dot, apart, log_scale
 from modelwright.project.profile import profile
 from modelwright.project.report import Evidence, build, short
 from modelwright.project.spec import Project, parse_project
+from modelwright.project.view import View
 from modelwright.recipes.preflight import Unfit
 from simulated import Simulated, bound, rule
 
@@ -221,6 +222,27 @@ def test_a_part_of_the_examples_that_cannot_be_learned_is_no_curve_and_the_repor
     assert learning_curve(work, climbed(lora=0.5)) == (
         None, "A learning curve was not made: too much of 25 examples is cut."
     )  # fmt: skip
+
+
+def test_what_is_trained_for_a_learning_curve_is_told_as_the_rungs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    right = np.random.default_rng(0).random(200)
+
+    def point(rung: str, candidate: str, n: int) -> Any:
+        return np.stack([right < n / 200, np.ones(200)], -1)
+
+    measured = SimpleNamespace(stats=point("lora", BASE, 100))
+    work: Any = SimpleNamespace(
+        project=project(), parts={"train": [None] * 100}, point=point, measure=lambda *place: measured,
+        metric=SimpleNamespace(value=lambda sums: sums[..., 0] / sums[..., 1]),
+    )  # fmt: skip
+    found, view = climbed(lora=0.5), View(0.8, "mentions", plain=True)
+    view.tell(found.entries)
+    capsys.readouterr()
+    assert learning_curve(work, found, view.tell)[0]
+    assert capsys.readouterr().err.splitlines() == [
+        "lora on 25 examples base: running, planned (18 s, 1 GB)", "lora on 25 examples base: done",
+        "lora on 50 examples base: running, planned (35 s, 1 GB)", "lora on 50 examples base: done",
+    ]  # fmt: skip
 
 
 def test_the_caveats_follow_from_what_was_done() -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from modelwright.adapt.open import versions
 from modelwright.data.parts import plain
 from modelwright.evaluate.statistics import Interval
 from modelwright.project.curve import Curve, Point, fit_curve
-from modelwright.project.ladder import RUNGS, Climb, Entry, nearest
+from modelwright.project.ladder import RUNGS, Climb, Cost, Entry, Tell, nearest
 from modelwright.project.ledger import open_part
 from modelwright.project.profile import profile
 from modelwright.project.report import Evidence, short, title
@@ -28,10 +29,10 @@ SHOWN = 6  # examples side by side
 FEW = 16  # training examples below which no point of a learning curve is worth its time
 
 
-def gather(work: Work, climb: Climb) -> Evidence:
-    """All of it."""
+def gather(work: Work, climb: Climb, tell: Tell = lambda entries: None) -> Evidence:
+    """All of it; `tell` hears of what is trained for it, as of the rungs."""
     test, opened = open_test(work, climb)
-    curve, why = (None, "") if climb.choice else learning_curve(work, climb)
+    curve, why = (None, "") if climb.choice else learning_curve(work, climb, tell)
     return Evidence(
         test=test,
         opened=opened,
@@ -64,7 +65,7 @@ def open_test(work: Work, climb: Climb) -> tuple[list[tuple[str, str, Interval]]
 # -- the learning curve ----------------------------------------------------------------------------------------------
 
 
-def learning_curve(work: Work, climb: Climb) -> tuple[Curve | None, str]:
+def learning_curve(work: Work, climb: Climb, tell: Tell = lambda entries: None) -> tuple[Curve | None, str]:
     """What more data would bring to the trained rung that came closest; or why that is not told."""
     trained = [entry for entry in climb.entries if entry.score and entry.rung in RUNGS and RUNGS[entry.rung].method]
     project, best = work.project, max(trained, key=lambda entry: entry.lower or 0.0, default=None)
@@ -81,8 +82,9 @@ def learning_curve(work: Work, climb: Climb) -> tuple[Curve | None, str]:
         left = f"{duration(max(0.0, limit - climb.seconds))} of the limit are left"
         return None, f"A learning curve was not made: it would take {duration(seconds)}, and {left}."
     try:
-        points = [Point(n, work.point(best.rung, best.candidate, n)) for n in sizes]
+        points = list(measured_at(sizes, whole, work, climb, best, tell))
     except Unfit as error:  # a part of the examples may hold more of what is refused than the whole
+        tell(climb.entries)
         return None, f"A learning curve was not made: {error}."
     points.append(Point(whole, work.measure(best.rung, best.candidate).stats))
     curve = fit_curve(
@@ -90,6 +92,18 @@ def learning_curve(work: Work, climb: Climb) -> tuple[Curve | None, str]:
         top=SCALES.get(project.metric, 1.0), level=project.confidence, seed=project.seed,
     )  # fmt: skip
     return curve, ""
+
+
+def measured_at(sizes: Sequence[int], whole: int, work: Work, climb: Climb, best: Entry, tell: Tell) -> Iterator[Point]:
+    """The rung trained on so many of the `whole` examples, each told as the rungs are: as rows below them."""
+    cost, rows = best.actual or Cost(0.0, 0), list(climb.entries)
+    for n in sizes:
+        planned = Cost(cost.seconds * n / whole, cost.memory)
+        row = Entry(f"{best.rung} on {n:,} examples", best.candidate, "running", planned=planned)
+        tell((*rows, row))
+        yield Point(n, work.point(best.rung, best.candidate, n))
+        rows.append(replace(row, state="done"))
+        tell(tuple(rows))
 
 
 # -- outputs ---------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def run(args: Run, project: Project, directory: Path, view: View) -> dict[str, A
         everything = args.climb == "all"
         found = climb(project.rule(everything), work, work.bound, view.tell)
         # 4. the evidence
-        evidence = gather(work, found)
+        evidence = gather(work, found, view.tell)
         work.watched.unchanged()
     # 5. the report
     report = build(project, found, evidence, everything=everything)
