@@ -134,6 +134,14 @@ def test_a_column_that_is_not_there(minimal):
     assert str(said.value) == f"d.jsonl:1 in {where} has no column 'sumary' for 'target': it has 'dialogue', 'summary'"
 
 
+def test_a_table_without_a_header_is_told_what_its_first_row_was_taken_for(tmp_path):
+    """Three rows of three labels: nothing tells that the first is an example."""
+    (tmp_path / "t.tsv").write_text("good film\t1\nbad film\t0\nfine\t2\n")
+    task = parse_task({"kind": "classify", "data": {"train": "t.tsv"}}, "here", tmp_path)
+    with pytest.raises(ValueError, match=r"it has 'good film', '1', as its first row says, which is to name the col"):
+        prepare(task)
+
+
 @pytest.mark.parametrize("asks", ["'{0}{1}'.format(source)", "'{x}'.format(source)", "source.index('\\t')"])
 def test_a_template_that_fails_on_a_row(minimal, asks):
     minimal.write_text(minimal.read_text() + f'prompt: "{{{{ {asks} }}}}"\n')

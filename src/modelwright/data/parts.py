@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -65,11 +66,18 @@ def canonical(task: Task, example: Example, source: str) -> Example:
     for name, column in task.columns.items():
         if column not in example.fields:
             there = ", ".join(map(repr, example.fields))
-            raise ValueError(f"{example.id} in {source} has no column {column!r} for {name!r}: it has {there}")
+            raise ValueError(
+                f"{example.id} in {source} has no column {column!r} for {name!r}: it has {there}{_named_by(example.id)}"
+            )
         made[name] = _value(name, example.fields[column], f"{example.id} in {source}: the column {column!r}")
     if task.kind == "tag" and len(made["tokens"]) != len(made["tags"]):
         raise ValueError(f"{example.id} in {source} has {len(made['tokens'])} tokens and {len(made['tags'])} tags")
     return Example(example.id, made)
+
+
+def _named_by(row: str) -> str:
+    """Where names that look like an example come from: `examples.py` takes a few rows for a header and rows."""
+    return ", as its first row says, which is to name the columns" if re.search(r"\.[ct]sv(\.gz)?:", row) else ""
 
 
 def _value(name: str, value: Any, what: str) -> str | list[str]:
