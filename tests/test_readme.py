@@ -87,6 +87,17 @@ def test_commands_and_targets_exist(page: str) -> None:
             assert words[1] in COMMANDS, line
 
 
+@pytest.mark.parametrize(
+    ("said", "climbed"),
+    [([], "examples/desk-note/project.yaml"), (["TIME=20s"], "demo/project.yaml"),
+     (["PROJECT=examples/desk-slip/project.yaml"], "examples/desk-slip/project.yaml")],
+)  # fmt: skip
+def test_the_demo_climbs_a_project_where_its_paths_lead_somewhere(said: list[str], climbed: str) -> None:
+    """desk-slip names its base by a path beside its own file, which a copy elsewhere would not find."""
+    told = subprocess.run(["make", "-n", "demo", *said], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"modelwright run {climbed} --output demo/run\n" in told
+
+
 def shown() -> list[str]:
     """Every line that starts with `modelwright` in the pages, the command line's examples, and the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
