@@ -169,7 +169,7 @@ def init(args: Init) -> dict[str, Any]:
         written.append(str(examples))
         said = text(name, kind, EXAMPLES, columns, lengths(kind, columns, rows), desk=True)
     else:
-        rows = [example.fields for example in read_examples(args.data)]
+        rows = [dict(example.fields) for example in read_examples(args.data)]
         kind, columns = from_data(args.task, args.data, list(rows[0]))
         path.parent.mkdir(parents=True, exist_ok=True)
         said = text(name, kind, quoted(str(args.data.resolve())), columns, lengths(kind, columns, rows), desk=False)
