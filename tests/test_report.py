@@ -297,6 +297,12 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(truth: dict[str, float
     assert "@media print" in html
 
 
+def test_a_column_of_long_names_keeps_a_width() -> None:
+    """Text that may be broken anywhere would else be broken letter by letter, to make room for the other columns."""
+    html = page(build(project(), climbed(lora=0.97), evidence()))
+    assert re.search(r"^\.wrap \{ overflow-wrap: anywhere; min-width: \d+rem; \}", html, re.MULTILINE)
+
+
 def test_everything_is_escaped() -> None:
     report = build(project(), climbed(lora=0.97), evidence())
     html = page(report)
