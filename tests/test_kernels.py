@@ -55,6 +55,15 @@ def test_attention(
         torch.testing.assert_close(a, b, rtol=0, atol=3e-6)  # the plain version works in float32
 
 
+def test_blocks_leave_out_the_keys_that_none_of_their_queries_may_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend, "BLOCK", 4)
+    segment = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2, 3, 3], [1, 1, 1, 2, 2, 2, 2, 3, 3, 3]])
+    assert Mask(True, 10, 10, segment, segment).blocks == [(0, 4, 0, 4), (4, 8, 3, 8), (8, 10, 7, 10)]
+    assert Mask(False, 10, 10, segment, segment).blocks == [(0, 4, 0, 7), (4, 8, 3, 10), (8, 10, 7, 10)]
+    assert Mask(True, 10, 10).blocks == [(0, 4, 0, 4), (4, 8, 0, 8), (8, 10, 0, 10)]
+    assert Mask(False, 4, 10, torch.full((1, 4), 5), segment[:1]).blocks == [(0, 4, 0, 1)]  # padding sees nothing
+
+
 def test_attention_of_equal_keys_is_the_mean_of_what_may_be_seen() -> None:
     q, k = torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 2)
     v = torch.tensor([[[[3.0, 0.0], [6.0, 0.0], [0.0, 9.0]]]])

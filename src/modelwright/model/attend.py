@@ -5,10 +5,10 @@ Letters: B batch, T query length, S key length, H heads, K key/value heads, G = 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,15 @@ from torch import Tensor
 FORBIDDEN = -30_000.0
 BLOCK = 128  # queries at once: measured best of 64, 128, 256 and 512
 LONG = 1024  # keys beyond which training does not keep the probabilities
+
+
+class Block(NamedTuple):
+    """Queries [i, j) and keys [first, end)."""
+
+    i: int
+    j: int
+    first: int
+    end: int
 
 
 @dataclass
@@ -34,6 +43,7 @@ class Mask:
     k_segment: Tensor | None = None  # (B, S)
     bias: Tensor | None = None  # (B, H, T, S), added to the scores
     device: torch.device | None = None
+    _narrow: Tensor | None = None
 
     @property
     def plain_causal(self) -> bool:
@@ -53,6 +63,25 @@ class Mask:
             return self.bias
         forbidden = torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, FORBIDDEN)
         return forbidden if self.bias is None else self.bias + forbidden
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The queries, some at a time, each with the keys that any of them may see: in packed rows not many."""
+        allowed, found = None if self.plain_causal else self.allowed(), []
+        for i in range(0, self.queries, BLOCK):
+            j = min(i + BLOCK, self.queries)
+            first, end = 0, self.keys - self.queries + j if self.looks_ahead else self.keys
+            if allowed is not None:
+                seen = allowed[:, :, i:j].flatten(0, 2).any(0).nonzero()  # keys
+                first, end = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 1)
+            found.append(Block(i, j, first, end))
+        return found
+
+    def narrow(self, dtype: torch.dtype) -> Tensor | None:
+        """The same in the scores' own type, made once for all layers; its bias learns by another way."""
+        if self._narrow is None and self.dense is not None:
+            self._narrow = self.dense.detach().to(dtype)
+        return self._narrow
 
     def allowed(self) -> Tensor | None:
         """(B or 1, 1, T, S) True where a query may look; None where it may look everywhere."""
@@ -99,62 +128,58 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
 
 
 def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
-    """The same, a block of queries at a time, and only the keys up to it."""
+    """The same, a block of queries at a time, and only the keys that it may see."""
     H = q.size(1)
     k, v = (t if t.size(1) == H else t.repeat_interleave(H // t.size(1), dim=1) for t in (k, v))  # (B, H, S, D)
     heads = (t.flatten(0, 1) for t in (q, k, v))  # (B*H, T or S, D)
-    dense = None if mask.plain_causal else mask.dense
-    y: Tensor = _Blockwise.apply(*heads, dense, mask.causal, H, scale)  # type: ignore[no-untyped-call]
+    dense = None if mask.plain_causal else mask.narrow(q.dtype)
+    y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, mask.blocks, mask.looks_ahead, H, scale)  # type: ignore[no-untyped-call]
     return y.view(q.shape)
 
 
 class _Blockwise(torch.autograd.Function):
-    """q (B*H, T, D), k and v (B*H, S, D), dense (B or 1, H or 1, T, S) or None -> (B*H, T, D)."""
+    """q (B*H, T, D), k and v (B*H, S, D) -> (B*H, T, D). `dense` (B or 1, H or 1, T, S) or None holds `bias` already,
+    which is named for its gradient: where all rows share it, so do they the gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, dense: Tensor | None, causal: bool, heads: int, scale: float
-    ) -> Tensor:
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dense: Tensor | None,
+        blocks: Sequence[Block], causal: bool, heads: int, scale: float,
+    ) -> Tensor:  # fmt: skip
         keep = any(ctx.needs_input_grad)
         parts, probs = [], []
-        for i, j, end in _blocks(q.size(1), k.size(1), causal):
-            scores = _product(q[:, i:j], k[:, :end].transpose(1, 2), scale)  # (B*H, j - i, end)
+        for i, j, first, end in blocks:
+            scores = _product(q[:, i:j], k[:, first:end].transpose(1, 2), scale)  # (B*H, j - i, end - first)
             if dense is not None:
-                scores.view(-1, heads, j - i, end).add_(dense[..., i:j, :end])
+                scores.view(-1, heads, j - i, end - first).add_(dense[..., i:j, first:end])
             elif causal:  # only the last square of keys holds any that are still to come
                 scores[..., end - (j - i) :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu_(1)
             p = scores.softmax(-1)
-            parts.append(torch.bmm(p, v[:, :end]))
+            parts.append(torch.bmm(p, v[:, first:end]))
             if keep:
                 probs.append(p)
-        ctx.save_for_backward(q, k, v, dense, *probs)
-        ctx.causal, ctx.heads, ctx.scale = causal, heads, scale
+        ctx.save_for_backward(q, k, v, *probs)
+        ctx.bias = bias is not None and bias.shape
+        ctx.blocks, ctx.heads, ctx.scale = blocks, heads, scale
         return torch.cat(parts, 1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None, None]:
-        q, k, v, dense, *probs = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None, None, None, None]:
+        q, k, v, *probs = ctx.saved_tensors
         dk, dv, parts = torch.zeros_like(k), torch.zeros_like(v), []
-        ddense = torch.zeros_like(dense) if ctx.needs_input_grad[3] else None
-        for p, (i, j, end) in zip(probs, _blocks(q.size(1), k.size(1), ctx.causal), strict=True):
-            dv[:, :end] += torch.bmm(p.transpose(1, 2), dy[:, i:j])
-            dp = torch.bmm(dy[:, i:j], v[:, :end].transpose(1, 2))
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), (B*H, j - i, end)
-            parts.append(_product(ds, k[:, :end], ctx.scale))
-            dk[:, :end] += _product(ds.transpose(1, 2), q[:, i:j], ctx.scale)
-            if ddense is not None:
-                part = ddense[..., i:j, :end]
-                part += ds.view(-1, ctx.heads, j - i, end).float().sum_to_size(part.shape)
-        return torch.cat(parts, 1), dk, dv, ddense, None, None, None
+        dbias = q.new_zeros(ctx.bias, dtype=torch.float32) if ctx.needs_input_grad[3] else None
+        for p, (i, j, first, end) in zip(probs, ctx.blocks, strict=True):
+            dv[:, first:end] += torch.bmm(p.transpose(1, 2), dy[:, i:j])
+            dp = torch.bmm(dy[:, i:j], v[:, first:end].transpose(1, 2))
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), (B*H, j - i, end - first)
+            parts.append(_product(ds, k[:, first:end], ctx.scale))
+            dk[:, first:end] += _product(ds.transpose(1, 2), q[:, i:j], ctx.scale)
+            if dbias is not None:
+                part = dbias[..., i:j, first:end]
+                part += ds.view(-1, ctx.heads, j - i, end - first).float().sum_to_size(part.shape)
+        return torch.cat(parts, 1), dk, dv, dbias, None, None, None, None, None
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """scale a b in one call, (N, R, C) and (N, C, M) -> (N, R, M)."""
     return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
-
-
-def _blocks(queries: int, keys: int, causal: bool) -> Iterator[tuple[int, int, int]]:
-    """Blocks of queries [i, j), and how many of the keys they may see: all, or when causal those up to j's own."""
-    for i in range(0, queries, BLOCK):
-        j = min(i + BLOCK, queries)
-        yield i, j, keys - queries + j if causal else keys

@@ -312,13 +312,22 @@ class Stack(nn.Module):
     ) -> Tensor:
         """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C)."""
         k_pos, k_segment = (pos, segment) if cache is None else cache.extend(pos, segment)
-        bias = None if self.relative is None else self.relative(pos, k_pos)
+        bias = None if self.relative is None else self.bias(pos, k_pos, segment is not None and cache is None)
         mask = Mask(self.cfg.causal, x.size(1), k_pos.size(1), segment, k_segment, bias, x.device)
         memory_mask = memory and Mask(False, x.size(1), memory.x.size(1), segment, memory.segment)
         turn = self.turn(pos, compute_dtype(x)) if self.cfg.rope else None
         for block in self.blocks:
             x = block(x, mask, turn, memory, memory_mask, cache)
         return x if self.norm is None else self.norm(x)  # (B, T, C)
+
+    def bias(self, q_pos: Tensor, k_pos: Tensor, packed: bool) -> Tensor:
+        """(B or 1, H, T, S). Positions count up within a document, so in packed rows the places tell the same gaps, and
+        tell them for all rows at once."""
+        assert self.relative is not None
+        if packed:
+            q_pos = k_pos = torch.arange(q_pos.size(1), device=q_pos.device)[None]
+        out: Tensor = self.relative(q_pos, k_pos)
+        return out
 
     def turn(self, pos: Tensor, dtype: torch.dtype) -> Turn:
         assert self.cfg.rope is not None

@@ -72,7 +72,7 @@ def training(
         weights=4 * n + copies,
         gradients=4 * n,
         optimizer=8 * n - 4 * trained_by_muon,  # Adam keeps two moments, Muon one
-        activations=rows * kept,
+        activations=rows * kept + buckets(cfg, length) + (buckets(cfg.encoder, source) if cfg.encoder else 0),
         logits=logits(cfg, round(rows * length * predicted), number),
     )
 
@@ -85,13 +85,15 @@ def tuning(
     source: int = 0,
     *,
     precision: Precision = "fp32",
+    optimizer: Optimizer = "adamw",
     predicted: float = 1.0,
 ) -> TrainingMemory:
-    """Memory of one step by AdamW in which only `learning` of the parameters do so: the rest have no gradient and no
-    moments. What the blocks keep is counted as if all learned, of which a LoRA keeps somewhat less.
+    """Memory of one step in which only `learning` of the parameters learn: the rest have no gradient and no moments.
+    What the blocks keep is counted as if all learned, of which a LoRA keeps somewhat less.
     """
-    found = training(cfg, rows, length, source, precision=precision, optimizer="adamw", predicted=predicted)
-    return replace(found, gradients=4 * learning, optimizer=8 * learning)
+    found = training(cfg, rows, length, source, precision=precision, optimizer=optimizer, predicted=predicted)
+    moments = found.optimizer if optimizer == "muon" else 8 * learning  # with Muon, all learn
+    return replace(found, gradients=4 * learning, optimizer=moments)
 
 
 def activations(cfg: Config, length: int, source: int, number: int) -> int:
@@ -112,12 +114,16 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
     if cfg.encoder:
         memory = 2 * number * cfg.width if number < 4 else 0  # the encoder's output, narrowed for keys and for values
         block += attention(cfg, length, source, number) + source * memory
-    narrowed = number < 4 and length > LONG and not cfg.relative  # then each layer's attention keeps a mask of its own
-    mask = 4 * length * ((0 if narrowed else length) + source)
-    if cfg.relative:
-        mask += (8 + 4 * (cfg.heads - 1)) * length * length  # the buckets, and one mask a head
+    # PyTorch's kernel keeps the mask: in float32 the one that all layers share, else each layer's attention its own.
+    seen = (0 if cfg.relative else length, source)
+    mask = 4 * length * sum(keys for keys in seen if keys > LONG) if number == 4 else 0
     last_norm = length * (4 + number) * cfg.width
     return cfg.layers * block + mask + last_norm
+
+
+def buckets(cfg: Config, length: int) -> int:
+    """Bytes of the distances that a learned bias was looked up by, which all rows share."""
+    return 8 * length * length if cfg.relative else 0
 
 
 def attention(cfg: Config, length: int, keys: int, number: int, *, biased: bool = False) -> int:
