@@ -121,6 +121,25 @@ def test_it_trains_as_a_plain_loop_over_single_examples_does(
     assert expected[-1] < expected[0] - 0.3
 
 
+def test_muon_moves_the_blocks_matrices_and_adamw_the_rest(words: Any, models: dict[str, Path], tmp_path: Path) -> None:
+    """One step at rate 0 for AdamW: the matrices alone have moved, by orthogonal updates at the rate of Muon."""
+    task = task_in(tmp_path, sizes=(20, 0, 0, 0))
+    more = ["--method", "full", "--optimizer", "muon", "--steps", "1", "--rate", "1e-12", "--matrix-rate", "0.25"]
+    assert cli.main(words("decoder", task, *more)) == 0
+    base, tuned = (
+        open_model(models["decoder"]).model.state_dict(),
+        open_model(tmp_path / "run/model").model.state_dict(),
+    )
+    for name, before in base.items():
+        moved = (tuned[name] - before).float()
+        if before.ndim == 2 and name.startswith("stack."):
+            rows, columns = before.shape
+            turned = moved / (0.25 * max(1, rows / columns) ** 0.5)
+            assert 0.5 < float(torch.linalg.svdvals(turned)[: min(rows, columns) // 2].median()) < 1.3
+        else:
+            assert float(moved.abs().max()) < 1e-9
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_loss_is_trls(words: Any, models: dict[str, Path], tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ from tasks import task_in
     ("more", "sentence"),
     [
         (["--methd", "lora"], "perhaps you meant --method"),
+        (["--optimizer", "muon"], "--optimizer muon is for --method full: lora learns by adamw"),
+        (["--method", "full", "--matrix-rate", "0.01"], "--matrix-rate is Muon's: add --optimizer muon"),
+        (["--matrix-rate", "0"], "--matrix-rate must be above 0, not 0"),
         (["--rank", "0"], "--rank must be above 0, not 0"),
         (["--overlap", "2"], "--overlap must be a share from 0 to 1, not 2.0"),
         (["--dropout", "1"], "--dropout must be below 1"),

@@ -24,7 +24,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "at"),
     [("full", 5), ("lora", 6), ("prompt", 9), *(pytest.param(method, at, marks=SLOW) for method, at in
-     [("full", 6), ("full", 9), ("lora", 5), ("lora", 9), ("prompt", 5), ("prompt", 6)])],
+     [("full --optimizer muon", 5), ("full", 6), ("full", 9), ("lora", 5), ("lora", 9), ("prompt", 5), ("prompt", 6)])],
 )  # fmt: skip
 def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     method: str,
@@ -35,7 +35,7 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     task = task_in(tmp_path)
-    more = ["--method", method, "--dropout", "0.1", "--steps", "12", "--tests", "4", "--select", "4"]
+    more = ["--method", *method.split(), "--dropout", "0.1", "--steps", "12", "--tests", "4", "--select", "4"]
     assert cli.main(words("decoder", task, *more, output="whole")) == 0
     whole = came(capsys)
     stopped(words("decoder", task, *more, output="parts"), monkeypatch, at)

@@ -15,7 +15,7 @@ from modelwright.losses.language import language_model
 from modelwright.plan import cost
 from modelwright.plan.memory import Precision
 from modelwright.plan.memory import tuning as memory_of
-from modelwright.plan.size import most_rows, parse_time
+from modelwright.plan.size import MUON_RATE, most_rows, parse_time
 from modelwright.recipes.best import Best
 from modelwright.recipes.methods import default_rate
 from modelwright.recipes.preflight import suited
@@ -24,6 +24,7 @@ from modelwright.recipes.tuning import Plan, Tune
 from modelwright.train import optim
 from modelwright.train.loop import fit
 
+MATRIX_RATE = MUON_RATE / 2
 TRIED = 4  # steps, of which the first, slower than the others, does not count
 
 
@@ -40,7 +41,9 @@ def make_plan(args: Tune, ready: Ready, precision: Precision) -> Plan:
     predicted = sum(int((row.weight > 0).sum()) for row in ready.rows) / (rows * length)
 
     def bytes_of(held: int) -> int:
-        return memory_of(cfg, learning, held, length, source, precision=precision, predicted=predicted).total
+        return memory_of(
+            cfg, learning, held, length, source, precision=precision, optimizer=args.optimizer, predicted=predicted
+        ).total
 
     room = int(min(0.9 * available_memory(), 2**62))
     with suited():
@@ -51,6 +54,7 @@ def make_plan(args: Tune, ready: Ready, precision: Precision) -> Plan:
         steps=steps,
         warmup=warmup(args, steps),
         rate=args.rate or default_rate(args.method, cfg.width),
+        matrix_rate=(args.matrix_rate or MATRIX_RATE) if args.optimizer == "muon" else 0.0,
         rows=in_a_step,
         accumulate=accumulate,
         length=length,
@@ -67,8 +71,11 @@ def warmup(args: Tune, steps: int) -> int:
     return max(1, round(args.warmup * steps))
 
 
-def optimizer_of(args: Tune, ready: Ready, rate: float) -> torch.optim.Optimizer:
-    return optim.make(ready.lm.model, "adamw", rate, decay=args.decay, betas=(0.9, 0.98))
+def optimizer_of(args: Tune, ready: Ready, rate: float, matrix_rate: float) -> torch.optim.Optimizer:
+    return optim.make(
+        ready.lm.model, args.optimizer, rate, matrix_lr=matrix_rate, decay=args.decay, betas=(0.9, 0.98),
+        adjust="original",
+    )  # fmt: skip
 
 
 def timed(args: Tune, ready: Ready, found: Plan, best: Best, precision: Precision) -> Plan:
@@ -91,7 +98,7 @@ def step_seconds(args: Tune, ready: Ready, found: Plan, precision: Precision) ->
         ready.lm.model,
         chain.from_iterable(micro for _ in range(TRIED)),
         language_model,
-        optimizer_of(args, ready, 0.0),
+        optimizer_of(args, ready, 0.0, 0.0),
         steps=TRIED,
         accumulate=found.accumulate,
         precision=precision,

@@ -41,7 +41,9 @@ def show(screen: Screen, args: Tune, ready: Ready, found: Plan, looked: Prefligh
             "rows": f"{thousands(looked.tokens)} tokens, of which {looked.learned / looked.tokens:.1%} carry loss; "
             f"{found.rows} rows of {width} in a step"
             + (f" in {found.accumulate} parts" if found.accumulate > 1 else ""),
-            "steps": f"{found.steps:,} at rate {found.rate:.2g} in {precision}, warm-up {found.warmup}",
+            "steps": f"{found.steps:,} at rate {found.rate:.2g}"
+            + (f", matrices {found.matrix_rate:.2g}," if found.matrix_rate else "")
+            + f" in {precision}, warm-up {found.warmup}",
             "time": f"{duration(found.seconds)}, and up to {duration(found.answering)} to answer the select part",
             "memory": f"{found.memory / 2**20:,.0f} MiB beside the program's own",
         },

@@ -115,7 +115,7 @@ def train(args: Tune, ready: Ready, found: Plan, best: Best, peak: float, screen
     model, directory = ready.lm.model, args.output
     torch.manual_seed(args.seed)  # of dropout, which takes no generator
     loader = loader_of(ready, found.length, found.source, found.rows // found.accumulate, args.seed)
-    run = Run(directory, model, optimizer_of(args, ready, found.rate), loader, keep=1, whole=False)
+    run = Run(directory, model, optimizer_of(args, ready, found.rate, found.matrix_rate), loader, keep=1, whole=False)
     for said in run.restore() if args.resume else ():
         screen.warn(said)
     every = -(-found.steps // min(args.tests, found.steps))

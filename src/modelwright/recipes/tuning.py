@@ -12,7 +12,7 @@ import tyro
 import yaml
 from pydantic import TypeAdapter
 
-from modelwright.plan.memory import Precision
+from modelwright.plan.memory import Optimizer, Precision
 from modelwright.plan.size import parse_time
 from modelwright.recipes.methods import Method
 from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, refuse_taken, resumed
@@ -47,6 +47,10 @@ class Tune:
     """Parts that a step is taken in, one after the other; by default as few as the memory asks for."""
     rate: float | None = None
     """AdamW's learning rate; by default 0.1 (full), 1 (lora) or 3 (prompt) over the model's width."""
+    optimizer: Optimizer = "adamw"
+    """muon: for the blocks' matrices, with full; beside AdamW for the rest. For models that have much to learn yet."""
+    matrix_rate: float | None = None
+    """Muon's learning rate; by default half of what pretraining takes."""
     warmup: float = 0.06
     """Share of the steps on which the rate rises."""
     decay: float = 0.0
@@ -94,6 +98,7 @@ class Plan:
     steps: int
     warmup: int
     rate: float
+    matrix_rate: float  # Muon's, or 0
     rows: int  # in a step
     accumulate: int
     length: int
@@ -121,8 +126,8 @@ class Inputs:
 # -- what is refused --------------------------------------------------------------------------------------
 
 POSITIVE = (
-    "epochs", "steps", "batch", "rows", "accumulate", "rate", "clip", "rank", "alpha", "tokens", "length", "tests",
-    "select",
+    "epochs", "steps", "batch", "rows", "accumulate", "rate", "matrix_rate", "clip", "rank", "alpha", "tokens",
+    "length", "tests", "select",
 )  # fmt: skip
 SHARES = ("warmup", "dropout", "truncated", "overlap")
 
@@ -140,12 +145,16 @@ def check(args: Tune) -> Tune:
         raise ValueError("say on which task: --task task.yaml")
     for name in POSITIVE:
         if (value := getattr(args, name)) is not None and not value > 0:
-            raise ValueError(f"--{name} must be above 0, not {value}")
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
     for name in SHARES:
         if (value := getattr(args, name)) is not None and not 0 <= value <= 1:
             raise ValueError(f"--{name} must be a share from 0 to 1, not {value}")
     if args.dropout == 1:
         raise ValueError("--dropout must be below 1, or nothing would be left to learn from")
+    if args.optimizer == "muon" and args.method != "full":
+        raise ValueError(f"--optimizer muon is for --method full: {args.method} learns by adamw")
+    if args.matrix_rate and args.optimizer != "muon":
+        raise ValueError("--matrix-rate is Muon's: add --optimizer muon")
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, not {args.seed}")
     if (args.rows or 0) % (args.accumulate or 1):
@@ -164,8 +173,8 @@ def remember(args: Tune, found: Plan, inputs: Inputs) -> None:
     """Keep what a resumed run must not decide anew, and what must not have changed. What was measured is said as if by
     hand, so that the settings make the same run anywhere."""
     decided = dataclasses.replace(
-        args, steps=found.steps, time=None, rate=found.rate, length=found.length, rows=found.rows,
-        accumulate=found.accumulate,
+        args, steps=found.steps, time=None, rate=found.rate, matrix_rate=found.matrix_rate or None,
+        length=found.length, rows=found.rows, accumulate=found.accumulate,
     )  # fmt: skip
     settings = TypeAdapter(Tune).dump_python(decided, mode="json")
     write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
