@@ -79,8 +79,10 @@ class Mask:
 
     def narrow(self, dtype: torch.dtype) -> Tensor | None:
         """The same in the scores' own type, made once for all layers; its bias learns by another way."""
-        if self._narrow is None and self.dense is not None:
-            self._narrow = self.dense.detach().to(dtype)
+        if self._narrow is None:
+            bias, allowed = None if self.bias is None else self.bias.detach().to(dtype), self.allowed()
+            nothing = torch.zeros((), dtype=dtype, device=self.device) if bias is None else bias
+            self._narrow = bias if allowed is None else torch.where(allowed, nothing, FORBIDDEN)
         return self._narrow
 
     def allowed(self) -> Tensor | None:
