@@ -29,7 +29,7 @@ def with_gradients(y: Tensor, inputs: tuple[Tensor, ...]) -> list[Tensor]:
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("causal", "queries"), [(True, 11), (True, 5), (False, 11), (False, 3)])
-@pytest.mark.parametrize("kernel", ["blockwise", "sdpa"])
+@pytest.mark.parametrize("kernel", ["blockwise", "documents", "sdpa"])
 def test_attention(
     monkeypatch: pytest.MonkeyPatch,
     kernel: str,
@@ -41,12 +41,13 @@ def test_attention(
 ) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(attend, "BLOCK", 4)  # so that eleven queries take three blocks, the last one short
-    monkeypatch.setattr(attend, "LONG", 1024 if kernel == "blockwise" else 0)
+    monkeypatch.setattr(attend, "LONG", 0 if kernel == "sdpa" else 1024)
+    monkeypatch.setattr(attend, "ALONE", 0 if kernel == "documents" else 4096)
     B, H, T, S, D = 2, 4, queries, 11, 8
     K = H // heads_to_a_key
     q, k, v = leaf(B, H, T, D), leaf(B, K, S, D), leaf(B, K, S, D)
     bias = leaf(1, H, T, S) if biased else None
-    k_segment = torch.randint(0, 3, (B, S)).sort(1).values if segments else None
+    k_segment = torch.randint(1, 4, (B, S)).sort(1).values if segments else None
     mask = Mask(causal, T, S, None if k_segment is None else k_segment[:, -T:], k_segment, bias)
     inputs = (q, k, v) if bias is None else (q, k, v, bias)
     got = with_gradients(attend.attend(q, k, v, mask, 0.3), inputs)
@@ -55,13 +56,20 @@ def test_attention(
         torch.testing.assert_close(a, b, rtol=0, atol=3e-6)  # the plain version works in float32
 
 
-def test_blocks_leave_out_the_keys_that_none_of_their_queries_may_see(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_documents_are_blocks_of_their_own_where_that_is_less_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attend, "BLOCK", 4)
-    segment = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2, 3, 3], [1, 1, 1, 2, 2, 2, 2, 3, 3, 3]])
-    assert Mask(True, 10, 10, segment, segment).blocks == [(0, 4, 0, 4), (4, 8, 3, 8), (8, 10, 7, 10)]
-    assert Mask(False, 10, 10, segment, segment).blocks == [(0, 4, 0, 7), (4, 8, 3, 10), (8, 10, 7, 10)]
-    assert Mask(True, 10, 10).blocks == [(0, 4, 0, 4), (4, 8, 0, 8), (8, 10, 0, 10)]
-    assert Mask(False, 4, 10, torch.full((1, 4), 5), segment[:1]).blocks == [(0, 4, 0, 1)]  # padding sees nothing
+    segment = torch.tensor([[1, 1, 1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 2, 2, 2, 2, 0, 0, 0]])
+    first = [(0, 1, 0, 4, 0, 4), (0, 1, 4, 6, 0, 6), (0, 1, 6, 9, 6, 9)]
+    second = [(1, 2, 0, 3, 0, 3), (1, 2, 3, 7, 3, 7)]
+    assert Mask(True, 10, 10, segment, segment).documents() == [*first, *second]  # and padding, 0, is none
+    read = torch.tensor([[1, 1, 2, 2, 2, 3, 0], [1, 2, 2, 2, 2, 2, 2]])  # a source, of which cross-attention reads
+    assert Mask(False, 10, 7, segment, read).documents() == [
+        (0, 1, 0, 4, 0, 2), (0, 1, 4, 6, 0, 2), (0, 1, 6, 9, 2, 5), (1, 2, 0, 3, 0, 1), (1, 2, 3, 7, 1, 7),
+    ]  # fmt: skip
+    together = [(0, 2, 0, 4, 0, 4), (0, 2, 4, 8, 0, 8), (0, 2, 8, 10, 0, 10)]
+    assert Mask(True, 10, 10, segment, segment).blocks(2) == Mask(True, 10, 10).blocks(2) == together
+    monkeypatch.setattr(attend, "ALONE", 0)
+    assert Mask(True, 10, 10, segment, segment).blocks(2) == [*first, *second]
 
 
 def test_attention_of_equal_keys_is_the_mean_of_what_may_be_seen() -> None:

@@ -6,13 +6,15 @@ Letters: B batch, T tokens of a row, S of a source.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
 
 from modelwright.data.loader import mixed, shuffled
 from modelwright.data.pack import Batch, Ints, Row, collate
+
+STEP = 64  # tokens
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,13 @@ class Widths:
     length: int  # T
     source: int  # S, or 0
     pad: int
+
+    def fitted(self, rows: Sequence[Row]) -> Widths:
+        """What these rows need of them, in steps of `STEP`: not every batch is of another size."""
+        longest, read = (max(sizes) for sizes in zip(*map(_sizes, rows), strict=True))
+        return replace(
+            self, length=min(self.length, -(-longest // STEP) * STEP), source=min(self.source, -(-read // STEP) * STEP)
+        )
 
 
 def join(rows: Sequence[Row]) -> Row:
@@ -119,7 +128,8 @@ class Examples:
                 stop = min(stop, self.epochs * self.rows)
             if start >= stop:
                 break
-            made = collate([self._row(at) for at in range(start, stop)], self.widths)
+            rows = [self._row(at) for at in range(start, stop)]
+            made = collate(rows, self.widths.fitted(rows))
             self.place = stop
             yield made
         self.place = 0

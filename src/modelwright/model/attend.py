@@ -17,12 +17,15 @@ from torch import Tensor
 # Far below any score, and within float16's range. Not -inf: a padded query may see nothing at all, and must not be NaN.
 FORBIDDEN = -30_000.0
 BLOCK = 128  # queries at once: measured best of 64, 128, 256 and 512
+ALONE = 4096  # scores that a block costs beside its own
 LONG = 1024  # keys beyond which training does not keep the probabilities
 
 
 class Block(NamedTuple):
-    """Queries [i, j) and keys [first, end)."""
+    """Of rows [row, stop), queries [i, j) and keys [first, end)."""
 
+    row: int
+    stop: int
     i: int
     j: int
     first: int
@@ -44,6 +47,8 @@ class Mask:
     bias: Tensor | None = None  # (B, H, T, S), added to the scores
     device: torch.device | None = None
     _narrow: Tensor | None = None
+    _blocks: list[Block] | None = None
+    apart: bool = False  # whether each of the blocks is of one document, so that nothing but order is forbidden
 
     @property
     def plain_causal(self) -> bool:
@@ -64,23 +69,40 @@ class Mask:
         forbidden = torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, FORBIDDEN)
         return forbidden if self.bias is None else self.bias + forbidden
 
-    @cached_property
-    def blocks(self) -> list[Block]:
-        """The queries, some at a time, each with the keys that any of them may see: in packed rows not many."""
-        allowed, found = None if self.plain_causal else self.allowed(), []
-        for i in range(0, self.queries, BLOCK):
-            j = min(i + BLOCK, self.queries)
-            first, end = 0, self.keys - self.queries + j if self.looks_ahead else self.keys
-            if allowed is not None:
-                seen = allowed[:, :, i:j].flatten(0, 2).any(0).nonzero()  # keys
-                first, end = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 1)
-            found.append(Block(i, j, first, end))
+    def blocks(self, rows: int) -> list[Block]:
+        """Which scores are worth computing: the queries of all rows, some at a time, with the keys up to theirs; or,
+        where rows are packed and that is less work, each document of each row for itself."""
+        if self._blocks is None:
+            cuts = [(i, min(i + BLOCK, self.queries)) for i in range(0, self.queries, BLOCK)]
+            before = self.keys - self.queries if self.looks_ahead else None
+            together = [Block(0, rows, i, j, 0, self.keys if before is None else before + j) for i, j in cuts]
+            packed = self.q_segment is not None and self.k_segment is not None
+            apart = self.documents() if packed else together
+            self.apart = _work(apart) < _work(together)
+            self._blocks = apart if self.apart else together
+        return self._blocks
+
+    def documents(self) -> list[Block]:
+        """Blocks of queries of one document, and its keys; padding has none."""
+        assert self.q_segment is not None and self.k_segment is not None
+        found, behind = [], self.keys - self.queries if self.looks_ahead else self.keys
+        for row, (q, k) in enumerate(zip(self.q_segment.tolist(), self.k_segment.tolist(), strict=True)):
+            starts = {segment: at for at, segment in reversed([*enumerate(k)])}
+            ends = {segment: at + 1 for at, segment in enumerate(k)}
+            i = 0
+            while i < len(q):
+                j = next((at for at in range(i, min(i + BLOCK, len(q))) if q[at] != q[i]), min(i + BLOCK, len(q)))
+                if q[i] and q[i] in starts:
+                    end = min(ends[q[i]], behind + j)
+                    found.append(Block(row, row + 1, i, j, starts[q[i]], end))
+                i = j
         return found
 
     def narrow(self, dtype: torch.dtype) -> Tensor | None:
         """The same in the scores' own type, made once for all layers; its bias learns by another way."""
         if self._narrow is None:
-            bias, allowed = None if self.bias is None else self.bias.detach().to(dtype), self.allowed()
+            bias = None if self.bias is None else self.bias.detach().to(dtype)
+            allowed = None if self.apart else self.allowed()
             nothing = torch.zeros((), dtype=dtype, device=self.device) if bias is None else bias
             self._narrow = bias if allowed is None else torch.where(allowed, nothing, FORBIDDEN)
         return self._narrow
@@ -134,8 +156,10 @@ def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tens
     H = q.size(1)
     k, v = (t if t.size(1) == H else t.repeat_interleave(H // t.size(1), dim=1) for t in (k, v))  # (B, H, S, D)
     heads = (t.flatten(0, 1) for t in (q, k, v))  # (B*H, T or S, D)
-    dense = None if mask.plain_causal else mask.narrow(q.dtype)
-    y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, mask.blocks, mask.looks_ahead, H, scale)  # type: ignore[no-untyped-call]
+    blocks = mask.blocks(q.size(0))
+    dense, ahead = None if mask.plain_causal else mask.narrow(q.dtype), mask.looks_ahead
+    triangle = ahead and (mask.apart or dense is None)  # else it stands in the mask
+    y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, blocks, triangle, H, scale)  # type: ignore[no-untyped-call]
     return y.view(q.shape)
 
 
@@ -146,40 +170,48 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dense: Tensor | None,
-        blocks: Sequence[Block], causal: bool, heads: int, scale: float,
+        blocks: Sequence[Block], triangle: bool, heads: int, scale: float,
     ) -> Tensor:  # fmt: skip
         keep = any(ctx.needs_input_grad)
-        parts, probs = [], []
-        for i, j, first, end in blocks:
-            scores = _product(q[:, i:j], k[:, first:end].transpose(1, 2), scale)  # (B*H, j - i, end - first)
+        y, probs = torch.zeros_like(q), []
+        for row, stop, i, j, first, end in blocks:
+            some = slice(row * heads, stop * heads)
+            scores = _product(q[some, i:j], k[some, first:end].transpose(1, 2), scale)  # (rows*H, j - i, end - first)
             if dense is not None:
-                scores.view(-1, heads, j - i, end - first).add_(dense[..., i:j, first:end])
-            elif causal:  # only the last square of keys holds any that are still to come
-                scores[..., end - (j - i) :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu_(1)
+                added = dense[row:stop] if dense.size(0) > 1 else dense
+                scores.view(-1, heads, j - i, end - first).add_(added[..., i:j, first:end])
+            if triangle:  # only the last square of keys holds any that are still to come
+                scores[..., i - j :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu_(1)
             p = scores.softmax(-1)
-            parts.append(torch.bmm(p, v[:, first:end]))
+            y[some, i:j] = torch.bmm(p, v[some, first:end])
             if keep:
                 probs.append(p)
         ctx.save_for_backward(q, k, v, *probs)
         ctx.bias = bias is not None and bias.shape
         ctx.blocks, ctx.heads, ctx.scale = blocks, heads, scale
-        return torch.cat(parts, 1)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None, None, None, None]:
         q, k, v, *probs = ctx.saved_tensors
-        dk, dv, parts = torch.zeros_like(k), torch.zeros_like(v), []
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         dbias = q.new_zeros(ctx.bias, dtype=torch.float32) if ctx.needs_input_grad[3] else None
-        for p, (i, j, first, end) in zip(probs, ctx.blocks, strict=True):
-            dv[:, first:end] += torch.bmm(p.transpose(1, 2), dy[:, i:j])
-            dp = torch.bmm(dy[:, i:j], v[:, first:end].transpose(1, 2))
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), (B*H, j - i, end - first)
-            parts.append(_product(ds, k[:, first:end], ctx.scale))
-            dk[:, first:end] += _product(ds.transpose(1, 2), q[:, i:j], ctx.scale)
+        for p, (row, stop, i, j, first, end) in zip(probs, ctx.blocks, strict=True):
+            some = slice(row * ctx.heads, stop * ctx.heads)
+            dv[some, first:end] += torch.bmm(p.transpose(1, 2), dy[some, i:j])
+            dp = torch.bmm(dy[some, i:j], v[some, first:end].transpose(1, 2))
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), as the scores
+            dq[some, i:j] = _product(ds, k[some, first:end], ctx.scale)
+            dk[some, first:end] += _product(ds.transpose(1, 2), q[some, i:j], ctx.scale)
             if dbias is not None:
-                part = dbias[..., i:j, first:end]
+                part = (dbias[row:stop] if dbias.size(0) > 1 else dbias)[..., i:j, first:end]
                 part += ds.view(-1, ctx.heads, j - i, end - first).float().sum_to_size(part.shape)
-        return torch.cat(parts, 1), dk, dv, dbias, None, None, None, None, None
+        return dq, dk, dv, dbias, None, None, None, None, None
+
+
+def _work(blocks: Sequence[Block]) -> int:
+    """Scores that are computed for one head; a block costs about as much as some thousands of them beside its own."""
+    return sum((b.stop - b.row) * (b.j - b.i) * (b.end - b.first) + ALONE for b in blocks)
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
