@@ -84,7 +84,8 @@ class Mask:
 
     def documents(self) -> list[Block]:
         """Blocks of queries of one document, and its keys; padding has none."""
-        assert self.q_segment is not None and self.k_segment is not None
+        assert self.q_segment is not None
+        assert self.k_segment is not None
         found, behind = [], self.keys - self.queries if self.looks_ahead else self.keys
         for row, (q, k) in enumerate(zip(self.q_segment.tolist(), self.k_segment.tolist(), strict=True)):
             starts = {segment: at for at, segment in reversed([*enumerate(k)])}
