@@ -251,7 +251,7 @@ def test_the_families_the_objectives_are_known_from() -> None:
         True,
         False,
     )
-    assert (span.act, span.attn_scale, span.tied, span.relative) == ("gelu_tanh", 1.0, False, Relative())
+    assert (span.act, span.attn_scale, span.tied, span.relative) == ("gelu_tanh", 1.0, True, Relative())
     assert span.encoder == replace(span, causal=False, encoder=None)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 # Far below any score, and within float16's range. Not -inf: a padded query may see nothing at all, and must not be NaN.
 FORBIDDEN = -30_000.0
 BLOCK = 128  # queries at once: measured best of 64, 128, 256 and 512
+EDGE = 32  # tokens, of which a block is padded to a multiple
 ALONE = 4096  # scores that a block costs beside its own
 LONG = 1024  # keys beyond which training does not keep the probabilities
 
@@ -177,14 +178,17 @@ class _Blockwise(torch.autograd.Function):
         y, probs = torch.zeros_like(q), []
         for row, stop, i, j, first, end in blocks:
             some = slice(row * heads, stop * heads)
-            scores = _product(q[some, i:j], k[some, first:end].transpose(1, 2), scale)  # (rows*H, j - i, end - first)
+            queries, keys, values = _cut(q[some], i, j), _cut(k[some], first, end), _cut(v[some], first, end)
+            whole = _product(queries, keys.transpose(1, 2), scale)  # (rows*H, j - i, end - first), but for `EDGE`
+            whole[..., end - first :] = FORBIDDEN
+            scores = whole[:, : j - i, : end - first]
             if dense is not None:
                 added = dense[row:stop] if dense.size(0) > 1 else dense
-                scores.view(-1, heads, j - i, end - first).add_(added[..., i:j, first:end])
+                scores.unflatten(0, (-1, heads)).add_(added[..., i:j, first:end])
             if triangle:  # only the last square of keys holds any that are still to come
                 scores[..., i - j :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu_(1)
-            p = scores.softmax(-1)
-            y[some, i:j] = torch.bmm(p, v[some, first:end])
+            p = whole.softmax(-1)
+            y[some, i:j] = torch.bmm(p, values)[:, : j - i]
             if keep:
                 probs.append(p)
         ctx.save_for_backward(q, k, v, *probs)
@@ -199,15 +203,28 @@ class _Blockwise(torch.autograd.Function):
         dbias = q.new_zeros(ctx.bias, dtype=torch.float32) if ctx.needs_input_grad[3] else None
         for p, (row, stop, i, j, first, end) in zip(probs, ctx.blocks, strict=True):
             some = slice(row * ctx.heads, stop * ctx.heads)
-            dv[some, first:end] += torch.bmm(p.transpose(1, 2), dy[some, i:j])
-            dp = torch.bmm(dy[some, i:j], v[some, first:end].transpose(1, 2))
+            dout, queries = _cut(dy[some], i, j), _cut(q[some], i, j)
+            keys, values = _cut(k[some], first, end), _cut(v[some], first, end)
+            dv[some, first:end] += torch.bmm(p.transpose(1, 2), dout)[:, : end - first]
+            dp = torch.bmm(dout, values.transpose(1, 2))
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), as the scores
-            dq[some, i:j] = _product(ds, k[some, first:end], ctx.scale)
-            dk[some, first:end] += _product(ds.transpose(1, 2), q[some, i:j], ctx.scale)
+            dq[some, i:j] = _product(ds, keys, ctx.scale)[:, : j - i]
+            dk[some, first:end] += _product(ds.transpose(1, 2), queries, ctx.scale)[:, : end - first]
             if dbias is not None:
                 part = (dbias[row:stop] if dbias.size(0) > 1 else dbias)[..., i:j, first:end]
-                part += ds.view(-1, ctx.heads, j - i, end - first).float().sum_to_size(part.shape)
+                part += ds[:, : j - i, : end - first].unflatten(0, (-1, ctx.heads)).float().sum_to_size(part.shape)
         return dq, dk, dv, dbias, None, None, None, None, None
+
+
+def _cut(x: Tensor, first: int, end: int) -> Tensor:
+    """x (N, L, D) -> (N, first to end, D), and zeros up to a multiple of `EDGE`: oneDNN writes and keeps a kernel for
+    each size that it meets."""
+    found = x[:, first:end]
+    return (
+        found
+        if (end - first) % EDGE == 0 or end - first == x.size(1)
+        else F.pad(found, (0, 0, 0, -(end - first) % EDGE))
+    )
 
 
 def _work(blocks: Sequence[Block]) -> int:
