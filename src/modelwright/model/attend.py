@@ -17,7 +17,7 @@ from torch import Tensor
 # Far below any score, and within float16's range. Not -inf: a padded query may see nothing at all, and must not be NaN.
 FORBIDDEN = -30_000.0
 BLOCK = 128  # queries at once: measured best of 64, 128, 256 and 512
-EDGE = 32  # tokens, of which a block is padded to a multiple
+EDGE = 32  # tokens: a document is padded to so many, since oneDNN writes and keeps a kernel for every size it meets
 ALONE = 4096  # scores that a block costs beside its own
 LONG = 1024  # keys beyond which training does not keep the probabilities
 
@@ -161,7 +161,8 @@ def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tens
     blocks = mask.blocks(q.size(0))
     dense, ahead = None if mask.plain_causal else mask.narrow(q.dtype), mask.looks_ahead
     triangle = ahead and (mask.apart or dense is None)  # else it stands in the mask
-    y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, blocks, triangle, H, scale)  # type: ignore[no-untyped-call]
+    edge = EDGE if mask.apart else 1
+    y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, blocks, triangle, edge, H, scale)  # type: ignore[no-untyped-call]
     return y.view(q.shape)
 
 
@@ -172,19 +173,23 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dense: Tensor | None,
-        blocks: Sequence[Block], triangle: bool, heads: int, scale: float,
+        blocks: Sequence[Block], triangle: bool, edge: int, heads: int, scale: float,
     ) -> Tensor:  # fmt: skip
         keep = any(ctx.needs_input_grad)
         y, probs = torch.zeros_like(q), []
         for row, stop, i, j, first, end in blocks:
             some = slice(row * heads, stop * heads)
-            queries, keys, values = _cut(q[some], i, j), _cut(k[some], first, end), _cut(v[some], first, end)
+            queries, keys, values = (
+                _cut(q[some], i, j, edge),
+                _cut(k[some], first, end, edge),
+                _cut(v[some], first, end, edge),
+            )
             whole = _product(queries, keys.transpose(1, 2), scale)  # (rows*H, j - i, end - first), but for `EDGE`
             whole[..., end - first :] = FORBIDDEN
             scores = whole[:, : j - i, : end - first]
             if dense is not None:
                 added = dense[row:stop] if dense.size(0) > 1 else dense
-                scores.unflatten(0, (-1, heads)).add_(added[..., i:j, first:end])
+                scores.view(-1, heads, j - i, end - first).add_(added[..., i:j, first:end])
             if triangle:  # only the last square of keys holds any that are still to come
                 scores[..., i - j :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu_(1)
             p = whole.softmax(-1)
@@ -193,18 +198,18 @@ class _Blockwise(torch.autograd.Function):
                 probs.append(p)
         ctx.save_for_backward(q, k, v, *probs)
         ctx.bias = bias is not None and bias.shape
-        ctx.blocks, ctx.heads, ctx.scale = blocks, heads, scale
+        ctx.blocks, ctx.edge, ctx.heads, ctx.scale = blocks, edge, heads, scale
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None, None, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *probs = ctx.saved_tensors
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         dbias = q.new_zeros(ctx.bias, dtype=torch.float32) if ctx.needs_input_grad[3] else None
         for p, (row, stop, i, j, first, end) in zip(probs, ctx.blocks, strict=True):
             some = slice(row * ctx.heads, stop * ctx.heads)
-            dout, queries = _cut(dy[some], i, j), _cut(q[some], i, j)
-            keys, values = _cut(k[some], first, end), _cut(v[some], first, end)
+            dout, queries = _cut(dy[some], i, j, ctx.edge), _cut(q[some], i, j, ctx.edge)
+            keys, values = _cut(k[some], first, end, ctx.edge), _cut(v[some], first, end, ctx.edge)
             dv[some, first:end] += torch.bmm(p.transpose(1, 2), dout)[:, : end - first]
             dp = torch.bmm(dout, values.transpose(1, 2))
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), as the scores
@@ -212,19 +217,19 @@ class _Blockwise(torch.autograd.Function):
             dk[some, first:end] += _product(ds.transpose(1, 2), queries, ctx.scale)[:, : end - first]
             if dbias is not None:
                 part = (dbias[row:stop] if dbias.size(0) > 1 else dbias)[..., i:j, first:end]
-                part += ds[:, : j - i, : end - first].unflatten(0, (-1, ctx.heads)).float().sum_to_size(part.shape)
-        return dq, dk, dv, dbias, None, None, None, None, None
+                part += (
+                    ds[:, : j - i, : end - first]
+                    .reshape(-1, ctx.heads, j - i, end - first)
+                    .float()
+                    .sum_to_size(part.shape)
+                )
+        return dq, dk, dv, dbias, None, None, None, None, None, None
 
 
-def _cut(x: Tensor, first: int, end: int) -> Tensor:
-    """x (N, L, D) -> (N, first to end, D), and zeros up to a multiple of `EDGE`: oneDNN writes and keeps a kernel for
-    each size that it meets."""
-    found = x[:, first:end]
-    return (
-        found
-        if (end - first) % EDGE == 0 or end - first == x.size(1)
-        else F.pad(found, (0, 0, 0, -(end - first) % EDGE))
-    )
+def _cut(x: Tensor, first: int, end: int, edge: int) -> Tensor:
+    """x (N, L, D) -> (N, first to end, D), and zeros up to a multiple of `edge`."""
+    more = -(end - first) % edge
+    return F.pad(x[:, first:end], (0, 0, 0, more)) if more else x[:, first:end]
 
 
 def _work(blocks: Sequence[Block]) -> int:
