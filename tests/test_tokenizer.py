@@ -450,6 +450,7 @@ def test_one_wrong_byte_does_not_spoil_the_characters_beside_it(trained):
     assert tokenizer.decode(ids) == "漢\ufffd字\ufffd"
     assert tokenizer.decode([*ids[:1], tokenizer.eos, *ids[1:3]]) == "漢"
     assert tokenizer.decode([*ids[:1], tokenizer.eos, *ids[1:3]], special=True) == "\ufffd<|endoftext|>\ufffd\ufffd"
+    assert tokenizer.decode([*ids[:1], tokenizer.vocab + 1, *ids[1:3]]) == "漢", "an id that there is not is no text"
 
 
 # --- decoding as a stream ---

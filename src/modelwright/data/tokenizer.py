@@ -96,8 +96,8 @@ class Tokenizer:
         ids = list(ids)
         text = self.inner.decode(ids, skip_special_tokens=not special)
         if self._bytes and "\ufffd" in text:
-            ids = ids if special else [i for i in ids if i not in self.special]
-            text = self.inner.decode(self._mended(ids), skip_special_tokens=False)
+            shown = [i for i in ids if self.inner.id_to_token(i) is not None and (special or i not in self.special)]
+            text = self.inner.decode(self._mended(shown), skip_special_tokens=False)
         return text
 
     def _mended(self, ids: list[int]) -> list[int]:
