@@ -20,7 +20,7 @@ from modelwright.infer.engine import complete, fill_mask, generate, generate_tok
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling
 from modelwright.infer.text import Writer, encode, overlap, writer
-from modelwright.model import checkpoint
+from modelwright.model import attend, checkpoint
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
 
 V = 320
@@ -422,7 +422,9 @@ def test_what_prompts_begin_with_by_hand():
 
 @pytest.mark.parametrize("cfg", [GPT2, LLAMA], ids=["gpt2", "llama"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_shared_beginning_is_read_once_and_changes_nothing(cfg, packed):
+@pytest.mark.parametrize("alone", [attend.ALONE, 0], ids=["together", "apart"])
+def test_a_shared_beginning_is_read_once_and_changes_nothing(cfg, packed, alone, monkeypatch):
+    monkeypatch.setattr(attend, "ALONE", alone)
     plain = build(cfg)
     model = prepare(plain) if packed else plain
     (start,) = ragged(20)

@@ -47,7 +47,7 @@ def test_attention(
     K = H // heads_to_a_key
     q, k, v = leaf(B, H, T, D), leaf(B, K, S, D), leaf(B, K, S, D)
     bias = leaf(1, H, T, S) if biased else None
-    k_segment = torch.randint(1, 4, (B, S)).sort(1).values if segments else None
+    k_segment = torch.randint(int(kernel == "documents"), 4, (B, S)).sort(1).values if segments else None  # 0 is padding
     mask = Mask(causal, T, S, None if k_segment is None else k_segment[:, -T:], k_segment, bias)
     inputs = (q, k, v) if bias is None else (q, k, v, bias)
     got = with_gradients(attend.attend(q, k, v, mask, 0.3), inputs)
@@ -61,15 +61,28 @@ def test_packed_documents_are_blocks_of_their_own_where_that_is_less_work(monkey
     segment = torch.tensor([[1, 1, 1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 2, 2, 2, 2, 0, 0, 0]])
     first = [(0, 1, 0, 4, 0, 4), (0, 1, 4, 6, 0, 6), (0, 1, 6, 9, 6, 9)]
     second = [(1, 2, 0, 3, 0, 3), (1, 2, 3, 7, 3, 7)]
-    assert Mask(True, 10, 10, segment, segment).documents() == [*first, *second]  # and padding, 0, is none
+    assert Mask(True, 10, 10, segment, segment).documents(2) == [*first, *second]  # and padding, 0, is none
+    assert not Mask(True, 10, 10, segment[:1], segment[:1]).documents(2), "one segment for all rows"
     read = torch.tensor([[1, 1, 2, 2, 2, 3, 0], [1, 2, 2, 2, 2, 2, 2]])  # a source, of which cross-attention reads
-    assert Mask(False, 10, 7, segment, read).documents() == [
+    assert Mask(False, 10, 7, segment, read).documents(2) == [
         (0, 1, 0, 4, 0, 2), (0, 1, 4, 6, 0, 2), (0, 1, 6, 9, 2, 5), (1, 2, 0, 3, 0, 1), (1, 2, 3, 7, 1, 7),
     ]  # fmt: skip
     together = [(0, 2, 0, 4, 0, 4), (0, 2, 4, 8, 0, 8), (0, 2, 8, 10, 0, 10)]
     assert Mask(True, 10, 10, segment, segment).blocks(2) == Mask(True, 10, 10).blocks(2) == together
     monkeypatch.setattr(attend, "ALONE", 0)
     assert Mask(True, 10, 10, segment, segment).blocks(2) == [*first, *second]
+
+
+def test_a_document_with_padding_within_it_is_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a cache, where prompts that share their start go on from there, padded to one length."""
+    monkeypatch.setattr(attend, "ALONE", 0)
+    torch.manual_seed(0)
+    segment = torch.tensor([[1, 1, 1, 0, 0, 1, 1], [1, 1, 1, 0, 1, 1, 1]])
+    q, k, v = leaf(2, 2, 4, 8), leaf(2, 2, 7, 8), leaf(2, 2, 7, 8)
+    mask = Mask(True, 4, 7, segment[:, -4:], segment)
+    assert not mask.documents(2)
+    found, wanted = attend.attend(q, k, v, mask, 0.3), attend.plain(q, k, v, mask, 0.3)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=3e-6)
 
 
 def test_attention_of_equal_keys_is_the_mean_of_what_may_be_seen() -> None:

@@ -171,7 +171,8 @@ def test_memory_by_part() -> None:
     muon = memory.training(GPT2, 1, 512, optimizer="muon")
     assert (adam.weights, adam.gradients, adam.optimizer) == (4 * n, 4 * n, 8 * n)
     assert muon.optimizer == 8 * n - 4 * matrices
-    assert adam.total == 16 * n + adam.activations + adam.logits
+    assert adam.total == 16 * n + adam.activations + adam.logits + adam.masks
+    assert adam.masks == 4 * 512 * 512
     assert memory.training(GPT2, 3, 512).activations == 3 * adam.activations
     assert memory.rule_of_thumb(10**9) == 24 * 10**9
 
@@ -251,7 +252,7 @@ def test_the_families_the_objectives_are_known_from() -> None:
         True,
         False,
     )
-    assert (span.act, span.attn_scale, span.tied, span.relative) == ("gelu_tanh", 1.0, True, Relative())
+    assert (span.act, span.attn_scale, span.tied, span.relative) == ("gelu_tanh", 1.0, False, Relative())
     assert span.encoder == replace(span, causal=False, encoder=None)
 
 

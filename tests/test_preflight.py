@@ -259,7 +259,8 @@ CHANGED = {
     LONG.replace("far road", "red blue"): True,  # eight of ten runs
     LONG.replace("my far road", "red blue green"): False,  # seven
     LONG[:40] + "red green blue " * 4: False,
-    "My sea, road!": True,  # too short for a run: all of it, but for case and punctuation, is compared
+    "My sea, road.": True,  # too short for a run: all of it, but for case, commas and full stops, is compared
+    "my sea road?": False,
     "my sea road a": False,
     "cool ?": False,
     "the old sea": False,  # which stands in a longer one
@@ -310,6 +311,14 @@ def test_one_text_with_another_question_is_another_input(topic: str, told: bool)
     for text, what in ((LONG, "stand in train too"), (LONG + " red", "are near copies of training inputs")):
         asked = Example("t:2", {"review": text, "text": text, "topic": topic, "label": "bad"})
         assert any(what in said for said in data_faults(made, {"train": [known], "test": [asked]}, 0.0)) is told
+
+
+def test_columns_under_each_other_s_names_are_compared_as_they_are_read() -> None:
+    """Backwards: what the data call the target is the source, and the input is what is read."""
+    made = replace(task(), columns={"source": "target", "target": "source"})
+    one, other = (Example(f"t:{at}", {"source": read, "target": "cat"}) for at, read in enumerate(("dog", "hen")))
+    assert made.shown(one) == ("dog",)
+    assert data_faults(made, {"train": [one], "test": [other]}, 0.0) == []
 
 
 TAGGED = {"tokens": ["go"], "tags": ["VB"]}

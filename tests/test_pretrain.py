@@ -362,6 +362,17 @@ def test_a_lock_beside_other_files_is_no_sign_of_a_run(corpus: Path, tmp_path: P
     assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["mine"] * 3
 
 
+def test_a_tokenizer_that_is_to_be_read_is_not_cleared_away(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "run/tokenizer").mkdir(parents=True)
+    for name in (".lock", "tokenizer/tokenizer.json"):
+        (tmp_path / "run" / name).write_text("mine")
+    assert (
+        cli.main(["pretrain", str(corpus), "--tokenizer", str(tmp_path / "run/tokenizer"), "-o", str(tmp_path / "run")])
+        == 2
+    )
+    assert (tmp_path / "run/tokenizer/tokenizer.json").read_text() == "mine"
+
+
 def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
     """A run of the command that a signal stops at step 5."""
     step = Watch.step

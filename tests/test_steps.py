@@ -13,6 +13,7 @@ import pytest
 
 from modelwright.data.documents import read
 from modelwright.data.task import prepare, read_task
+from modelwright.project.identity import settings
 from modelwright.project.steps import (
     Asked,
     measure_rung,
@@ -177,3 +178,11 @@ def test_the_prompt_that_is_asked_for_is_the_one_that_is_measured(args: Tune, tm
         asked = Asked(task, "decide", parts["decide"][:2], parts["train"], 0, 0, template=template)
         measure_rung(args.model, asked, tmp_path / str(template), Screen(quiet=True))
         assert outputs_of(tmp_path / str(template))[0].prompt.startswith(begins)
+
+
+def test_a_setting_that_came_later_leaves_the_steps_of_before_what_they_were() -> None:
+    plain = settings(Tune(model="m", method="full"))
+    assert not {"optimizer", "matrix_rate", "output", "json"} & set(plain)
+    muon = settings(Tune(model="m", method="full", optimizer="muon", matrix_rate=0.01))
+    assert muon == plain | {"optimizer": "muon", "matrix_rate": 0.01}
+    assert settings(Pretrain())["optimizer"] == "muon", "of pretraining it is no news"

@@ -126,6 +126,15 @@ CHANGES = [
 ]
 
 
+def test_a_plan_from_before_muon_is_read(words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(words("decoder", task_in(tmp_path), "--steps", "4"), monkeypatch, 2)
+    path = tmp_path / "run/plan.json"
+    kept = json.loads(path.read_text())
+    del kept["predicted"]["matrix_rate"]
+    path.write_text(json.dumps(kept))
+    assert resume(tmp_path / "run") == 0
+
+
 @pytest.mark.parametrize(("name", "change", "what"), CHANGES)
 def test_inputs_that_changed_since_the_run_began_are_refused(
     name: str, change: Callable[[str], str], what: str, words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

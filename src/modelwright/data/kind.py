@@ -125,7 +125,7 @@ class Task:
         duplicates, and two with the same text and another aspect of it are not."""
         canonical = {column: name for name, column in self.columns.items()}
         asked = frozenset[str]().union(*map(variables, self.prompts))
-        names = sorted({canonical.get(name, name) for name in asked}) or self.inputs
+        names = sorted({name if name in self.columns else canonical.get(name, name) for name in asked}) or self.inputs
         return tuple(_loosely(example.fields.get(name, "")) for name in names)
 
 

@@ -27,7 +27,7 @@ class Widths:
 
     def fitted(self, rows: Sequence[Row]) -> Widths:
         """What these rows need of them, in steps of `STEP`: not every batch is of another size."""
-        longest, read = (max(sizes) for sizes in zip(*map(_sizes, rows), strict=True))
+        longest, read = (max(each) for each in zip(*map(sizes, rows), strict=True))
         return replace(
             self, length=min(self.length, -(-longest // STEP) * STEP), source=min(self.source, -(-read // STEP) * STEP)
         )
@@ -60,7 +60,7 @@ def pack(rows: Sequence[Row], order: Iterable[int], length: int, source: int) ->
     packed: list[list[int]] = []
     room = (-1, -1)
     for at in order:
-        taken = _sizes(rows[at])
+        taken = sizes(rows[at])
         if taken[0] > room[0] or taken[1] > room[1]:
             packed.append([])
             room = (length, source)
@@ -69,7 +69,8 @@ def pack(rows: Sequence[Row], order: Iterable[int], length: int, source: int) ->
     return packed
 
 
-def _sizes(row: Row) -> tuple[int, int]:
+def sizes(row: Row) -> tuple[int, int]:
+    """Tokens of a row, and of its source."""
     return len(row.tokens), 0 if row.source is None else len(row.source[0])
 
 
@@ -144,7 +145,7 @@ def _check(rows: Sequence[Row], length: int, source: int, names: Sequence[str]) 
     if not rows:
         raise ValueError("there is no example to train on")
     for row, name in zip(rows, names, strict=True):
-        tokens, inputs = _sizes(row)
+        tokens, inputs = sizes(row)
         if tokens > length:
             raise ValueError(f"{name} has {tokens} tokens, and a row has {length}: make rows longer")
         if inputs > source:

@@ -37,13 +37,14 @@ class Block(NamedTuple):
 class Mask:
     """Who may look at whom, said in words; `dense` spells it out for the kernels that need it.
 
-    The T queries are the last T of the S keys when causal. A query sees the keys of its own segment.
+    The T queries are the last T of the S keys when causal. A query sees the keys of its own segment; what becomes of
+    one that has none, as padding has, is not said.
     """
 
     causal: bool
     queries: int
     keys: int
-    q_segment: Tensor | None = None  # (B, T); None: one document, no padding
+    q_segment: Tensor | None = None  # (B, T); 0 is padding; None: one document, no padding
     k_segment: Tensor | None = None  # (B, S)
     bias: Tensor | None = None  # (B, H, T, S), added to the scores
     device: torch.device | None = None
@@ -77,20 +78,22 @@ class Mask:
             cuts = [(i, min(i + BLOCK, self.queries)) for i in range(0, self.queries, BLOCK)]
             before = self.keys - self.queries if self.looks_ahead else None
             together = [Block(0, rows, i, j, 0, self.keys if before is None else before + j) for i, j in cuts]
-            packed = self.q_segment is not None and self.k_segment is not None
-            apart = self.documents() if packed else together
+            apart = self.documents(rows) or together
             self.apart = _work(apart) < _work(together)
             self._blocks = apart if self.apart else together
         return self._blocks
 
-    def documents(self) -> list[Block]:
-        """Blocks of queries of one document, and its keys; padding has none."""
-        assert self.q_segment is not None
-        assert self.k_segment is not None
+    def documents(self, rows: int) -> list[Block]:
+        """Blocks of queries of one document, and its keys; padding has none. Nothing where that cannot be said so: rows
+        are not packed, or the keys of a document lie apart, as they do where padding follows a start that all share."""
+        if self.q_segment is None or self.k_segment is None or not rows == len(self.q_segment) == len(self.k_segment):
+            return []
         found, behind = [], self.keys - self.queries if self.looks_ahead else self.keys
         for row, (q, k) in enumerate(zip(self.q_segment.tolist(), self.k_segment.tolist(), strict=True)):
             starts = {segment: at for at, segment in reversed([*enumerate(k)])}
             ends = {segment: at + 1 for at, segment in enumerate(k)}
+            if sum(ends[segment] - starts[segment] for segment in ends if segment) != sum(map(bool, k)):
+                return []
             i = 0
             while i < len(q):
                 j = next((at for at in range(i, min(i + BLOCK, len(q))) if q[at] != q[i]), min(i + BLOCK, len(q)))

@@ -441,7 +441,10 @@ class Transformer(nn.Module):
             self.head.proj.weight = self.embed.tokens.weight
 
     def encode(self, tokens: Tensor, pos: Tensor | None = None, segment: Tensor | None = None) -> Memory:
-        """Read a source: tokens (B, S), pos (B, S) or 0..S-1, segment (B, S) or one document -> Memory."""
+        """Read a source: tokens (B, S), pos (B, S) or 0..S-1, segment (B, S) or one document -> Memory.
+
+        Positions count up by one within a segment.
+        """
         assert self.encoder is not None, "a model without an encoder tower has nothing to encode with"
         pos = torch.arange(tokens.size(1), device=tokens.device)[None] if pos is None else pos
         x = self.encoder(self.embed(tokens, pos, None), pos, segment)
@@ -457,7 +460,10 @@ class Transformer(nn.Module):
         memory: Memory | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """tokens (B, T) -> (B, T, C), the vectors that the head reads. With a cache, positions go on where it ends."""
+        """tokens (B, T) -> (B, T, C), the vectors that the head reads. With a cache, positions go on where it ends.
+
+        Positions count up by one within a segment.
+        """
         if pos is None:
             start = 0 if cache is None else cache.next_pos()
             pos = torch.arange(tokens.size(1), device=tokens.device)[None] + start  # (1 or B, T)

@@ -30,6 +30,7 @@ class TrainingMemory:
     optimizer: int
     activations: int  # what the blocks keep for the way back
     logits: int  # probabilities over the vocabulary, and one chunk of them in the making
+    masks: int = 0  # who may look at whom, and a learned bias with its gradients, of the tower under way
 
     @property
     def total(self) -> int:
@@ -74,6 +75,7 @@ def training(
         optimizer=8 * n - 4 * trained_by_muon,  # Adam keeps two moments, Muon one
         activations=rows * kept + buckets(cfg, length) + (buckets(cfg.encoder, source) if cfg.encoder else 0),
         logits=logits(cfg, round(rows * length * predicted), number),
+        masks=max(masks(cfg, rows, length, number), masks(cfg.encoder, rows, source, number) if cfg.encoder else 0),
     )
 
 
@@ -124,6 +126,14 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
 def buckets(cfg: Config, length: int) -> int:
     """Bytes of the distances that a learned bias was looked up by, which all rows share."""
     return 8 * length * length if cfg.relative else 0
+
+
+def masks(cfg: Config, rows: int, length: int, number: int) -> int:
+    """Bytes of the mask of packed rows in the scores' own type, beside which a learned bias is float32 in three copies:
+    itself, its gradient in one layer, and over all layers."""
+    if not cfg.relative:
+        return rows * number * length * length
+    return cfg.heads * length * length * (rows * number + 3 * 4)
 
 
 def attention(cfg: Config, length: int, keys: int, number: int, *, biased: bool = False) -> int:

@@ -385,8 +385,7 @@ def best_context(parameters: float) -> int:
 
 
 def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHand, context: int) -> Config:
-    """The Config of the family that the objective is known from: Llama, BERT, or T5 v1.1. But as in the first T5, what
-    reads tokens and what predicts them are one table: a small model has no text to learn a second one from.
+    """The Config of the family that the objective is known from: Llama, BERT, or T5 v1.1.
 
     Raises ValueError where heads do not divide the width.
     """
@@ -411,5 +410,5 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
         return replace(llama, causal=False, pre_norm=False, norm="layer", eps=1e-12, final_norm=False,
                        act="gelu", gated=False, attn_bias=True, ffn_bias=True, rope=None, learned=True, types=2,
                        embed_norm=True, head_transform=True, head_bias=True)  # fmt: skip
-    tower = replace(llama, eps=1e-6, act="gelu_tanh", rope=None, relative=Relative(), attn_scale=1.0)
+    tower = replace(llama, eps=1e-6, act="gelu_tanh", rope=None, relative=Relative(), attn_scale=1.0, tied=False)
     return replace(tower, encoder=replace(tower, causal=False))

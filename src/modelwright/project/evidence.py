@@ -68,7 +68,7 @@ def open_test(work: Work, climb: Climb) -> tuple[list[tuple[str, str, Interval]]
 def learning_curve(work: Work, climb: Climb, tell: Tell = lambda entries: None) -> tuple[Curve | None, str]:
     """What more data would bring to the trained rung that came closest; or why that is not told."""
     trained = [entry for entry in climb.entries if entry.score and entry.rung in RUNGS and RUNGS[entry.rung].method]
-    project, best = work.project, max(trained, key=lambda entry: entry.lower or 0.0, default=None)
+    project, best = work.project, nearest(trained)
     if best is None or best.score is None or best.actual is None:
         return None, "No rung was trained, so nothing can be said of more data."
     if not project.curve:

@@ -137,7 +137,13 @@ def examples_digest(examples: Sequence[Example]) -> str:
     return sha256([plain(dict(example.fields)) for example in examples])
 
 
+LATER = {"optimizer": "adamw", "matrix_rate": None}  # of tuning: without a word, a step is what it was before them
+
+
 def settings(args: Pretrain | Tune) -> dict[str, Any]:
     """All that a run is told, but for where it writes and what it says."""
     said: Mapping[str, Any] = TypeAdapter(type(args)).dump_python(args, mode="json")
-    return {key: value for key, value in said.items() if key not in ("output", "resume", "dry_run", "json")}
+    left = {"output", "resume", "dry_run", "json"}
+    if isinstance(args, Tune):
+        left |= {key for key, default in LATER.items() if said[key] == default}
+    return {key: value for key, value in said.items() if key not in left}

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from dataclasses import replace
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 
 import torch
 
@@ -93,10 +93,10 @@ def timed(args: Tune, ready: Ready, found: Plan, best: Best, precision: Precisio
 def step_seconds(args: Tune, ready: Ready, found: Plan, precision: Precision) -> float:
     """A few steps are made at rate 0, which changes no weight; dropout's draws are seeded when training begins."""
     loader = loader_of(ready, found.length, found.source, found.rows // found.accumulate, args.seed)
-    micro, marks = list(islice(loader, found.accumulate)), list[float]()
+    marks = list[float]()
     fit(
         ready.lm.model,
-        chain.from_iterable(micro for _ in range(TRIED)),
+        islice(loader, TRIED * found.accumulate),
         language_model,
         optimizer_of(args, ready, 0.0, 0.0),
         steps=TRIED,

@@ -141,17 +141,17 @@ def check(args: Pretrain) -> Pretrain:
         value = getattr(args, name)
         if not (low < value < high or (name == "dropout" and value == 0)):
             raise ValueError(f"--{name.replace('_', '-')} must lie between {low} and {high}, not be {value}")
-    refuse_taken(args.output)
+    refuse_taken(args.output, *([args.tokenizer] if args.tokenizer else []))
     return args
 
 
-def refuse_taken(output: Path) -> None:
-    """Raises FileExistsError where a new run cannot be written."""
+def refuse_taken(output: Path, *read: Path) -> None:
+    """Raises FileExistsError where a new run cannot be written. `read`: what it reads, which must not lie there."""
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file: name a directory as --output")
     if (output / PLAN).exists():
         raise FileExistsError(f"{output} holds a run already: go on with --resume, or name another --output")
-    if not free(output):
+    if not free(output) or any(output.resolve() in path.resolve().parents for path in read):
         raise FileExistsError(f"{output} is not empty: name another --output")
 
 

@@ -10,7 +10,6 @@ from by one method: another model, or another method, may do well.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -237,7 +236,7 @@ def data_faults(task: Task, parts: Mapping[str, Sequence[Example]], overlap: flo
     task, parts: as `data.task.prepare` gives them, which has refused a missing column, an empty part and a label that
     training never sees. overlap: share of a part's inputs that may stand in another part.
     """
-    return [*task_faults(task, parts), *overlaps(task, parts, overlap)]
+    return [*task_faults(task, parts), *_broken_off(task, parts), *overlaps(task, parts, overlap)]
 
 
 def task_faults(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]:
@@ -246,7 +245,6 @@ def task_faults(task: Task, parts: Mapping[str, Sequence[Example]]) -> list[str]
     return [
         *(_unmeasurable(task, parts) or _unread(task, measured)),
         *_unfilled(task, parts),
-        *_broken_off(task, parts),
     ]
 
 
@@ -348,12 +346,11 @@ def nearly(train: Sequence[Shown], inputs: Sequence[Shown]) -> set[int]:
 def grams(text: str) -> set[tuple[str, ...]]:
     """The runs of 8 words in a text; of a shorter one all its words, since a part of them stands in too many others.
 
-    In these few the punctuation does not count; but one word or two are the same by chance.
+    Of these few a comma or a full stop does not count; all else may: a sign, a question mark, a smile.
     """
     words = text.split()
     if len(words) < GRAM:
-        bare = re.findall(r"\w+", text)
-        return {tuple(bare if len(bare) > 2 else words)}
+        return {tuple(word.strip(".,;:") or word for word in words)}
     return {tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1)}
 
 

@@ -179,7 +179,7 @@ def clear(directory: Path, sign: str) -> None:
         return
     for path in directory.iterdir():
         if EARLY.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager

@@ -29,6 +29,7 @@ import torch
 from modelwright.adapt.prompt import soft_ids
 from modelwright.data import documents
 from modelwright.data.desk import documents as desk_documents
+from modelwright.data.supervised import sizes
 from modelwright.evaluate.forgetting import grown
 from modelwright.evaluate.scorer import ModelScorer, Rolling
 from modelwright.hub.open import LanguageModel
@@ -119,7 +120,7 @@ def train(args: Tune, ready: Ready, found: Plan, best: Best, peak: float, screen
     for said in run.restore() if args.resume else ():
         screen.warn(said)
     every = -(-found.steps // min(args.tests, found.steps))
-    tokens = found.rows * (found.length + found.source)
+    tokens = round(found.rows * sum(sum(sizes(row)) for row in ready.rows) / loader.rows)  # rows are not filled whole
     with Watch(directory, found.steps, tokens, Meter(flops_per_token(ready, found), peak), screen, run.start) as watch:
         run.fit(
             language_model,

@@ -98,7 +98,6 @@ class Plan:
     steps: int
     warmup: int
     rate: float
-    matrix_rate: float  # Muon's, or 0
     rows: int  # in a step
     accumulate: int
     length: int
@@ -110,6 +109,7 @@ class Plan:
     memory: int  # bytes, beside the program's own
     seconds: float = 0.0  # of the steps
     answering: float = 0.0  # seconds of answering the select part
+    matrix_rate: float = 0.0  # Muon's, where it is asked for
 
 
 @dataclasses.dataclass(frozen=True)
