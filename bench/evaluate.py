@@ -4,7 +4,8 @@
 
 MODEL is a decoder that was trained on the embedded desk, so that answers end where they end:
 
-    modelwright pretrain desk --size 3M --time 2min --output runs/desk; python bench/evaluate.py runs/desk/model
+    modelwright pretrain desk --size 3M --context 512 --time 2min --output runs/desk
+    python bench/evaluate.py runs/desk/model
 
 Each side reads the same prompts (a dialogue of the test part, and what asks for its summary; `--shots` others before
 it, the same for all), writes greedily in float32, and ends with text. The peer runs in batches padded on the left, in

@@ -47,7 +47,7 @@ def test_attention(
     K = H // heads_to_a_key
     q, k, v = leaf(B, H, T, D), leaf(B, K, S, D), leaf(B, K, S, D)
     bias = leaf(1, H, T, S) if biased else None
-    k_segment = torch.randint(int(kernel == "documents"), 4, (B, S)).sort(1).values if segments else None  # 0 is padding
+    k_segment = torch.randint(int(kernel == "documents"), 4, (B, S)).sort(1).values if segments else None
     mask = Mask(causal, T, S, None if k_segment is None else k_segment[:, -T:], k_segment, bias)
     inputs = (q, k, v) if bias is None else (q, k, v, bias)
     got = with_gradients(attend.attend(q, k, v, mask, 0.3), inputs)
