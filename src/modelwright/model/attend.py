@@ -18,7 +18,7 @@ from torch import Tensor
 FORBIDDEN = -30_000.0
 BLOCK = 128  # queries at once: measured best of 64, 128, 256 and 512
 EDGE = 32  # tokens: a document is padded to so many, since oneDNN writes and keeps a kernel for every size it meets
-ALONE = 4096  # scores that a block costs beside its own
+ALONE = 16384  # scores that a block costs beside its own, for one head; measured at four heads of 32
 LONG = 1024  # keys beyond which training does not keep the probabilities
 
 
@@ -188,7 +188,8 @@ class _Blockwise(torch.autograd.Function):
                 _cut(v[some], first, end, edge),
             )
             whole = _product(queries, keys.transpose(1, 2), scale)  # (rows*H, j - i, end - first), but for `EDGE`
-            whole[..., end - first :] = FORBIDDEN
+            if keys.size(1) > end - first:
+                whole[..., end - first :] = FORBIDDEN
             scores = whole[:, : j - i, : end - first]
             if dense is not None:
                 added = dense[row:stop] if dense.size(0) > 1 else dense
@@ -236,7 +237,7 @@ def _cut(x: Tensor, first: int, end: int, edge: int) -> Tensor:
 
 
 def _work(blocks: Sequence[Block]) -> int:
-    """Scores that are computed for one head; a block costs about as much as some thousands of them beside its own."""
+    """Scores that are computed for one head; a block costs as much as `ALONE` of them beside its own."""
     return sum((b.stop - b.row) * (b.j - b.i) * (b.end - b.first) + ALONE for b in blocks)
 
 
