@@ -180,3 +180,12 @@ def test_packed_is_apart_in_loss(encoder):
     apart = [loss(6, source, [row]) for row in rows]
     assert packed[0] == pytest.approx(sum(total for total, _ in apart), rel=1e-5)
     assert packed[1] == sum(weight for _, weight in apart) == sum(float(row.weight.sum()) for row in rows)
+
+
+@pytest.mark.parametrize(("size", "wide"), [(300, 320), (390, 400)])
+def test_a_batch_is_as_wide_as_its_longest_row_needs(size, wide):
+    """In steps of 64, and never wider than is planned."""
+    rows = drawn([size, 150], sources=[70, 120])
+    (made,) = Examples(rows, length=400, source=150, batch=2, seed=0, shuffle=False, epochs=1)
+    assert (made.tokens.shape, made.source.tokens.shape) == ((2, wide), (2, 128))
+    assert made.tokens[0, :size].tolist() == rows[0].tokens.tolist()

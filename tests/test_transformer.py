@@ -205,3 +205,17 @@ def test_initial_predictions_are_nearly_even() -> None:
         memory = model.encode(tokens) if cfg.encoder else None
         loss = -model(tokens, tokens.roll(-1), memory=memory).mean()
         assert abs(loss - torch.tensor(97.0).log()) < 0.15
+
+
+def test_a_cache_that_goes_on_with_padding_within_measures_distances_by_position() -> None:
+    """A start that two rows share, then tails of two tokens and of one: the places in the cache tell other gaps."""
+    model, generator = build(BOTH)
+    start, tail, read = draw(generator, 1, 3), draw(generator, 2, 2), draw(generator, 1, 6)
+    memory = model.encode(read.expand(2, -1))
+    cache = Cache(model.cfg, 2, 5, torch.float64)
+    model(start.expand(2, -1), memory=memory, cache=cache)
+    pos, segment = torch.tensor([[3, 4], [0, 3]]), torch.tensor([[1, 1], [0, 1]])
+    found = model(tail, pos=pos, segment=segment, memory=memory, cache=cache)[:, -1]
+    alone = [torch.cat([start[0], tail[0]]), torch.cat([start[0], tail[1, 1:]])]
+    for row, tokens in zip(found, alone, strict=True):
+        torch.testing.assert_close(row, apart(model, tokens[None], read)[0, -1])

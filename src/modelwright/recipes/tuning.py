@@ -48,7 +48,7 @@ class Tune:
     rate: float | None = None
     """AdamW's learning rate; by default 0.1 (full), 1 (lora) or 3 (prompt) over the model's width."""
     optimizer: Optimizer = "adamw"
-    """muon: for the blocks' matrices, with full; beside AdamW for the rest. For models that have much to learn yet."""
+    """muon: for the blocks' matrices, with full; beside AdamW for the rest, as in pretraining."""
     matrix_rate: float | None = None
     """Muon's learning rate; by default half of what pretraining takes."""
     warmup: float = 0.06
