@@ -98,6 +98,13 @@ def test_a_key_may_stand_in_what_is_merged_and_be_said_over_it(tmp_path: Path) -
     assert read_project(tmp_path / "p.yaml").tuning("full") == {"rate": 0.2}
 
 
+def test_a_rung_s_settings_are_checked_with_its_own_method() -> None:
+    muon = {"optimizer": "muon", "matrix_rate": 0.01}
+    assert parse_project(GOOD | {"tune": {"full": muon}}, "p", Path()).tuning("full") == muon
+    with pytest.raises(ValueError, match="tune: lora: optimizer muon is for method full: lora learns by adamw"):
+        parse_project(GOOD | {"tune": {"lora": muon}}, "p", Path())
+
+
 def test_candidates_that_are_directories_are_found_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     found = parse_project(GOOD | {"candidates": ["mine", "openai-community/gpt2"]}, "p", tmp_path)

@@ -280,7 +280,7 @@ def _tune(said: Mapping[str, Any], ladder: Iterable[str], where: str) -> Mapping
         values = {k: v for k, v in said.items() if k in TUNE} | dict(said.get(key, {}))
         if isinstance(values.get("general"), str):
             values["general"] = [values["general"]]
-        _tuning(values, f"{where}: {key}" if key in said else where)
+        _tuning({**values, "method": RUNGS[key].method}, f"{where}: {key}" if key in said else where)
     return said
 
 
