@@ -9,7 +9,9 @@ import pytest
 from modelwright.data.named import absolute, is_desk, known, located
 
 
-@pytest.mark.parametrize("source", ["desk", "desk:50k", "desk+episodes", "desk+episodes:9", "desk:note/valid:300#2"])
+@pytest.mark.parametrize(
+    "source", ["desk", "desk:50k", "desk+episodes", "desk+episodes:9", "desk+gaps:9", "desk:note/valid:300#2"]
+)
 def test_the_desk_stays_what_it_is(source: str) -> None:
     assert is_desk(source)
     assert located(source, Path("/data")) == absolute(source) == source

@@ -34,6 +34,7 @@ def test_the_desk_is_the_desk_even_beside_a_folder_of_that_name(
         ("desk:60", ("desk", 60)),
         ("desk:50k", ("desk", 50_000)),
         ("desk+episodes:7", ("desk+episodes", 7)),
+        ("desk+gaps", ("desk+gaps", 60_000)),
         ("./desk", None),
     ],
 )

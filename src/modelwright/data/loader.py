@@ -48,7 +48,27 @@ def mixed(x: int) -> int:
     return x ^ x >> 31
 
 
-class Loader:
+class Places:
+    """Where a stream of batches stands, as a small dict: the order of an epoch is worked out, not kept."""
+
+    data = "data"  # what the rows are made of, for the fault
+    rows: int
+    place: int  # rows handed out since the beginning, to all ranks
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the batch after the last one handed out begins."""
+        epoch, row = divmod(self.place, self.rows)
+        return {"epoch": epoch, "row": row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to where `state` was taken. Raises ValueError where these rows have no such place."""
+        if not 0 <= state["row"] < self.rows or state["epoch"] < 0:
+            where = f"row {state['row']} of epoch {state['epoch']} is not a place among {self.rows} rows"
+            raise ValueError(f"{where}: the {self.data} are not those of the saved run")
+        self.place = state["epoch"] * self.rows + state["row"]
+
+
+class Loader(Places):
     """Batches of `batch` rows from a part of some shards, without end or for a number of epochs.
 
     With several ranks, `batch * world` rows at a time are dealt out in turn, so the ranks together see every
@@ -82,19 +102,7 @@ class Loader:
         """Rows in an epoch, of all ranks together."""
         if not self.rows:
             raise ValueError(f"{part.tokens} tokens are too few to make a row of")
-        self.place = 0  # rows dealt out to all ranks since the beginning
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the batch after the last one handed out begins."""
-        epoch, row = divmod(self.place, self.rows)
-        return {"epoch": epoch, "row": row}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to where `state` was taken. Raises ValueError where these rows have no such place."""
-        if not 0 <= state["row"] < self.rows or state["epoch"] < 0:
-            where = f"row {state['row']} of epoch {state['epoch']} is not a place among {self.rows} rows"
-            raise ValueError(f"{where}: the data are not those of the saved run")
-        self.place = state["epoch"] * self.rows + state["row"]
+        self.place = 0
 
     def __iter__(self) -> Iterator[Batch]:
         made = self._make(self.place)

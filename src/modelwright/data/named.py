@@ -1,7 +1,7 @@
 """What a user's file names: keys, and where data come from: files, URLs, or the embedded desk.
 
 The desk is a word and no path, wherever the command is called: `./desk` is the folder of that name. Text to read is
-`desk` or `desk+episodes`, perhaps with a number (`desk:50k`); tables of examples are `desk:NAME`.
+`desk`, `desk+episodes` or `desk+gaps`, perhaps with a number (`desk:50k`); tables of examples are `desk:NAME`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-DESK, EPISODES = "desk", "desk+episodes"
+DESK, EPISODES, GAPS = "desk", "desk+episodes", "desk+gaps"
 
 
 class Twice(ValueError):
@@ -57,7 +57,7 @@ def known(said: Iterable[object], names: Iterable[str], where: str, what: str = 
 
 
 def is_desk(source: str) -> bool:
-    return source.partition(":")[0] in (DESK, EPISODES)
+    return source.partition(":")[0] in (DESK, EPISODES, GAPS)
 
 
 def is_path(source: str) -> bool:

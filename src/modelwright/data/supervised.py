@@ -11,7 +11,7 @@ from itertools import count
 
 import numpy as np
 
-from modelwright.data.loader import mixed, shuffled
+from modelwright.data.loader import Places, mixed, shuffled
 from modelwright.data.pack import Batch, Ints, Row, collate
 
 STEP = 64  # tokens
@@ -74,13 +74,15 @@ def sizes(row: Row) -> tuple[int, int]:
     return len(row.tokens), 0 if row.source is None else len(row.source[0])
 
 
-class Examples:
+class Examples(Places):
     """Batches of `batch` rows of at most `length` tokens, without end or for a number of epochs.
 
     The examples are shuffled and packed once; each epoch takes the rows in an order of its own, worked out from the
     seed, so that a loader set back to {epoch, row} goes on exactly as it would have. A batch may reach over into the
     next epoch; the last of all may be smaller, and then the loader stands at its beginning again.
     """
+
+    data = "examples"
 
     def __init__(
         self,
@@ -108,19 +110,7 @@ class Examples:
         self.packed = pack(rows, order, length, source)
         self.rows = len(self.packed)
         """Rows in an epoch."""
-        self.place = 0  # rows handed out since the beginning
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the batch after the last one handed out begins."""
-        epoch, row = divmod(self.place, self.rows)
-        return {"epoch": epoch, "row": row}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to where `state` was taken. Raises ValueError where these rows have no such place."""
-        if not 0 <= state["row"] < self.rows or state["epoch"] < 0:
-            where = f"row {state['row']} of epoch {state['epoch']} is not a place among {self.rows} rows"
-            raise ValueError(f"{where}: the examples are not those of the saved run")
-        self.place = state["epoch"] * self.rows + state["row"]
+        self.place = 0
 
     def __iter__(self) -> Iterator[Batch]:
         for start in count(self.place, self.batch):

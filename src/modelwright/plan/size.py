@@ -147,8 +147,9 @@ def decide(
     bytes_free: int | None = None,
     precision: memory.Precision = "fp32",
     optimizer: memory.Optimizer = "muon",
+    config: Config | None = None,
 ) -> Plan:
-    """Plan a pretraining run from a size, a time, or both.
+    """Plan a pretraining run from a size, a time, or both; of a model that is there already, from its `config`.
 
     `speed` is what the machine reaches in training, in FLOP/s: its measured peak times the share of it that training
     gets. A size alone is trained on 20 tokens a parameter; a time alone gets the size whose 20 tokens a parameter
@@ -157,8 +158,8 @@ def decide(
     Raises ValueError where neither is given, where a size cannot hold the vocabulary, or where hands contradict.
     """
     hand = hand or ByHand()
-    config = choose_shape(objective, vocab, speed, parameters, seconds, hand, tokens_per_parameter)
-    length, source = row_lengths(objective, config.context)
+    config = config or choose_shape(objective, vocab, speed, parameters, seconds, hand, tokens_per_parameter)
+    length, source = row_lengths(objective, min(config.context, hand.context or config.context))
     share = share_predicted(objective)
     per_row = cost.training_flops(config, length, source, share)
 

@@ -143,7 +143,7 @@ LATER = {"optimizer": "adamw", "matrix_rate": None}  # of tuning: without a word
 def settings(args: Pretrain | Tune) -> dict[str, Any]:
     """All that a run is told, but for where it writes and what it says."""
     said: Mapping[str, Any] = TypeAdapter(type(args)).dump_python(args, mode="json")
-    left = {"output", "resume", "dry_run", "json"}
+    left = {"output", "resume", "dry_run", "json", "init"}  # a project begins its base anew
     if isinstance(args, Tune):
         left |= {key for key, default in LATER.items() if said[key] == default}
     return {key: value for key, value in said.items() if key not in left}

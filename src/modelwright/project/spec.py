@@ -33,7 +33,7 @@ from modelwright.recipes.watch import duration, size, thousands
 
 KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "ladder", "shots", "choose", "prompt",
         "tune", "curve", "confidence", "seed", "recorded")  # fmt: skip
-NOT_OF_A_BASE = ("output", "resume", "dry_run", "json", "seed")  # which the project says itself
+NOT_OF_A_BASE = ("output", "resume", "dry_run", "json", "seed", "init")  # which the project says itself
 INPUTS = "task"  # of base.data: the inputs of the project's own training part
 SEAL = "sha256"  # of run.yaml, among what is recorded in it
 SPEED = 1e12  # FLOP/s, of no machine: whether a shape can be does not depend on it

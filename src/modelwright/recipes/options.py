@@ -35,7 +35,7 @@ class NotResumable(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
-    """Train a model from scratch on text."""
+    """Train a model on text: from scratch, or on from one that is there."""
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")] = ()
     """Files, folders, globs or URLs of text, JSONL or Parquet; or `desk`, the embedded support desk (`desk:50000` for
@@ -44,6 +44,8 @@ class Pretrain:
     """The run directory: plan, metrics, checkpoints, and the model in `model/`."""
     resume: bool = False
     """Go on with the run in `--output` where it was stopped; everything else is as it was then, and is not said."""
+    init: str | None = None
+    """A model to go on from, a directory or a hub id: its shape, weights and tokenizer (Gururangan et al. 2020)."""
     objective: Objective = "causal"
     """causal: a decoder that predicts the next token; masked: an encoder; span: an encoder-decoder."""
     size: str | None = None
@@ -71,7 +73,7 @@ class Pretrain:
     ffn: int | None = None
     """Width of the feed-forward layers."""
     context: int | None = None
-    """Tokens in a row."""
+    """Tokens in a row; beside `--init` at most what the model reads."""
     batch: int | None = None
     """Tokens in a step."""
     accumulate: int | None = None
@@ -124,7 +126,9 @@ def check(args: Pretrain) -> Pretrain:
         return resumed(args)
     if not args.data:
         raise ValueError("say what to train on: files, folders, globs, URLs, or desk")
-    if not args.size and not args.time and not (args.width and args.layers):
+    if args.init is not None:
+        _check_begun(args)
+    elif not args.size and not args.time and not (args.width and args.layers):
         raise ValueError("say how large or how long: --size 10M, --time 3min, or both --width and --layers")
     if args.size is not None:
         parse_count(args.size)
@@ -141,8 +145,19 @@ def check(args: Pretrain) -> Pretrain:
         value = getattr(args, name)
         if not (low < value < high or (name == "dropout" and value == 0)):
             raise ValueError(f"--{name.replace('_', '-')} must lie between {low} and {high}, not be {value}")
-    refuse_taken(args.output, *([args.tokenizer] if args.tokenizer else []))
+    refuse_taken(args.output, *(Path(read) for read in (args.tokenizer, args.init) if read))
     return args
+
+
+OF_A_NEW_MODEL = ("size", "tokenizer", "kind", "vocab", "width", "layers", "heads", "kv_heads", "ffn")
+
+
+def _check_begun(args: Pretrain) -> None:
+    """Raises ValueError for what a model that is there already has settled, and where nothing says how long."""
+    if said := [f"--{name.replace('_', '-')}" for name in OF_A_NEW_MODEL if getattr(args, name) is not None]:
+        raise ValueError(f"--init goes on from a model as it is: leave out {', '.join(said)}")
+    if args.time is None and args.steps is None:
+        raise ValueError("say how long to go on from --init: --time 3min or --steps 1000")
 
 
 def refuse_taken(output: Path, *read: Path) -> None:

@@ -35,7 +35,7 @@ from modelwright.data.pack import Objective, packing
 from modelwright.data.pack import plain as unmarked
 from modelwright.data.shards import Part, Shards, write
 from modelwright.data.tokenizer import Kind, Tokenizer, train
-from modelwright.hub.open import LanguageModel, save
+from modelwright.hub.open import LanguageModel, load, save
 from modelwright.infer.packed import available_memory
 from modelwright.losses.language import language_model
 from modelwright.model.transformer import Transformer, initialise
@@ -45,14 +45,13 @@ from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time,
 from modelwright.recipes.describe import finished, show
 from modelwright.recipes.flags import parse
 from modelwright.recipes.options import PLAN, Pretrain, check, described, recall_plan, remember
-from modelwright.recipes.run import Run, begun_in
+from modelwright.recipes.run import Ended, Run, begun_in, ending_well
 from modelwright.recipes.source import Text, documents_of
 from modelwright.recipes.watch import Screen, Watch, plain, write_whole
 from modelwright.train import optim
-from modelwright.train.interrupt import Interrupted
 from modelwright.train.loop import Diverged, fit
 from modelwright.train.meter import Meter, measure_peak
-from modelwright.train.state import Damaged, NotSaved, latest
+from modelwright.train.state import Damaged, latest
 
 SHARE = 0.4  # of the peak, that training is assumed to reach before it has been timed
 HELD_OUT = "held_out.jsonl"  # pieces of what is tested on, so that it can be asked later what was forgotten
@@ -62,6 +61,9 @@ VOCAB = 4096
 KINDS: dict[Objective, Kind] = {"causal": "bpe", "masked": "wordpiece", "span": "unigram"}
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+
+SHAPES: dict[Objective, str] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
+OBJECTIVES = {shape: objective for objective, shape in SHAPES.items()}
 
 # -- 1. the text, and a tokenizer -------------------------------------------------------------------------
 
@@ -92,11 +94,28 @@ def find_tokenizer(args: Pretrain, directory: Path, screen: Screen) -> Tokenizer
     return tokenizer
 
 
+def begin(args: Pretrain) -> LanguageModel | None:
+    """The model to go on from, if one is named. Raises ValueError where it does not learn by the objective."""
+    if args.init is None:
+        return None
+    begun = load(args.init)
+    cfg = begun.model.cfg
+    if cfg.shape != SHAPES[args.objective] or cfg.labels:
+        found = f"{cfg.shape} that answers with labels" if cfg.labels else cfg.shape
+        fits = "name another model" if cfg.labels else f"say --objective {OBJECTIVES[cfg.shape]}"
+        raise ValueError(f"--objective {args.objective} trains no {found}, and --init {args.init} is one: {fits}")
+    if args.context is not None and args.context > cfg.context:
+        raise ValueError(f"--context {args.context} is more than the {cfg.context} tokens that {args.init} reads")
+    return begun
+
+
 # -- 2. the plan ------------------------------------------------------------------------------------------
 
 
-def make_plan(args: Pretrain, vocab: int, precision: Precision, speed: float) -> Plan:
-    """Decide on a run at `speed` FLOP/s."""
+def make_plan(
+    args: Pretrain, vocab: int, precision: Precision, speed: float, begun: LanguageModel | None = None
+) -> Plan:
+    """Decide on a run at `speed` FLOP/s, of a new model or of one that has `begun`."""
     hand = ByHand(**{field.name: getattr(args, field.name, None) for field in dataclasses.fields(ByHand)})
     found = decide(
         args.objective,
@@ -108,6 +127,7 @@ def make_plan(args: Pretrain, vocab: int, precision: Precision, speed: float) ->
         precision=precision,
         optimizer=args.optimizer,
         bytes_free=int(min(0.9 * available_memory(), sys.maxsize)),
+        config=begun and begun.model.cfg,
     )
     encoder = found.config.encoder and dataclasses.replace(found.config.encoder, dropout=args.dropout)
     return dataclasses.replace(found, config=dataclasses.replace(found.config, dropout=args.dropout, encoder=encoder))
@@ -121,11 +141,11 @@ def choose_precision(said: Precision | None) -> tuple[Precision, float]:
     return ("bf16", narrow) if narrow > 1.3 * full else ("fp32", full)
 
 
-def timed(args: Pretrain, found: Plan, loader: Loader, precision: Precision) -> Plan:
+def timed(args: Pretrain, found: Plan, loader: Loader, precision: Precision, begun: LanguageModel | None) -> Plan:
     """The same plan with as many steps as really fit into the time: a few are made on a model that is thrown away."""
     if not args.time or args.steps:
         return found
-    model, optimizer = make_model(args, found)
+    model, optimizer = make_model(args, found, begun)
     marks = [time.perf_counter()]
     rows = list(islice(loader, found.accumulate))
     fit(
@@ -154,9 +174,12 @@ def timed(args: Pretrain, found: Plan, loader: Loader, precision: Precision) -> 
 # -- 4. the model -----------------------------------------------------------------------------------------
 
 
-def make_model(args: Pretrain, found: Plan) -> tuple[Transformer, torch.optim.Optimizer]:
-    generator = torch.Generator().manual_seed(args.seed)
-    model = initialise(Transformer(found.config), generator).train()
+def make_model(args: Pretrain, found: Plan, begun: LanguageModel | None) -> tuple[Transformer, torch.optim.Optimizer]:
+    model = Transformer(found.config).train()
+    if begun is None:
+        initialise(model, torch.Generator().manual_seed(args.seed))
+    else:
+        model.load_state_dict(begun.model.state_dict())
     optimizer = optim.make(
         model, args.optimizer, found.rate, matrix_lr=found.matrix_rate, decay=args.decay, adjust="original"
     )
@@ -182,7 +205,7 @@ def held_out(model: Transformer, loader: Loader, precision: Precision, batches: 
 
 def make_loaders(args: Pretrain, shards: Shards, tokenizer: Tokenizer, found: Plan) -> tuple[Loader, Loader]:
     """Batches to train on, and batches to test on, from documents of their own."""
-    packed = packing(args.objective, tokenizer, found.config.context, whole=args.whole)
+    packed = packing(args.objective, tokenizer, found.source or found.length, whole=args.whole)
     training, held = shards.split(args.held_out, args.seed)
     micro = found.rows // found.accumulate
     for part, name in ((training, "training"), (held, "held-out")):
@@ -200,11 +223,13 @@ def make_loaders(args: Pretrain, shards: Shards, tokenizer: Tokenizer, found: Pl
 def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
     """Do what `args` say, and answer what came of it; see `main` for how it may end early."""
     directory = args.output
-    # 1. a tokenizer
-    tokenizer = find_tokenizer(args, directory / "tokenizer", screen)
+    # 1. a tokenizer, or a model that has one
+    begun = begin(args)
+    tokenizer = find_tokenizer(args, directory / "tokenizer", screen) if begun is None else begun.tokenizer
     # 2. a plan: its mistakes are told before a long text is read
     precision, peak = choose_precision(args.precision)
-    found = recall_plan(directory) if args.resume else make_plan(args, tokenizer.vocab, precision, SHARE * peak)
+    speed = SHARE * peak
+    found = recall_plan(directory) if args.resume else make_plan(args, tokenizer.vocab, precision, speed, begun)
     # 3. token shards; and then as many steps as really fit into the time
     text = read(args)
     texts = head(text.documents, HEAD) if args.dry_run else text.documents
@@ -220,14 +245,14 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
         )
     training, held = make_loaders(args, shards, tokenizer, found)
     if not args.resume:
-        found = timed(args, found, training, precision)
+        found = timed(args, found, training, precision, begun)
         remember(dataclasses.replace(args, precision=precision), found)
     show(screen, found, shards, precision, peak, HEAD if args.dry_run else None)
     if args.dry_run:
         return {"predicted": described(found)}
     # 4. a model
     torch.manual_seed(args.seed)  # of dropout, which takes no generator
-    model, optimizer = make_model(args, found)
+    model, optimizer = make_model(args, found, begun)
     # 5. training
     run = Run(directory, model, optimizer, training, keep=args.keep)
     for said in run.restore() if args.resume else ():
@@ -248,7 +273,8 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
             watch=watch,
         )
     # 6. a model directory
-    save(LanguageModel(model.eval(), tokenizer, ids(tokenizer, found)), directory / "model", overwrite=True)
+    said = ids(tokenizer, found) if begun is None else begun.generation
+    save(LanguageModel(model.eval(), tokenizer, said), directory / "model", overwrite=True)
     write_whole(
         directory / HELD_OUT, "".join(json.dumps({"text": said}) + "\n" for said in pieces(held.part, tokenizer))
     )
@@ -303,22 +329,14 @@ def main(argv: list[str]) -> int:
     """`modelwright pretrain`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
     args = check(parse(Pretrain, argv, "modelwright pretrain"))
     screen = Screen(quiet=args.json)
-    again = f"modelwright pretrain --resume --output {args.output}"
     try:
-        with place(args) as placed:
+        with ending_well("modelwright pretrain", args.output, PLAN, screen.say), place(args) as placed:
             came = pretrain(placed, screen)
     except Diverged as error:
         last = newest(args.output / "checkpoints")
         raise ValueError(f"{error}; the last good checkpoint is {last}: begin again with lower rates") from None
-    except NotSaved as error:
-        raise ValueError(f"{error}; make room, and go on with: {again}") from None
-    except Interrupted as stop:
-        screen.say(f"{stop}; saved. Go on with: {again}")
-        return 128 + stop.signal
-    except KeyboardInterrupt:  # not in training, which a signal leaves by way of a checkpoint
-        kept = (args.output / PLAN).exists()
-        screen.say(f"stopped. Go on with: {again}" if kept else "stopped before training began: nothing is kept")
-        return 130
+    except Ended as stop:
+        return stop.code
     if args.json:
         print(json.dumps({name: plain(value) for name, value in came.items()}))
     elif not args.dry_run:

@@ -191,3 +191,28 @@ def alone_in(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"another process is at work in {directory}: wait for it, or stop it") from None
         yield
+
+
+class Ended(Exception):
+    """A signal has stopped a command, and what there is to say of it was said; it exits with `code`."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def ending_well(command: str, directory: Path, sign: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Say how a run that is stopped, or finds no room, is gone on with by `command`; with a signal, raises Ended."""
+    again = f"{command} --resume --output {directory}"
+    try:
+        yield
+    except state.NotSaved as error:
+        raise ValueError(f"{error}; make room, and go on with: {again}") from None
+    except Interrupted as stop:
+        say(f"{stop}; saved. Go on with: {again}")
+        raise Ended(128 + stop.signal) from None
+    except KeyboardInterrupt:  # not in training, which a signal leaves by way of a checkpoint
+        kept = (directory / sign).exists()
+        say(f"stopped. Go on with: {again}" if kept else "stopped before training began: nothing is kept")
+        raise Ended(130) from None

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from modelwright.data import desk, documents
 from modelwright.data.desk import tickets
 from modelwright.data.documents import Document
-from modelwright.data.named import DESK, EPISODES, is_desk
+from modelwright.data.named import DESK, EPISODES, GAPS, is_desk
 from modelwright.plan.size import parse_count
 
 HELD = 500  # dialogues to measure on, at most
-MANY = {DESK: 20_000, EPISODES: 60_000}  # documents, where the word stands without a number
+MANY = {DESK: 20_000, EPISODES: 60_000, GAPS: 60_000}  # documents, where the word stands without a number
 
 
 class Text(NamedTuple):
@@ -26,9 +26,10 @@ def documents_of(data: Sequence[str], *, seed: int, column: str, separator: str)
     """
     if (found := desk_of(data)) is not None:
         word, count = found
-        if word == EPISODES:
-            return Text(tickets.documents(seed, "train", count=count), f"{word}:{count}:{seed}", partly=True)
-        return Text(desk.documents(seed, "train", count=count), f"{word}:{count}:{seed}")
+        if word == DESK:
+            return Text(desk.documents(seed, "train", count=count), f"{word}:{count}:{seed}")
+        gaps = tickets.GAPS if word == GAPS else 0.0
+        return Text(tickets.documents(seed, "train", count=count, gaps=gaps), f"{word}:{count}:{seed}", partly=True)
     texts = documents.read(list(data), column=column, separator=separator)
     return Text(texts, f"{documents.fingerprint(list(data))}:{column}:{separator}")
 
@@ -51,7 +52,7 @@ def texts_of(
 
 
 def desk_of(data: Sequence[str]) -> tuple[str, int] | None:
-    """The word, `desk` or `desk+episodes`, and how many documents are asked for (`desk:50k`); None for files.
+    """The word, such as `desk` or `desk+episodes`, and how many documents are asked for (`desk:50k`); None for files.
 
     The word is never a folder, or what a command does would hang on where it is called: `./desk` is the folder.
     """

@@ -43,15 +43,13 @@ from modelwright.recipes.options import PLAN
 from modelwright.recipes.preflight import Preflight, Unfit, preflight
 from modelwright.recipes.pretrain import choose_precision
 from modelwright.recipes.ready import Ready, get_ready, loader_of
-from modelwright.recipes.run import Run, begun_in
+from modelwright.recipes.run import Ended, Run, begun_in, ending_well
 from modelwright.recipes.told import finished, show, show_samples
 from modelwright.recipes.tuning import Plan, Tune, check, recall, remember
 from modelwright.recipes.watch import Screen, Watch, write_whole
 from modelwright.train import optim
-from modelwright.train.interrupt import Interrupted
 from modelwright.train.loop import Diverged
 from modelwright.train.meter import Meter
-from modelwright.train.state import NotSaved
 
 GENERAL = 100  # texts that forgetting is measured on
 
@@ -202,21 +200,13 @@ def main(argv: list[str]) -> int:
     """`modelwright tune`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
     args = check(parse(Tune, argv, "modelwright tune"))
     screen = Screen(quiet=args.json)
-    again = f"modelwright tune --resume --output {args.output}"
     try:
-        with place(args):
+        with ending_well("modelwright tune", args.output, PLAN, screen.say), place(args):
             came = tune(args, screen)
     except Diverged as error:
         raise ValueError(f"{error}: begin anew with a lower --rate and another --output") from None
-    except NotSaved as error:
-        raise ValueError(f"{error}; make room, and go on with: {again}") from None
-    except Interrupted as stop:
-        screen.say(f"{stop}; saved. Go on with: {again}")
-        return 128 + stop.signal
-    except KeyboardInterrupt:  # not in training, which a signal leaves by way of a checkpoint
-        kept = (args.output / PLAN).exists()
-        screen.say(f"stopped. Go on with: {again}" if kept else "stopped before training began: nothing is kept")
-        return 130
+    except Ended as stop:
+        return stop.code
     if args.json:
         print(json.dumps(came))
     elif not args.dry_run:

@@ -68,17 +68,19 @@ def ticket(rng: Random, part: Part, needed: Sequence[str] = ()) -> Ticket:
 JOINERS = (", ", " / ", " | ", "; ", " - ", " + ", " > ", " & ")
 ASKED = ("Input", "Message", "Text", "Mail", "Case", "Report", "Request", "Letter", "Call", "Question")
 ANSWERED = ("Output", "Record", "Entry", "Log", "Card", "Line", "Summary", "Answer", "Result", "Short")
+GAPS = 0.6  # share of the episodes of `desk+gaps` in which tickets leave out a part of the note
+MADE_TO_SAY = 0.55  # chance that such a ticket is made to say a fact
 RESERVED = (("order", "customer"), ("city", "resolution", "product"), ("came", "product"))  # by projects, in any order
 
 
 class Note(NamedTuple):
-    """The facts a note holds, in their order, and what joins them."""
+    """The facts a note holds if the ticket says them, in their order, and what joins them."""
 
     facts: tuple[str, ...]
     joiner: str
 
     def answer(self, ticket: Ticket) -> str:
-        return self.joiner.join(ticket.facts[fact] for fact in self.facts)
+        return self.joiner.join(ticket.facts[fact] for fact in self.facts if fact in ticket.facts)
 
 
 def draw_note(rng: Random) -> Note:
@@ -88,6 +90,13 @@ def draw_note(rng: Random) -> Note:
             return Note(facts, pick(rng, JOINERS))
 
 
+def some(rng: Random, facts: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the facts of a note those that a ticket is to say; at least one. Others may stand in it by chance."""
+    while True:
+        if said := tuple(fact for fact in facts if chance(rng, MADE_TO_SAY)):
+            return said
+
+
 class Shown(NamedTuple):
     """One example of an episode: what is read, and what is learned."""
 
@@ -95,10 +104,16 @@ class Shown(NamedTuple):
     answer: str
 
 
-def episode(rng: Random, part: Part) -> list[Shown]:
-    """A form of note, and a few tickets with their notes."""
+def episode(rng: Random, part: Part, gaps: float = 0.0) -> list[Shown]:
+    """A form of note, and a few tickets with their notes. In a share `gaps` of the episodes not every ticket says all
+    that a note would hold, so that one example does not tell the form, and several do."""
     cue, answer, note = pick(rng, ASKED), pick(rng, ANSWERED), draw_note(rng)
-    tickets = [ticket(rng, part, note.facts) for _ in range(3 + int(4 * rng.random()))]
+    partly = gaps > 0 and chance(rng, gaps)
+    while partly and len(note.facts) < 2:
+        note = draw_note(rng)
+    tickets = [
+        ticket(rng, part, some(rng, note.facts) if partly else note.facts) for _ in range(3 + int(4 * rng.random()))
+    ]
     return [Shown(f"{cue}: {found.text}\n{answer}:", f" {note.answer(found)}") for found in tickets]
 
 
@@ -108,13 +123,19 @@ PLAIN = tuple(shape for shape in SHAPES if shape not in ("summary", "french", "f
 
 
 def documents(
-    seed: int, part: Part = "train", *, start: int = 0, count: int | None = None, episodes: float = 0.85
+    seed: int,
+    part: Part = "train",
+    *,
+    start: int = 0,
+    count: int | None = None,
+    episodes: float = 0.85,
+    gaps: float = 0.0,
 ) -> Iterator[Document]:
     """Dialogues, and a share of episodes; an episode comes in pieces, of which those with answers alone are learned."""
     for i in count_from(start) if count is None else range(start, start + count):
         rng = Random(f"{seed}/{part}/{i}/episode")
         if chance(rng, episodes):
-            yield from pieces(f"episode-{seed}-{part}-{i}", episode(rng, part))
+            yield from pieces(f"episode-{seed}-{part}-{i}", episode(rng, part, gaps))
         else:
             yield document(seed, part, i, PLAIN)
 
