@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelwright.data import desk, documents
+from modelwright.data.desk import tickets
 from modelwright.data.documents import Document
 from modelwright.recipes.source import MANY, desk_of, documents_of
 
@@ -40,6 +41,16 @@ def test_the_desk_is_the_desk_even_beside_a_folder_of_that_name(
 )
 def test_how_many(word: str, asked: tuple[str, int] | None) -> None:
     assert desk_of([word]) == asked
+
+
+def test_the_desk_s_gaps_are_read_partly_and_are_not_its_episodes() -> None:
+    gaps, episodes = (
+        documents_of([word], seed=2, column="text", separator="") for word in ("desk+gaps:9", "desk+episodes:9")
+    )
+    assert gaps.partly
+    assert list(gaps.documents) == list(tickets.documents(2, "train", count=9, gaps=tickets.GAPS))
+    assert list(episodes.documents) == list(tickets.documents(2, "train", count=9))
+    assert gaps.fingerprint != episodes.fingerprint
 
 
 def test_files_are_read_and_named_by_what_they_hold(tmp_path: Path) -> None:

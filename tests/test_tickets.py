@@ -153,6 +153,15 @@ def test_the_tables_of_projects() -> None:
         assert all(fact in row.fields["summary"] for fact in row.fields["facts"])
 
 
+def test_of_the_tickets_of_brief_most_leave_out_a_part_of_the_note() -> None:
+    rows = [example.fields for example in read_examples("desk:brief:300")]
+    assert all(row["note"] == " - ".join(row["facts"]) for row in rows)
+    assert all(fact in row["ticket"] for row in rows for fact in row["facts"])
+    whole = [len(row["facts"]) for row in rows]
+    assert set(whole) == {1, 2, 3}
+    assert 0.15 < whole.count(3) / 300 < 0.5
+
+
 @pytest.mark.parametrize("source", ["desk:", "desk:nothing", "desk:note/dev", "desk:note:many"])
 def test_a_table_that_is_not_there(source: str) -> None:
     with pytest.raises(ValueError, match=r"the desk has no table .*: say desk:NAME/PART:COUNT with a name among route"):

@@ -30,7 +30,9 @@ COMMANDS = {
     "init": Command("modelwright.project.begin", "scope", "write a project file to begin with"),
     "run": Command("modelwright.project.run", "scope", "climb a project's ladder to the cheapest model that will do"),
     "tokenizer": Command("modelwright.recipes.tokenizer", "pretrain", "train a tokenizer: BPE, WordPiece or Unigram"),
-    "pretrain": Command("modelwright.recipes.pretrain", "pretrain", "train a model from scratch on text"),
+    "pretrain": Command(
+        "modelwright.recipes.pretrain", "pretrain", "train a model on text, from scratch or on from another"
+    ),
     "tune": Command("modelwright.recipes.tune", "adapt", "tune a model on a task: full, LoRA or a soft prompt"),
     "merge": Command(
         "modelwright.recipes.merge", "adapt", "merge a LoRA into its base, and prove that nothing changed"

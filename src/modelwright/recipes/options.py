@@ -35,7 +35,7 @@ class NotResumable(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
-    """Train a model on text: from scratch, or on from one that is there."""
+    """Train a model on text, from scratch or on from another."""
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")] = ()
     """Files, folders, globs or URLs of text, JSONL or Parquet; or `desk`, the embedded support desk (`desk:50000` for

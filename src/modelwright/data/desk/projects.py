@@ -4,6 +4,7 @@
     note       a ticket -> where, what is given and for which product        generate
     arrival    a ticket -> the day it came, not that of the order, and what  generate
     slip       a ticket -> its order and customer                            generate
+    brief      a ticket -> what is given, which product, where: what it says generate
     record     a dialogue -> what it says, as a line of facts                generate
     summary    a dialogue -> two to four sentences                           summarise
 
@@ -19,7 +20,7 @@ from typing import Any
 
 from modelwright.data.desk.cases import Case, cases
 from modelwright.data.desk.facts import PARTS, Part
-from modelwright.data.desk.tickets import Note, ticket
+from modelwright.data.desk.tickets import Note, some, ticket
 
 Fields = dict[str, Any]
 SOURCE = re.compile(r"desk:(?P<name>[a-z]+)(/(?P<part>[a-z]+))?(:(?P<count>\d+))?(#(?P<seed>\d+))?")
@@ -66,11 +67,17 @@ def slip(seed: int, part: Part, count: int) -> Iterator[Fields]:
     return noted("slip", Note(("order", "customer"), " / "), seed, part, count)
 
 
-def noted(name: str, form: Note, seed: int, part: Part, count: int) -> Iterator[Fields]:
-    """Tickets that say the facts of one form of note, with that note."""
+def brief(seed: int, part: Part, count: int) -> Iterator[Fields]:
+    return noted("brief", Note(("resolution", "product", "city"), " - "), seed, part, count, whole=False)
+
+
+def noted(name: str, form: Note, seed: int, part: Part, count: int, whole: bool = True) -> Iterator[Fields]:
+    """Tickets that say the facts of one form of note, or not the whole of them, with that note."""
     for i in range(count):
-        found = ticket(Random(f"{name}/{seed}/{part}/{i}"), part, form.facts)
-        yield {"ticket": found.text, "note": form.answer(found), "facts": [found.facts[fact] for fact in form.facts]}
+        rng = Random(f"{name}/{seed}/{part}/{i}")
+        found = ticket(rng, part, form.facts if whole else some(rng, form.facts))
+        facts = [found.facts[fact] for fact in form.facts if fact in found.facts]
+        yield {"ticket": found.text, "note": form.answer(found), "facts": facts}
 
 
 def record(seed: int, part: Part, count: int) -> Iterator[Fields]:
@@ -96,6 +103,7 @@ PROJECTS: dict[str, Callable[[int, Part, int], Iterator[Fields]]] = {
     "note": note,
     "arrival": arrival,
     "slip": slip,
+    "brief": brief,
     "record": record,
     "summary": summary,
 }
