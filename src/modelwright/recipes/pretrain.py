@@ -127,7 +127,7 @@ def make_plan(
         precision=precision,
         optimizer=args.optimizer,
         bytes_free=int(min(0.9 * available_memory(), sys.maxsize)),
-        config=begun and begun.model.cfg,
+        config=None if begun is None else begun.model.cfg,
     )
     encoder = found.config.encoder and dataclasses.replace(found.config.encoder, dropout=args.dropout)
     return dataclasses.replace(found, config=dataclasses.replace(found.config, dropout=args.dropout, encoder=encoder))
@@ -273,8 +273,8 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
             watch=watch,
         )
     # 6. a model directory
-    said = ids(tokenizer, found) if begun is None else begun.generation
-    save(LanguageModel(model.eval(), tokenizer, said), directory / "model", overwrite=True)
+    generation = ids(tokenizer, found) if begun is None else begun.generation
+    save(LanguageModel(model.eval(), tokenizer, generation), directory / "model", overwrite=True)
     write_whole(
         directory / HELD_OUT, "".join(json.dumps({"text": said}) + "\n" for said in pieces(held.part, tokenizer))
     )
