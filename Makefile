@@ -26,8 +26,8 @@ MADE_OF := pyproject.toml constraints.txt
 
 help:
 	@echo 'make demo    install, and take a task from a prompt to a chosen model and a report: under 8 minutes after the install'
-	@echo 'make desk-base   the base that the desk projects in examples/ share: about ten minutes on two cores'
-	@echo 'make desk-gaps   the same, trained on for notes that hold a part of their facts: as long again'
+	@echo 'make desk-base   the base that six of the desk projects in examples/ share: about ten minutes on two cores'
+	@echo 'make desk-gaps   the same, trained on with notes that lack facts, for desk-brief: about as long again'
 	@echo 'make test    the whole test suite'
 	@echo 'make smoke   the quick part of it'
 	@echo 'make check   ruff and mypy'
@@ -78,7 +78,7 @@ desk-base: $(VENV)/.installed
 
 desk-gaps: $(VENV)/.installed
 	test -d runs/desk-base/model || $(MAKE) desk-base
-	$(BIN)/modelwright pretrain desk+gaps:40000 --init runs/desk-base/model --whole --steps 2500 --batch 3072 --rate 0.003 --matrix-rate 0.015 --seed 7 --output runs/desk-gaps
+	$(BIN)/modelwright pretrain desk+gaps:40000 --init runs/desk-base/model --whole --steps 2500 --context 512 --batch 3072 --rate 0.003 --matrix-rate 0.015 --seed 7 --output runs/desk-gaps
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -45,9 +45,9 @@ from modelwright.train import optim, state
 from modelwright.train.interrupt import Interrupted
 from modelwright.train.loop import Diverged, fit
 from modelwright.train.meter import Meter
+from pretrained import KINDS, command, stopping_at, write_corpus
 
 OBJECTIVES: tuple[Objective, ...] = ("causal", "masked", "span")
-KINDS = {"causal": "bpe", "masked": "wordpiece", "span": "unigram"}
 TEXTS = ("desk", "tinyshakespeare/train.txt", "wikitext-2/valid.txt")
 
 
@@ -249,14 +249,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpo
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("corpus") / "desk.jsonl"
-    path.write_text("".join(json.dumps({"text": d.text}) + "\n" for d in desk.documents(0, count=300)))
-    return path
-
-
-def command(corpus: Path, output: Path, objective: str = "causal", *more: str) -> list[str]:
-    by_hand = "--width 32 --layers 2 --heads 2 --context 64 --batch 512 --steps 12 --vocab 600 --json"
-    return ["pretrain", str(corpus), "--objective", objective, "--output", str(output), *by_hand.split(), *more]
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -373,17 +366,6 @@ def test_a_tokenizer_that_is_to_be_read_is_not_cleared_away(corpus: Path, tmp_pa
     assert (tmp_path / "run/tokenizer/tokenizer.json").read_text() == "mine"
 
 
-def stopping_at(last: int) -> Callable[[Watch, int, dict[str, Any]], None]:
-    step = Watch.step
-
-    def and_stop(self: Watch, done: int, metrics: dict[str, Any]) -> None:
-        step(self, done, metrics)
-        if done == last:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return and_stop
-
-
 def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
     """A run of the command that a signal stops at step 5."""
     with monkeypatch.context() as patch:
@@ -405,77 +387,6 @@ def test_a_resumed_run_decides_nothing_anew(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     both = capsys.readouterr().out.splitlines()
     assert json.loads(both[0])["actual"]["held_out_loss"] == json.loads(both[-1])["actual"]["held_out_loss"]
-
-
-# -- going on from a model that is there -----------------------------------------------------------
-
-
-RUNS = ("first", "second")
-
-
-def going_on(corpus: Path, model: Path, output: Path, *more: str) -> list[str]:
-    return ["pretrain", str(corpus), "--init", str(model), "--output", str(output), *more]
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_training_goes_on_from_the_weights_and_the_tokenizer_of_a_model(
-    objective: Objective, corpus: Path, tmp_path: Path
-) -> None:
-    """At a rate of nearly nothing the model stays what it was; and what it was is better than a fresh one."""
-    assert cli.main(command(corpus, tmp_path / "first", objective, "--rate", "0.02")) == 0
-    more = ["--objective", objective, "--steps", "2", "--rate", "1e-9", "--matrix-rate", "1e-9", "--json"]
-    assert cli.main(going_on(corpus, tmp_path / "first/model", tmp_path / "second", *more)) == 0
-    losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])["loss"] for name in RUNS]
-    assert losses[1] < losses[0] - 0.3
-    for name in ("tokenizer.json", "config.json", "generation_config.json"):
-        files = [(tmp_path / run / "model" / name).read_text() for run in RUNS]
-        assert files[0] == files[1]
-    ours, theirs = (load_file(tmp_path / name / "model/model.safetensors") for name in RUNS)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
-
-
-def test_rows_may_be_shorter_than_what_the_model_reads(corpus: Path, tmp_path: Path) -> None:
-    assert cli.main(command(corpus, tmp_path / "first")) == 0
-    assert (
-        cli.main(going_on(corpus, tmp_path / "first/model", tmp_path / "second", "--context", "16", "--steps", "2"))
-        == 0
-    )
-    assert json.loads((tmp_path / "second/plan.json").read_text())["predicted"]["length"] == 16
-    assert json.loads((tmp_path / "second/model/config.json").read_text())["max_position_embeddings"] == 64
-
-
-@pytest.mark.parametrize(
-    ("more", "sentence"),
-    [
-        ((), "say how long to go on from --init: --time 3min or --steps 1000"),
-        (("--steps", "2", "--size", "1M", "--kv-heads", "1"), "as it is: leave out --size, --kv-heads"),
-        (("--steps", "2", "--objective", "span"), "--objective span trains no decoder, and --init"),
-        (("--steps", "2", "--context", "65"), "--context 65 is more than the 64 tokens that"),
-    ],
-)
-def test_what_a_model_that_is_there_has_settled_is_not_said_again(
-    more: tuple[str, ...], sentence: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(command(corpus, tmp_path / "first")) == 0
-    assert cli.main(going_on(corpus, tmp_path / "first/model", tmp_path / "second", *more)) == 2
-    assert sentence in capsys.readouterr().err
-    assert not (tmp_path / "second").exists()
-
-
-def test_what_goes_on_from_a_model_resumes_to_the_bit(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert cli.main(command(corpus, tmp_path / "first")) == 0
-    more = ["--steps", "8", "--save-every", "4", "--json"]
-    assert cli.main(going_on(corpus, tmp_path / "first/model", tmp_path / "whole", *more)) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(Watch, "step", stopping_at(5))
-        again = going_on(corpus, tmp_path / "first/model", tmp_path / "parts", *more)
-        assert cli.main(again) == 128 + signal.SIGTERM
-    assert cli.main(["pretrain", "--resume", "--output", str(tmp_path / "parts"), "--json"]) == 0
-    ours, theirs = (load_file(tmp_path / name / "model/model.safetensors") for name in ("parts", "whole"))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_an_unknown_key_in_a_kept_run_is_an_error(

@@ -22,6 +22,7 @@ Objective = Literal["causal", "masked", "span"]
 
 CHINCHILLA = 20.0  # tokens a parameter (Hoffmann et al. 2022, table 3)
 MASKED = 0.15  # share of tokens that BERT predicts, and that T5 cuts out (Devlin et al. 2019; Raffel et al. 2020)
+ON = 0.5  # of the rates, where training goes on from a model: ours
 SPAN = 3  # mean length of T5's cuts (Raffel et al. 2020, table 7)
 MUON_RATE = 0.02  # for updates scaled by max(1, rows / columns)^0.5 (Jordan et al. 2024): one rate for all sizes
 HELD = 1 << 14  # tokens worked on at once where no memory limit is given
@@ -149,7 +150,8 @@ def decide(
     optimizer: memory.Optimizer = "muon",
     config: Config | None = None,
 ) -> Plan:
-    """Plan a pretraining run from a size, a time, or both; of a model that is there already, from its `config`.
+    """Plan a pretraining run from a size, a time, or both; of a model that is there already, from its `config`: at half
+    of the rates, in rows as long as a new model of its size has, and with batches that suit the steps.
 
     `speed` is what the machine reaches in training, in FLOP/s: its measured peak times the share of it that training
     gets. A size alone is trained on 20 tokens a parameter; a time alone gets the size whose 20 tokens a parameter
@@ -158,8 +160,10 @@ def decide(
     Raises ValueError where neither is given, where a size cannot hold the vocabulary, or where hands contradict.
     """
     hand = hand or ByHand()
+    begun = config is not None
     config = config or choose_shape(objective, vocab, speed, parameters, seconds, hand, tokens_per_parameter)
-    length, source = row_lengths(objective, min(config.context, hand.context or config.context))
+    context = hand.context or (best_context(cost.parameters(config)) if begun else config.context)
+    length, source = row_lengths(objective, min(config.context, context))
     share = share_predicted(objective)
     per_row = cost.training_flops(config, length, source, share)
 
@@ -167,7 +171,10 @@ def decide(
     if seconds is not None and hand.tokens is None:
         tokens = seconds * speed / per_row * (length + source)
     compute = tokens / (length + source) * per_row
-    wished = max(1, round((hand.batch or best_batch(compute, tokens)) / (length + source)))
+    batch = hand.batch or best_batch(compute, tokens)
+    if begun and hand.steps and not hand.batch:
+        batch = batch_of_steps(hand.steps, per_row / (length + source))
+    wished = max(1, round(batch / (length + source)))
 
     def bytes_of(held: int) -> memory.TrainingMemory:
         return memory.training(config, held, length, source, precision=precision, optimizer=optimizer, predicted=share)
@@ -189,8 +196,8 @@ def decide(
         accumulate=accumulate,
         steps=steps,
         warmup=warmup_steps(steps) if hand.warmup is None else hand.warmup,
-        rate=hand.rate or best_rate(flops),
-        matrix_rate=hand.matrix_rate or MUON_RATE,
+        rate=hand.rate or best_rate(flops) * (ON if begun else 1),
+        matrix_rate=hand.matrix_rate or MUON_RATE * (ON if begun else 1),
         flops=flops,
         seconds=flops / speed,
         memory=bytes_of(rows // accumulate),
@@ -225,6 +232,11 @@ def best_batch(compute: float, tokens: float) -> float:
     return min(0.2920 * math.pow(compute, 0.3271), tokens / 200)
 
 
+def batch_of_steps(steps: int, flops: float) -> float:
+    """The batch B of the same rule where the steps are given: B = 0.2920 (steps B flops)^0.3271, `flops` of a token."""
+    return math.pow(0.2920 * math.pow(steps * flops, 0.3271), 1 / (1 - 0.3271))
+
+
 def best_rate(compute: float) -> float:
     """AdamW's highest rate: 0.3118 C^-0.1250 for C FLOPs of training (Bi et al. 2024, equation 1), at most 0.006."""
     return min(0.3118 * math.pow(compute, -0.1250), 0.006)
@@ -240,7 +252,7 @@ def most_rows(bytes_of: Callable[[int], int], wished: int, bytes_free: int) -> i
     if bytes_of(1) > bytes_free:
         raise ValueError(
             f"training on a single row needs {bytes_of(1) / 2**20:,.0f} MiB and {bytes_free / 2**20:,.0f} MiB are "
-            "free: choose a smaller size or a shorter context"
+            "free: choose a shorter context or a smaller model"
         )
     return bisect.bisect_right(range(1, wished + 1), bytes_free, key=bytes_of)
 

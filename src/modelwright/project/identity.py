@@ -137,13 +137,14 @@ def examples_digest(examples: Sequence[Example]) -> str:
     return sha256([plain(dict(example.fields)) for example in examples])
 
 
-LATER = {"optimizer": "adamw", "matrix_rate": None}  # of tuning: without a word, a step is what it was before them
+# Settings that came later: without a word, a step is what it was before them.
+LATER: dict[type, dict[str, Any]] = {Tune: {"optimizer": "adamw", "matrix_rate": None}, Pretrain: {"init": None}}
 
 
 def settings(args: Pretrain | Tune) -> dict[str, Any]:
     """All that a run is told, but for where it writes and what it says."""
     said: Mapping[str, Any] = TypeAdapter(type(args)).dump_python(args, mode="json")
-    left = {"output", "resume", "dry_run", "json", "init"}  # a project begins its base anew
-    if isinstance(args, Tune):
-        left |= {key for key, default in LATER.items() if said[key] == default}
-    return {key: value for key, value in said.items() if key not in left}
+    left = {"output", "resume", "dry_run", "json"}
+    left |= {key for key, default in LATER[type(args)].items() if said[key] == default}
+    none = {"dropout": 0.0} if isinstance(args, Pretrain) and args.dropout is None else {}  # as it was once written
+    return {key: value for key, value in said.items() if key not in left} | none

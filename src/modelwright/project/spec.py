@@ -41,7 +41,11 @@ NOWHERE = Path(".no-such-directory")  # what writes is told later where
 SCALES = {"bleu": 100.0, "chrf": 100.0}  # of all other metrics 1
 NOT_OF_A_RUNG = ("model", "task", "method", "output", "resume", "prompt", "seed", "dry_run", "json")  # likewise
 TUNE = tuple(f.name for f in dataclasses.fields(Tune) if f.name not in NOT_OF_A_RUNG)
-OF_ONE_RUNG = {"rank": "lora", "alpha": "lora", "targets": "lora", "tokens": "soft-prompt"}
+OF_ONE_RUNG = {
+    **dict.fromkeys(("rank", "alpha", "targets"), "lora"),
+    **dict.fromkeys(("optimizer", "matrix_rate"), "full"),
+    "tokens": "soft-prompt",
+}
 
 
 @dataclass(frozen=True)

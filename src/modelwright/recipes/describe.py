@@ -13,14 +13,22 @@ from modelwright.recipes.watch import Screen, duration, thousands
 EXAMPLES: dict[Objective, str] = {"causal": "...", "masked": "... [MASK] ...", "span": "... <extra_id_0> ..."}
 
 
-def show(screen: Screen, found: Plan, shards: Shards, precision: Precision, peak: float, head: int | None) -> None:
+def show(
+    screen: Screen,
+    found: Plan,
+    shards: Shards,
+    precision: Precision,
+    peak: float,
+    begun: str | None,
+    head: int | None,
+) -> None:
     c = found.config
     read_rows = f"{found.length}" + (f" from {found.source}" if found.source else "")
     screen.table(
         "the plan",
         {
             "model": f"{c.shape}, {thousands(found.parameters)} parameters: width {c.width}, {c.layers} layers, "
-            f"{c.heads} heads, feed-forward {c.ffn}, vocabulary {c.vocab:,}",
+            f"{c.heads} heads, feed-forward {c.ffn}, vocabulary {c.vocab:,}" + (f"; on from {begun}" if begun else ""),
             "text": f"{thousands(shards.tokens)} tokens in {shards.documents:,} documents "
             f"({shards.bytes / 1e6:,.1f} MB, {shards.bytes / shards.tokens:.2f} bytes a token)"
             + (f", of the first {head / 1e6:.0f} MB at most" if head else ""),
@@ -42,7 +50,8 @@ def finished(screen: Screen, came: dict[str, Any], objective: Objective) -> None
         "time": f"{duration(actual['seconds'])} (planned {duration(predicted['seconds'])})",
         "memory": f"{actual['peak_memory'] / 2**20:,.0f} MiB in all (planned "
         f"{sum(predicted['memory'].values()) / 2**20:,.0f} beside the program's own)",
-        "held-out loss": f"{actual['held_out_loss']:.3f} nats a predicted token",
+        "held-out loss": f"{actual['held_out_loss']:.3f} nats a predicted token"
+        + (f" ({came['begun']['held_out_loss']:.3f} before)" if "begun" in came else ""),
         "model": came["model"],
     }
     if "held_out_bits_per_byte" in actual:

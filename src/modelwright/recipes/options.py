@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -39,7 +40,7 @@ class Pretrain:
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")] = ()
     """Files, folders, globs or URLs of text, JSONL or Parquet; or `desk`, the embedded support desk (`desk:50000` for
-    so many dialogues)."""
+    so many dialogues), `desk+episodes` and `desk+gaps`, with small tasks told by examples."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("runs/pretrain")
     """The run directory: plan, metrics, checkpoints, and the model in `model/`."""
     resume: bool = False
@@ -92,14 +93,14 @@ class Pretrain:
     """Muon for the blocks' matrices and AdamW for the rest; or AdamW for everything."""
     decay: float = 0.1
     """Weight decay of matrices."""
-    dropout: float = 0.0
-    """Of all layers."""
+    dropout: float | None = None
+    """Of all layers: none without a word, or with `--init` what that model has."""
     clip: float = 1.0
     """The largest gradient norm."""
     precision: Precision | None = None
     """Of the products; weights stay float32. Without it, bf16 where this machine multiplies it faster, else fp32."""
     held_out: float = 0.02
-    """Share of the text that is tested on and never trained on."""
+    """Share of the text that is tested on and never trained on, by this run."""
     test_every: int | None = None
     """Steps between tests; a tenth of the run."""
     save_every: int | None = None
@@ -143,7 +144,7 @@ def check(args: Pretrain) -> Pretrain:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
     for name, low, high in (("dropout", 0, 1), ("held_out", 0, 1), ("clip", 0, math.inf), ("seed", -1, 2**63)):
         value = getattr(args, name)
-        if not (low < value < high or (name == "dropout" and value == 0)):
+        if not ((name == "dropout" and not value) or low < value < high):
             raise ValueError(f"--{name.replace('_', '-')} must lie between {low} and {high}, not be {value}")
     refuse_taken(args.output, *(Path(read) for read in (args.tokenizer, args.init) if read))
     return args
@@ -153,7 +154,7 @@ OF_A_NEW_MODEL = ("size", "tokenizer", "kind", "vocab", "width", "layers", "head
 
 
 def _check_begun(args: Pretrain) -> None:
-    """Raises ValueError for what a model that is there already has settled, and where nothing says how long."""
+    """Of a run that goes on from a model. Raises ValueError for settings that are the model's, and without a length."""
     if said := [f"--{name.replace('_', '-')}" for name in OF_A_NEW_MODEL if getattr(args, name) is not None]:
         raise ValueError(f"--init goes on from a model as it is: leave out {', '.join(said)}")
     if args.time is None and args.steps is None:
@@ -204,11 +205,13 @@ def described(found: Plan) -> dict[str, Any]:
     return plain
 
 
-def remember(args: Pretrain, found: Plan) -> None:
-    """Keep what a resumed run must not decide anew: the settings, and the plan to the number."""
+def remember(args: Pretrain, found: Plan, before: Mapping[str, float] | None) -> None:
+    """Keep what a resumed run must not decide anew: the settings, and the plan to the number; and how good the model
+    was that it goes on from."""
     settings = TypeAdapter(Pretrain).dump_python(args, mode="json")
     write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
-    write_whole(args.output / PLAN, json.dumps({"predicted": described(found)}, indent=2))
+    begun = {} if before is None else {"begun": {"model": args.init, **before}}
+    write_whole(args.output / PLAN, json.dumps({"predicted": described(found), **begun}, indent=2))
 
 
 def recall_plan(directory: Path) -> Plan:
@@ -216,6 +219,12 @@ def recall_plan(directory: Path) -> Plan:
         return TypeAdapter(Plan).validate_python(json.loads((directory / PLAN).read_text())["predicted"])
     except (ValueError, KeyError, TypeError) as error:
         raise NotResumable(f"{directory / PLAN} is not a plan as this program writes it: {error}") from None
+
+
+def recall_begun(directory: Path) -> dict[str, Any]:
+    """What was measured of the model that a run goes on from, if it does."""
+    said = json.loads((directory / PLAN).read_text())
+    return {"begun": said["begun"]} if "begun" in said else {}
 
 
 def recall_settings(path: Path, options: type[Settings]) -> Settings:

@@ -1,9 +1,9 @@
-"""Pretrain a model from scratch: text in, a model directory out.
+"""Pretrain a model, from scratch or on from another: text in, a model directory out.
 
-    1. a tokenizer        given, or learned from the head of the text
+    1. a tokenizer        given, or learned from the head of the text; or that of the model to go on from
     2. a plan             from a size, a time, or both: shape, rates, batch, steps, memory
     3. token shards       the text, tokenised once; a share of its documents is held out
-    4. a model            fresh weights from the seed
+    4. a model            fresh weights from the seed, or those it goes on from
     5. training           one loop; every so often it is tested on what was held out, and saved
     6. a model directory  that transformers opens
 
@@ -35,16 +35,17 @@ from modelwright.data.pack import Objective, packing
 from modelwright.data.pack import plain as unmarked
 from modelwright.data.shards import Part, Shards, write
 from modelwright.data.tokenizer import Kind, Tokenizer, train
-from modelwright.hub.open import LanguageModel, load, save
+from modelwright.hub.open import LanguageModel, save
 from modelwright.infer.packed import available_memory
 from modelwright.losses.language import language_model
 from modelwright.model.transformer import Transformer, initialise
 from modelwright.plan import cost
 from modelwright.plan.memory import Precision
 from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time, share_predicted
+from modelwright.recipes.begun import begin, keep, kept_generation
 from modelwright.recipes.describe import finished, show
 from modelwright.recipes.flags import parse
-from modelwright.recipes.options import PLAN, Pretrain, check, described, recall_plan, remember
+from modelwright.recipes.options import PLAN, Pretrain, check, described, recall_begun, recall_plan, remember
 from modelwright.recipes.run import Ended, Run, begun_in, ending_well
 from modelwright.recipes.source import Text, documents_of
 from modelwright.recipes.watch import Screen, Watch, plain, write_whole
@@ -61,9 +62,6 @@ VOCAB = 4096
 KINDS: dict[Objective, Kind] = {"causal": "bpe", "masked": "wordpiece", "span": "unigram"}
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-SHAPES: dict[Objective, str] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
-OBJECTIVES = {shape: objective for objective, shape in SHAPES.items()}
 
 # -- 1. the text, and a tokenizer -------------------------------------------------------------------------
 
@@ -94,21 +92,6 @@ def find_tokenizer(args: Pretrain, directory: Path, screen: Screen) -> Tokenizer
     return tokenizer
 
 
-def begin(args: Pretrain) -> LanguageModel | None:
-    """The model to go on from, if one is named. Raises ValueError where it does not learn by the objective."""
-    if args.init is None:
-        return None
-    begun = load(args.init)
-    cfg = begun.model.cfg
-    if cfg.shape != SHAPES[args.objective] or cfg.labels:
-        found = f"{cfg.shape} that answers with labels" if cfg.labels else cfg.shape
-        fits = "name another model" if cfg.labels else f"say --objective {OBJECTIVES[cfg.shape]}"
-        raise ValueError(f"--objective {args.objective} trains no {found}, and --init {args.init} is one: {fits}")
-    if args.context is not None and args.context > cfg.context:
-        raise ValueError(f"--context {args.context} is more than the {cfg.context} tokens that {args.init} reads")
-    return begun
-
-
 # -- 2. the plan ------------------------------------------------------------------------------------------
 
 
@@ -129,6 +112,8 @@ def make_plan(
         bytes_free=int(min(0.9 * available_memory(), sys.maxsize)),
         config=None if begun is None else begun.model.cfg,
     )
+    if args.dropout is None:
+        return found
     encoder = found.config.encoder and dataclasses.replace(found.config.encoder, dropout=args.dropout)
     return dataclasses.replace(found, config=dataclasses.replace(found.config, dropout=args.dropout, encoder=encoder))
 
@@ -224,8 +209,10 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
     """Do what `args` say, and answer what came of it; see `main` for how it may end early."""
     directory = args.output
     # 1. a tokenizer, or a model that has one
-    begun = begin(args)
-    tokenizer = find_tokenizer(args, directory / "tokenizer", screen) if begun is None else begun.tokenizer
+    begun = None if args.resume else begin(args)
+    if begun is not None:
+        keep(begun, directory / "tokenizer")
+    tokenizer = find_tokenizer(args, directory / "tokenizer", screen)
     # 2. a plan: its mistakes are told before a long text is read
     precision, peak = choose_precision(args.precision)
     speed = SHARE * peak
@@ -246,13 +233,15 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
     training, held = make_loaders(args, shards, tokenizer, found)
     if not args.resume:
         found = timed(args, found, training, precision, begun)
-        remember(dataclasses.replace(args, precision=precision), found)
-    show(screen, found, shards, precision, peak, HEAD if args.dry_run else None)
+        before = None if begun is None else held_out(begun.model, held, precision)
+        remember(dataclasses.replace(args, precision=precision), found, before)
+    show(screen, found, shards, precision, peak, args.init, HEAD if args.dry_run else None)
     if args.dry_run:
         return {"predicted": described(found)}
     # 4. a model
     torch.manual_seed(args.seed)  # of dropout, which takes no generator
     model, optimizer = make_model(args, found, begun)
+    del begun
     # 5. training
     run = Run(directory, model, optimizer, training, keep=args.keep)
     for said in run.restore() if args.resume else ():
@@ -273,13 +262,15 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
             watch=watch,
         )
     # 6. a model directory
-    generation = ids(tokenizer, found) if begun is None else begun.generation
+    generation = kept_generation(directory / "tokenizer") or ids(tokenizer, found)
     save(LanguageModel(model.eval(), tokenizer, generation), directory / "model", overwrite=True)
     write_whole(
         directory / HELD_OUT, "".join(json.dumps({"text": said}) + "\n" for said in pieces(held.part, tokenizer))
     )
     actual = {"seconds": run.seconds} | watch.actual() | run.tested | bits(run.tested, held.part, args.objective)
-    came = {"predicted": described(found), "actual": actual, "model": str(directory / "model")}
+    came = {"predicted": described(found), "actual": actual, "model": str(directory / "model")} | recall_begun(
+        directory
+    )
     write_whole(directory / PLAN, json.dumps(came, indent=2))
     return came
 

@@ -4,7 +4,7 @@
     note       a ticket -> where, what is given and for which product        generate
     arrival    a ticket -> the day it came, not that of the order, and what  generate
     slip       a ticket -> its order and customer                            generate
-    brief      a ticket -> what is given, which product, where: what it says generate
+    brief      a ticket -> of what is given, product and city what it says   generate
     record     a dialogue -> what it says, as a line of facts                generate
     summary    a dialogue -> two to four sentences                           summarise
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from modelwright.data.desk.cases import Case, cases
 from modelwright.data.desk.facts import PARTS, Part
-from modelwright.data.desk.tickets import Note, some, ticket
+from modelwright.data.desk.tickets import Note, made_to_say, ticket
 
 Fields = dict[str, Any]
 SOURCE = re.compile(r"desk:(?P<name>[a-z]+)(/(?P<part>[a-z]+))?(:(?P<count>\d+))?(#(?P<seed>\d+))?")
@@ -75,7 +75,7 @@ def noted(name: str, form: Note, seed: int, part: Part, count: int, whole: bool 
     """Tickets that say the facts of one form of note, or not the whole of them, with that note."""
     for i in range(count):
         rng = Random(f"{name}/{seed}/{part}/{i}")
-        found = ticket(rng, part, form.facts if whole else some(rng, form.facts))
+        found = ticket(rng, part, form.facts if whole else made_to_say(rng, form.facts))
         facts = [found.facts[fact] for fact in form.facts if fact in found.facts]
         yield {"ticket": found.text, "note": form.answer(found), "facts": facts}
 

@@ -36,7 +36,7 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "problem": ("it {problem}", "{problem}"),
 }
 SAID = 4  # facts of a ticket
-TWINS = {"day": "came", "came": "day"}  # a ticket whose note has one says the other too
+TWINS = {"day": "came", "came": "day"}  # a ticket that has to say one says the other too
 SAME = 0.5  # share of the tickets where both are the same day, so that such an example does not tell which is meant
 
 
@@ -90,7 +90,7 @@ def draw_note(rng: Random) -> Note:
             return Note(facts, pick(rng, JOINERS))
 
 
-def some(rng: Random, facts: tuple[str, ...]) -> tuple[str, ...]:
+def made_to_say(rng: Random, facts: tuple[str, ...]) -> tuple[str, ...]:
     """Of the facts of a note those that a ticket is to say; at least one. Others may stand in it by chance."""
     while True:
         if said := tuple(fact for fact in facts if chance(rng, MADE_TO_SAY)):
@@ -109,11 +109,10 @@ def episode(rng: Random, part: Part, gaps: float = 0.0) -> list[Shown]:
     that a note would hold, so that one example does not tell the form, and several do."""
     cue, answer, note = pick(rng, ASKED), pick(rng, ANSWERED), draw_note(rng)
     partly = gaps > 0 and chance(rng, gaps)
-    while partly and len(note.facts) < 2:
-        note = draw_note(rng)
-    tickets = [
-        ticket(rng, part, some(rng, note.facts) if partly else note.facts) for _ in range(3 + int(4 * rng.random()))
-    ]
+    while partly and (len(note.facts) < 2 or any(set(kept) <= set(note.facts) for kept in RESERVED)):
+        note = draw_note(rng)  # what a ticket leaves of it may be none of those either
+    needed = [note.facts] * (3 + int(4 * rng.random()))
+    tickets = [ticket(rng, part, made_to_say(rng, facts) if partly else facts) for facts in needed]
     return [Shown(f"{cue}: {found.text}\n{answer}:", f" {note.answer(found)}") for found in tickets]
 
 
@@ -131,7 +130,8 @@ def documents(
     episodes: float = 0.85,
     gaps: float = 0.0,
 ) -> Iterator[Document]:
-    """Dialogues, and a share of episodes; an episode comes in pieces, of which those with answers alone are learned."""
+    """Dialogues, and a share of episodes, in a share `gaps` of which notes hold what a ticket says of their facts; an
+    episode comes in pieces, of which those with answers alone are learned."""
     for i in count_from(start) if count is None else range(start, start + count):
         rng = Random(f"{seed}/{part}/{i}/episode")
         if chance(rng, episodes):
