@@ -56,6 +56,36 @@ def test_attention(
         torch.testing.assert_close(a, b, rtol=0, atol=3e-6)  # the plain version works in float32
 
 
+@pytest.mark.parametrize("heads_to_a_key", [1, 2])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_with_holes(monkeypatch: pytest.MonkeyPatch, causal: bool, biased: bool, heads_to_a_key: int) -> None:
+    """Of the same probabilities the same are dropped, on the way back too."""
+    torch.manual_seed(0)
+    B, H, T, D = 2, 4, 11, 8
+    kept = (torch.rand(B * H, T, T) > 0.3).double() / 0.7
+    monkeypatch.setattr(attend, "_holes", lambda p, dropout: kept if dropout == 0.3 else None)
+    q, k, v = leaf(B, H, T, D), leaf(B, H // heads_to_a_key, T, D), leaf(B, H // heads_to_a_key, T, D)
+    bias = leaf(1, H, T, T) if biased else None
+    mask, inputs = Mask(causal, T, T, None, None, bias), (q, k, v) if bias is None else (q, k, v, bias)
+    got = with_gradients(attend.attend(q, k, v, mask, 0.3, dropout=0.3), inputs)
+    keys, values = (t.repeat_interleave(heads_to_a_key, dim=1) for t in (k, v))
+    scores = q @ keys.transpose(2, 3) * 0.3 + (0 if bias is None else bias)
+    scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf) if causal else scores
+    expected = with_gradients(scores.softmax(-1) * kept.view(B, H, T, T) @ values, inputs)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # the gradient of a bias is float32
+
+
+def test_holes_are_a_share_and_leave_the_mean() -> None:
+    torch.manual_seed(0)
+    kept = attend._holes(torch.ones(4, 100, 100), 0.25)
+    assert kept is not None
+    assert 0.24 < (kept == 0).float().mean() < 0.26
+    assert kept.max() == pytest.approx(1 / 0.75)
+    assert attend._holes(kept, 0.0) is None
+
+
 def test_packed_documents_are_blocks_of_their_own_where_that_is_less_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attend, "BLOCK", 4)
     segment = torch.tensor([[1, 1, 1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 2, 2, 2, 2, 0, 0, 0]])

@@ -136,8 +136,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: f
     """
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
     short = not grad or mask.keys <= LONG or (mask.bias is not None and mask.bias.requires_grad)
-    if q.device.type == "cpu" and mask.queries > 1 and dropout == 0.0 and short:
-        return blockwise(q, k, v, mask, scale)
+    if q.device.type == "cpu" and mask.queries > 1 and short:
+        return blockwise(q, k, v, mask, scale, dropout)
     shared = q.size(1) != k.size(1)
     if mask.plain_causal:
         return F.scaled_dot_product_attention(
@@ -156,7 +156,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
     return (scores.softmax(-1) @ v.to(scores)).type_as(q)
 
 
-def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: float = 0.0) -> Tensor:
     """The same, a block of queries at a time, and only the keys that it may see."""
     H = q.size(1)
     k, v = (t if t.size(1) == H else t.repeat_interleave(H // t.size(1), dim=1) for t in (k, v))  # (B, H, S, D)
@@ -165,7 +165,8 @@ def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tens
     dense, ahead = None if mask.plain_causal else mask.narrow(q.dtype), mask.looks_ahead
     triangle = ahead and (mask.apart or dense is None)  # else it stands in the mask
     edge = EDGE if mask.apart else 1
-    y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, blocks, triangle, edge, H, scale)  # type: ignore[no-untyped-call]
+    more = blocks, triangle, edge, H, scale, dropout
+    y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, *more)  # type: ignore[no-untyped-call]
     return y.view(q.shape)
 
 
@@ -176,10 +177,10 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dense: Tensor | None,
-        blocks: Sequence[Block], triangle: bool, edge: int, heads: int, scale: float,
+        blocks: Sequence[Block], triangle: bool, edge: int, heads: int, scale: float, dropout: float,
     ) -> Tensor:  # fmt: skip
         keep = any(ctx.needs_input_grad)
-        y, probs = torch.zeros_like(q), []
+        y, probs, holes = torch.zeros_like(q), [], []
         for row, stop, i, j, first, end in blocks:
             some = slice(row * heads, stop * heads)
             queries, keys, values = (
@@ -197,10 +198,13 @@ class _Blockwise(torch.autograd.Function):
             if triangle:  # only the last square of keys holds any that are still to come
                 scores[..., i - j :] += torch.full((j - i, j - i), FORBIDDEN, dtype=q.dtype).triu_(1)
             p = whole.softmax(-1)
-            y[some, i:j] = torch.bmm(p, values)[:, : j - i]
+            kept = _holes(p, dropout)
+            y[some, i:j] = torch.bmm(p if kept is None else p * kept, values)[:, : j - i]
             if keep:
                 probs.append(p)
+                holes.append(kept)
         ctx.save_for_backward(q, k, v, *probs)
+        ctx.holes = holes
         ctx.bias = bias is not None and bias.shape
         ctx.blocks, ctx.edge, ctx.heads, ctx.scale = blocks, edge, heads, scale
         return y
@@ -210,12 +214,14 @@ class _Blockwise(torch.autograd.Function):
         q, k, v, *probs = ctx.saved_tensors
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         dbias = q.new_zeros(ctx.bias, dtype=torch.float32) if ctx.needs_input_grad[3] else None
-        for p, (row, stop, i, j, first, end) in zip(probs, ctx.blocks, strict=True):
+        for p, kept, (row, stop, i, j, first, end) in zip(probs, ctx.holes, ctx.blocks, strict=True):
             some = slice(row * ctx.heads, stop * ctx.heads)
             dout, queries = _cut(dy[some], i, j, ctx.edge), _cut(q[some], i, j, ctx.edge)
             keys, values = _cut(k[some], first, end, ctx.edge), _cut(v[some], first, end, ctx.edge)
-            dv[some, first:end] += torch.bmm(p.transpose(1, 2), dout)[:, : end - first]
-            dp = torch.bmm(dout, values.transpose(1, 2))
+            used, dp = p, torch.bmm(dout, values.transpose(1, 2))
+            if kept is not None:
+                used, dp = p * kept, dp.mul_(kept)
+            dv[some, first:end] += torch.bmm(used.transpose(1, 2), dout)[:, : end - first]
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p * (dp - sum(dp * p)), as the scores
             dq[some, i:j] = _product(ds, keys, ctx.scale)[:, : j - i]
             dk[some, first:end] += _product(ds.transpose(1, 2), queries, ctx.scale)[:, : end - first]
@@ -227,13 +233,18 @@ class _Blockwise(torch.autograd.Function):
                     .float()
                     .sum_to_size(part.shape)
                 )
-        return dq, dk, dv, dbias, None, None, None, None, None, None
+        return dq, dk, dv, dbias, None, None, None, None, None, None, None
 
 
 def _cut(x: Tensor, first: int, end: int, edge: int) -> Tensor:
     """x (N, L, D) -> (N, first to end, D), and zeros up to a multiple of `edge`."""
     more = -(end - first) % edge
     return F.pad(x[:, first:end], (0, 0, 0, more)) if more else x[:, first:end]
+
+
+def _holes(p: Tensor, dropout: float) -> Tensor | None:
+    """What to multiply probabilities by: 0 for a share `dropout`, and the more for the rest; None without dropout."""
+    return torch.empty_like(p).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
 
 
 def _work(blocks: Sequence[Block]) -> int:
