@@ -268,9 +268,8 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
         directory / HELD_OUT, "".join(json.dumps({"text": said}) + "\n" for said in pieces(held.part, tokenizer))
     )
     actual = {"seconds": run.seconds} | watch.actual() | run.tested | bits(run.tested, held.part, args.objective)
-    came = {"predicted": described(found), "actual": actual, "model": str(directory / "model")} | recall_begun(
-        directory
-    )
+    came = {"predicted": described(found), "actual": actual, "model": str(directory / "model")}
+    came |= recall_begun(directory)
     write_whole(directory / PLAN, json.dumps(came, indent=2))
     return came
 
