@@ -122,7 +122,8 @@ def test_every_command_that_is_shown_can_be_typed(line: str) -> None:
         return
     asked = parse(OPTIONS[words[0]], words[1:], f"modelwright {words[0]}")
     if words[0] == "pretrain":
-        assert asked.resume or (asked.data and (asked.size or asked.time or (asked.width and asked.layers)))
+        new = asked.size or asked.time or (asked.width and asked.layers)
+        assert asked.resume or (asked.data and ((asked.steps or asked.time) if asked.init else new))
         assert not asked.resume or "--output" in words
     if words[0] == "generate":
         assert ("--seed" in words) <= (not sampling(Silent(), asked).greedy)  # type: ignore[arg-type]
