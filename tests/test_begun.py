@@ -70,7 +70,7 @@ def test_steps_that_are_timed_spoil_nothing(corpus: Path, tmp_path: Path) -> Non
     """They are made at full rates on a model that is thrown away: the first step's loss is that of the model itself."""
     assert cli.main(command(corpus, tmp_path / "first", "causal", "--rate", "0.02")) == 0
     for name, length in (("timed", "--time=2s"), ("counted", "--steps=3")):
-        more = [length, "--batch", "256", "--rate", "0.5", "--matrix-rate", "0.5", "--json"]
+        more = [length, "--batch", "256", "--rate", "0.5", "--matrix-rate", "0.5", "--precision", "fp32", "--json"]
         assert cli.main(going_on(corpus, tmp_path / "first/model", tmp_path / name, *more)) == 0
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines()[0] for name in ("timed", "counted")]
     assert json.loads(lines[0])["loss"] == json.loads(lines[1])["loss"]
@@ -122,6 +122,16 @@ def test_rows_may_be_shorter_than_what_the_model_reads(corpus: Path, tmp_path: P
     )
     assert json.loads((tmp_path / "second/plan.json").read_text())["predicted"]["length"] == 16
     assert json.loads((tmp_path / "second/model/config.json").read_text())["max_position_embeddings"] == 64
+
+
+def test_whole_documents_get_rows_as_long_as_the_model_reads(tmp_path: Path) -> None:
+    shape = "--width 32 --layers 1 --heads 2 --vocab 600 --batch 600 --steps 1 --context 300 --json"
+    long = ["pretrain", "desk+episodes:60", *shape.split()]
+    assert cli.main([*long, "--output", str(tmp_path / "first")]) == 0
+    for more, length in (((), 256), (("--whole",), 300), (("--whole", "--context", "100"), 100)):
+        again = ["pretrain", "desk+episodes:60", "--init", str(tmp_path / "first/model"), "--steps", "1", "--json"]
+        assert cli.main([*again, *more, "--output", str(tmp_path / f"{length}")]) == 0
+        assert json.loads((tmp_path / f"{length}/plan.json").read_text())["predicted"]["length"] == length
 
 
 @pytest.mark.parametrize(

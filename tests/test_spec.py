@@ -139,6 +139,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tune": {"epochs": "three"}}, "tune: epochs is 'three': input should be a valid number"),
     ({"tune": {"lora": {"rank": 0}}}, "tune: lora: rank must be above 0, not 0"),
     ({"tune": {"rank": 8}}, "tune: rank is of one rung: write lora: {rank: 8}"),
+    ({"tune": {"full": {"matrix_rate": 0.1}}}, "tune: full: matrix_rate is Muon's: add optimizer muon"),
     ({"tune": {"optimizer": "muon"}}, "tune: optimizer is of one rung: write full: {optimizer: muon}"),
     ({"tune": {"lora": 8}}, "tune: lora is to be a mapping such as {rate: 0.001}, not 8"),
     ({"base": "desk"}, "base is to be a mapping such as {data: desk, time: 3min}, not 'desk'"),

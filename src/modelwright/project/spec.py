@@ -24,6 +24,7 @@ from modelwright.plan.size import ByHand, choose_shape, parse_count, parse_time
 from modelwright.project.cache import plain, sha256
 from modelwright.project.ladder import BASE, RUNGS, Limits, Rule
 from modelwright.project.values import limits, mapping, number, text
+from modelwright.recipes.flags import as_keys
 from modelwright.recipes.options import Pretrain, check
 from modelwright.recipes.pretrain import VOCAB
 from modelwright.recipes.source import desk_of
@@ -209,7 +210,7 @@ def _base(said: Any, where: str, base: Path, seed: int) -> Pretrain:
     except pydantic.ValidationError as error:
         raise ValueError(f"{where}: {_first(error, said)}") from None
     except ValueError as error:
-        raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
+        raise ValueError(f"{where}: {as_keys(str(error), Pretrain)}") from None
 
 
 def shape_of(args: Pretrain) -> Config:
@@ -309,7 +310,7 @@ def _tuning(said: Mapping[str, Any], where: str) -> None:
     except pydantic.ValidationError as error:
         raise ValueError(f"{where}: {_first(error, said)}") from None
     except ValueError as error:
-        raise ValueError(f"{where}: {str(error).replace('--', '')}") from None
+        raise ValueError(f"{where}: {as_keys(str(error), Tune)}") from None
 
 
 def _first(error: pydantic.ValidationError, said: Mapping[str, Any]) -> str:

@@ -100,6 +100,8 @@ def make_plan(
 ) -> Plan:
     """Decide on a run at `speed` FLOP/s, of a new model or of one that has `begun`."""
     hand = ByHand(**{field.name: getattr(args, field.name, None) for field in dataclasses.fields(ByHand)})
+    if begun is not None and args.whole and args.context is None:
+        hand = dataclasses.replace(hand, context=begun.model.cfg.context)
     found = decide(
         args.objective,
         vocab,
