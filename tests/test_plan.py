@@ -409,3 +409,20 @@ def test_without_a_limit_a_micro_batch_holds_16k_tokens() -> None:
     held = plan.batch / plan.accumulate
     assert 2**13 < held <= 2**14
     assert math.isclose(plan.batch, size.best_batch(plan.flops, plan.tokens), rel_tol=0.05)
+
+
+def test_a_run_that_goes_on_from_a_model_is_gentler_and_as_large_as_its_steps() -> None:
+    """Half of the rates, rows as a new model of the size has, and the batch that the rule gives these steps."""
+    gpt2 = Config(
+        vocab=50257, width=768, layers=12, heads=12, kv_heads=12, head=64, ffn=3072, context=1024, norm="layer",
+        act="gelu_tanh", gated=False, attn_bias=True, ffn_bias=True, learned=True,
+    )  # fmt: skip
+    plan = decide("causal", 50257, 1e12, hand=ByHand(steps=100), config=gpt2)
+    assert plan.config == gpt2
+    assert (plan.length, plan.steps) == (size.best_context(cost.parameters(gpt2)), 100)
+    assert plan.length < gpt2.context
+    assert plan.rate == pytest.approx(size.best_rate(plan.flops) / 2)
+    assert plan.matrix_rate == size.MUON_RATE / 2
+    assert plan.batch == pytest.approx(0.2920 * plan.flops**0.3271, rel=0.02)
+    said = decide("causal", 50257, 1e12, hand=ByHand(steps=100, rate=0.5, context=2048, batch=4096), config=gpt2)
+    assert (said.length, said.batch, said.rate) == (1024, 4096, 0.5)
