@@ -186,3 +186,6 @@ def test_a_setting_that_came_later_leaves_the_steps_of_before_what_they_were() -
     muon = settings(Tune(model="m", method="full", optimizer="muon", matrix_rate=0.01))
     assert muon == plain | {"optimizer": "muon", "matrix_rate": 0.01}
     assert settings(Pretrain())["optimizer"] == "muon", "of pretraining it is no news"
+    assert settings(Pretrain())["dropout"] == settings(Pretrain(dropout=0.0))["dropout"] == 0.0
+    assert "init" not in settings(Pretrain())
+    assert settings(Pretrain(init="m")) == settings(Pretrain()) | {"init": "m"}
