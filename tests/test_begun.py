@@ -105,11 +105,13 @@ def test_a_family_that_is_not_ours_stays_what_it_is(
     encoder = cfg.encoder and dataclasses.replace(cfg.encoder, vocab=words.vocab)
     cfg = dataclasses.replace(cfg, vocab=words.vocab, encoder=encoder)
     model = initialise(Transformer(cfg), torch.Generator().manual_seed(0)).eval()
-    save(LanguageModel(model, words), tmp_path / "first")
+    save(LanguageModel(model, words, {"eos_token_id": words.eos, "temperature": 0.7}), tmp_path / "first")
     more = ["--objective", objective, "--steps", "2", "--rate", "1e-9", "--matrix-rate", "1e-9", "--json"]
     assert cli.main(going_on(corpus, tmp_path / "first", tmp_path / "second", *more)) == 0
-    again = load(tmp_path / "second/model").model
+    found = load(tmp_path / "second/model")
+    again = found.model
     assert again.cfg == model.cfg
+    assert found.generation["temperature"] == 0.7
     assert json.loads((tmp_path / "second/model/config.json").read_text())["model_type"] == family
     assert all(torch.allclose(again.state_dict()[name], p, atol=1e-6) for name, p in model.state_dict().items())
 
