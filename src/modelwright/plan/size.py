@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from modelwright.model.transformer import Config, Relative, Rope
 from modelwright.plan import cost, memory
@@ -160,31 +160,24 @@ def decide(
     Raises ValueError where neither is given, where a size cannot hold the vocabulary, or where hands contradict.
     """
     hand = hand or ByHand()
-    begun = config is not None
+    begun, gentle = config is not None, ON if config else 1.0
     config = config or choose_shape(objective, vocab, speed, parameters, seconds, hand, tokens_per_parameter)
     context = hand.context or (best_context(cost.parameters(config)) if begun else config.context)
     length, source = row_lengths(objective, min(config.context, context))
+    row = length + source
     share = share_predicted(objective)
     per_row = cost.training_flops(config, length, source, share)
-
     tokens = float(hand.tokens or tokens_per_parameter * cost.parameters(config))
     if seconds is not None and hand.tokens is None:
-        tokens = seconds * speed / per_row * (length + source)
-    compute = tokens / (length + source) * per_row
-    batch = hand.batch or best_batch(compute, tokens)
-    if begun and hand.steps and not hand.batch:
-        batch = batch_of_steps(hand.steps, per_row / (length + source))
-    wished = max(1, round(batch / (length + source)))
-
-    def bytes_of(held: int) -> memory.TrainingMemory:
-        return memory.training(config, held, length, source, precision=precision, optimizer=optimizer, predicted=share)
-
-    most = (
-        HELD // (length + source) if bytes_free is None else most_rows(lambda n: bytes_of(n).total, wished, bytes_free)
-    )
-    accumulate = hand.accumulate or math.ceil(wished / max(1, most))
+        tokens = seconds * speed / per_row * row
+    of_steps = batch_of_steps(hand.steps, per_row / row) if begun and hand.steps else None
+    wished = max(1, round((hand.batch or of_steps or best_batch(tokens / row * per_row, tokens)) / row))
+    how: dict[str, Any] = {"precision": precision, "optimizer": optimizer, "predicted": share}
+    bytes_of = partial(memory.training, config, length=length, source=source, **how)
+    fitting = micro_batches(wished, row, bytes_free, lambda held: bytes_of(rows=held).total)
+    accumulate = hand.accumulate or fitting
     rows = accumulate * math.ceil(wished / accumulate)
-    steps = hand.steps or max(1, int(tokens / (rows * (length + source))))
+    steps = hand.steps or max(1, int(tokens / (rows * row)))
     flops = steps * rows * per_row
     return Plan(
         objective=objective,
@@ -196,11 +189,11 @@ def decide(
         accumulate=accumulate,
         steps=steps,
         warmup=warmup_steps(steps) if hand.warmup is None else hand.warmup,
-        rate=hand.rate or best_rate(flops) * (ON if begun else 1),
-        matrix_rate=hand.matrix_rate or MUON_RATE * (ON if begun else 1),
+        rate=hand.rate or gentle * best_rate(flops),
+        matrix_rate=hand.matrix_rate or gentle * MUON_RATE,
         flops=flops,
         seconds=flops / speed,
-        memory=bytes_of(rows // accumulate),
+        memory=bytes_of(rows=rows // accumulate),
     )
 
 
@@ -245,6 +238,12 @@ def best_rate(compute: float) -> float:
 def warmup_steps(steps: int) -> int:
     """A twentieth of the run, at most 500 steps."""
     return min(500, math.ceil(steps / 20))
+
+
+def micro_batches(wished: int, row: int, bytes_free: int | None, bytes_of: Callable[[int], int]) -> int:
+    """In how few parts a step of `wished` rows of `row` tokens fits into memory."""
+    most = HELD // row if bytes_free is None else most_rows(bytes_of, wished, bytes_free)
+    return math.ceil(wished / max(1, most))
 
 
 def most_rows(bytes_of: Callable[[int], int], wished: int, bytes_free: int) -> int:

@@ -190,6 +190,21 @@ def held_out(model: Transformer, loader: Loader, precision: Precision, batches: 
     return {"held_out_loss": total / weight}
 
 
+def tokenised(args: Pretrain, tokenizer: Tokenizer, screen: Screen) -> Shards:
+    """The text as token shards in the run directory; for a dry run no more than its head."""
+    text = read(args)
+    with screen.counting("tokenising") as told:
+        return write(
+            head(text.documents, HEAD) if args.dry_run else text.documents,
+            tokenizer,
+            args.output / "shards",
+            objective=args.objective,
+            source=text.fingerprint,
+            partly=text.partly,
+            progress=told,
+        )
+
+
 def make_loaders(args: Pretrain, shards: Shards, tokenizer: Tokenizer, found: Plan) -> tuple[Loader, Loader]:
     """Batches to train on, and batches to test on, from documents of their own."""
     packed = packing(args.objective, tokenizer, found.source or found.length, whole=args.whole)
@@ -220,18 +235,7 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
     speed = SHARE * peak
     found = recall_plan(directory) if args.resume else make_plan(args, tokenizer.vocab, precision, speed, begun)
     # 3. token shards; and then as many steps as really fit into the time
-    text = read(args)
-    texts = head(text.documents, HEAD) if args.dry_run else text.documents
-    with screen.counting("tokenising") as told:
-        shards = write(
-            texts,
-            tokenizer,
-            directory / "shards",
-            objective=args.objective,
-            source=text.fingerprint,
-            partly=text.partly,
-            progress=told,
-        )
+    shards = tokenised(args, tokenizer, screen)
     training, held = make_loaders(args, shards, tokenizer, found)
     if not args.resume:
         found = timed(args, found, training, precision, begun)
