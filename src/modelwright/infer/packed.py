@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelwright.model.attend import Mask, attend
-from modelwright.model.cache import Cache
+from modelwright.model.attend import Apart, Mask, attend
+from modelwright.model.cache import Cache, Pair, Step
 from modelwright.model.kernels import rotate
 from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn
 
@@ -54,7 +54,7 @@ class PackedAttention(nn.Module):
         self.cfg, self.layer = plain.cfg, plain.layer
         self.qkv, self.o = PackedLinear(plain.q, plain.k, plain.v), PackedLinear(plain.o)
 
-    def forward(self, x: Tensor, mask: Mask, turn: Turn | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         heads, kv = self.cfg.heads, self.cfg.kv_heads
         y = self.qkv(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H + 2K, D)
         qk, v = y.split([heads + kv, kv], dim=2)
@@ -62,10 +62,12 @@ class PackedAttention(nn.Module):
             qk = rotate(qk, turn.cos, turn.sin)
         q, k = qk.split([heads, kv], dim=2)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
+        kept: Any = (k, v)
         if cache is not None:
-            kept = cache.append(self.layer, k, v)
-            k, v = (k, v) if cache.start == 0 else kept  # a prompt reads itself as it was, not as it is kept
-        return mix(q, k, v, mask, self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale, self.o)
+            stored = cache.append(self.layer, k, v)
+            whole = isinstance(cache, Cache) and cache.start == 0  # a prompt reads itself as it was, not as it is kept
+            kept = kept if whole else stored
+        return mix(q, *kept, mask, self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale, self.o)
 
 
 class PackedCross(nn.Module):
@@ -76,27 +78,39 @@ class PackedCross(nn.Module):
         self.plain, self.layer = plain, plain.layer
         self.q, self.o = PackedLinear(plain.q), PackedLinear(plain.o)
 
-    def read(self, x: Tensor, memory: Memory, mask: Mask, cache: Cache | None) -> Tensor:
+    def read(self, x: Tensor, memory: Memory | None, mask: Mask | Apart, cache: Cache | Step | None) -> Tensor:
         cfg = self.plain.cfg
         q = self.q(x).unflatten(-1, (-1, cfg.head))  # (B, T, H, D)
-        kept = None if cache is None else cache.cross[self.layer]
+        kept: Any = None if cache is None else cache.cross[self.layer]
         if kept is None:
+            assert memory is not None
             dtype = x.dtype if cache is None else cache.k[self.layer].dtype
-            k, v = (f(memory.x).unflatten(-1, (-1, cfg.head)) for f in (self.plain.k, self.plain.v))
-            kept = k.transpose(1, 2).to(dtype), v.transpose(1, 2).to(dtype)  # each (B, K, S, D)
-        if cache is not None:
-            cache.cross[self.layer] = kept
+            k, v = self.plain.remember(memory)
+            kept = k.to(dtype), v.to(dtype)  # each (B, K, S, D)
+            if cache is not None:
+                cache.cross[self.layer] = kept
         return mix(q, *kept, mask, cfg.head**-0.5 if cfg.attn_scale is None else cfg.attn_scale, self.o)
 
+    def remember(self, memory: Memory) -> Pair:
+        return self.plain.remember(memory)
 
-def mix(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, out: nn.Module) -> Tensor:
-    """q (B, T, H, D), k and v (B, K, S, D) -> (B, T, C)."""
-    if q.size(1) == 1:
-        y = newest(q, k, v, mask, scale)
+
+def mix(q: Tensor, k: Any, v: Any, mask: Mask | Apart, scale: float, out: nn.Module) -> Tensor:
+    """q (B, T, H, D), k and v (B, K, S, D), or of many texts lists of them -> (B, T, C)."""
+    if isinstance(mask, Apart):
+        parts = mask.each(q.transpose(1, 2), k, v)
+        y = torch.cat([heads(q.transpose(1, 2), *kept, scale) for q, *kept in parts], dim=1)
     else:
-        y = attend(q.transpose(1, 2), k.to(q.dtype), v.to(q.dtype), mask, scale).transpose(1, 2).flatten(2)
+        y = heads(q, k, v, mask, scale)
     done: Tensor = out(y)
     return done
+
+
+def heads(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+    """q (B, T, H, D), k and v (B, K, S, D) -> (B, T, H * D)."""
+    if q.size(1) == 1:
+        return newest(q, k, v, mask, scale)
+    return attend(q.transpose(1, 2), k.to(q.dtype), v.to(q.dtype), mask, scale).transpose(1, 2).flatten(2)
 
 
 def newest(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:

@@ -5,7 +5,7 @@ Letters: B batch, T query length, S key length, H heads, K key/value heads, G = 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -126,7 +126,25 @@ class Mask:
         return allowed
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: float = 0.0) -> Tensor:
+@dataclass(frozen=True)
+class Apart:
+    """A row of many texts' new tokens: who may look at whom in each, whose keys and values come as lists."""
+
+    masks: Sequence[Mask]
+
+    def each(self, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor, Mask]]:
+        """q (1, H, N, D), in the texts' own shares."""
+        return zip(q.split([mask.queries for mask in self.masks], dim=2), k, v, self.masks, strict=True)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor | Sequence[Tensor],
+    v: Tensor | Sequence[Tensor],
+    mask: Mask | Apart,
+    scale: float,
+    dropout: float = 0.0,
+) -> Tensor:
     """softmax(scale q k^T + mask) v (Vaswani et al. 2017, eq. 1): q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
 
     On a CPU whole blocks of queries are products that oneDNN does well, and the keys that a block may not see are
@@ -134,6 +152,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: f
     kept for the way back, so long rows go to PyTorch's kernel, which keeps none; but for a bias that learns it would
     keep several.
     """
+    if isinstance(mask, Apart):
+        return torch.cat([attend(*part, scale) for part in mask.each(q, k, v)], dim=2)
+    assert isinstance(k, Tensor)
+    assert isinstance(v, Tensor)
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
     short = not grad or mask.keys <= LONG or (mask.bias is not None and mask.bias.requires_grad)
     if q.device.type == "cpu" and mask.queries > 1 and short:

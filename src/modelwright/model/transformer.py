@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelwright.model.attend import Mask, attend
-from modelwright.model.cache import Cache
+from modelwright.model.attend import Apart, Mask, attend
+from modelwright.model.cache import Cache, Pair, Step
 from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
 from modelwright.model.logps import rounded, token_logps
 
@@ -202,27 +202,32 @@ class Attention(nn.Module):
         self.v = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=cfg.attn_bias)
         self.o = nn.Linear(cfg.heads * cfg.head, cfg.width, bias=cfg.attn_bias)
 
-    def forward(self, x: Tensor, mask: Mask, turn: Turn | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         q, k, v = (f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v))  # (B, T, H or K, D)
         if turn is not None:
             q, k = rotate(q, turn.cos, turn.sin), rotate(k, turn.cos, turn.sin)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
-        return self.mix(q, k, v, mask)
+        if cache is None:
+            return self.mix(q, k, v, mask)
+        return self.mix(q, *cache.append(self.layer, k, v), mask)  # all that is kept, (B, K, S, D)
 
-    def read(self, x: Tensor, memory: Memory, mask: Mask, cache: Cache | None) -> Tensor:
+    def read(self, x: Tensor, memory: Memory | None, mask: Mask | Apart, cache: Cache | Step | None) -> Tensor:
         """Cross-attention. The memory's keys and values never change, so a cache keeps them after the first token."""
         q = self.q(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H, D)
         kept = None if cache is None else cache.cross[self.layer]
         if kept is None:
-            k, v = (f(memory.x).unflatten(-1, (-1, self.cfg.head)).transpose(1, 2) for f in (self.k, self.v))
-            kept = k, v  # each (B, K, S, D)
-        if cache is not None:
-            cache.cross[self.layer] = kept
+            assert memory is not None
+            kept = self.remember(memory)
+            if cache is not None:
+                cache.cross[self.layer] = kept
         return self.mix(q, *kept, mask)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    def remember(self, memory: Memory) -> Pair:
+        """Keys and values of what an encoder has read, each (B, K, S, D)."""
+        k, v = (f(memory.x).unflatten(-1, (-1, self.cfg.head)).transpose(1, 2) for f in (self.k, self.v))
+        return k, v
+
+    def mix(self, q: Tensor, k: Tensor | list[Tensor], v: Tensor | list[Tensor], mask: Mask | Apart) -> Tensor:
         scale = self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale
         dropout = self.cfg.dropout if self.training else 0.0
         y = attend(q.transpose(1, 2), k, v, mask, scale, dropout)  # (B, H, T, D)
@@ -271,14 +276,14 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Mask,
+        mask: Mask | Apart,
         turn: Turn | None,
         memory: Memory | None,
-        memory_mask: Mask | None,
-        cache: Cache | None,
+        memory_mask: Mask | Apart | None,
+        cache: Cache | Step | None,
     ) -> Tensor:
         x = self.add(x, self.attn_norm, lambda y: self.attn(y, mask, turn, cache))
-        if memory is not None and memory_mask is not None:
+        if memory_mask is not None:
             x = self.add(x, self.cross_norm, lambda y: self.cross.read(y, memory, memory_mask, cache))
         return self.add(x, self.ffn_norm, self.ffn)
 
@@ -308,26 +313,36 @@ class Stack(nn.Module):
         pos: Tensor,
         segment: Tensor | None,
         memory: Memory | None = None,
-        cache: Cache | None = None,
+        cache: Cache | Step | None = None,
     ) -> Tensor:
         """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C)."""
-        k_pos, k_segment = (pos, segment) if cache is None else cache.extend(pos, segment)
-        bias = None if self.relative is None else self.bias(pos, k_pos, segment is not None and cache is None)
-        mask = Mask(self.cfg.causal, x.size(1), k_pos.size(1), segment, k_segment, bias, x.device)
-        memory_mask = memory and Mask(False, x.size(1), memory.x.size(1), segment, memory.segment)
+        mask, memory_mask = self.masks(pos, segment, memory, cache)
         turn = self.turn(pos, compute_dtype(x)) if self.cfg.rope else None
         for block in self.blocks:
             x = block(x, mask, turn, memory, memory_mask, cache)
         return x if self.norm is None else self.norm(x)  # (B, T, C)
 
-    def bias(self, q_pos: Tensor, k_pos: Tensor, packed: bool) -> Tensor:
-        """(B or 1, H, T, S). Positions count up within a document, so in packed rows the places tell the same gaps, and
-        tell them for all rows at once."""
-        assert self.relative is not None
-        if packed:
-            q_pos = k_pos = torch.arange(q_pos.size(1), device=q_pos.device)[None]
-        out: Tensor = self.relative(q_pos, k_pos)
-        return out
+    def masks(
+        self, pos: Tensor, segment: Tensor | None, memory: Memory | None, cache: Cache | Step | None
+    ) -> tuple[Mask | Apart, Mask | Apart | None]:
+        """Who may look at whom, and who at what of the memory."""
+        causal, T = self.cfg.causal, pos.size(1)
+        if isinstance(cache, Step):
+            own = [Mask(causal, q.size(1), k.size(1), bias=self.bias(q, k), device=pos.device) for q, k in cache.places]
+            read = [Mask(False, q.size(1), source) for (q, _), source in zip(cache.places, cache.sources, strict=True)]
+            return Apart(own), Apart(read) if self.cfg.encoder else None
+        k_pos, k_segment = (pos, segment) if cache is None else cache.extend(pos, segment)
+        if segment is not None and cache is None:
+            # Positions count up within a document, so in packed rows the places tell the same gaps, for all rows at once.
+            bias = self.bias(*[torch.arange(T, device=pos.device)[None]] * 2)
+        else:
+            bias = self.bias(pos, k_pos)
+        mask = Mask(causal, T, k_pos.size(1), segment, k_segment, bias, pos.device)
+        return mask, memory and Mask(False, T, memory.x.size(1), segment, memory.segment)
+
+    def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor | None:
+        """The learned bias, (B or 1, H, T, S), where the model has one."""
+        return None if self.relative is None else self.relative(q_pos, k_pos)
 
     def turn(self, pos: Tensor, dtype: torch.dtype) -> Turn:
         assert self.cfg.rope is not None
@@ -450,6 +465,10 @@ class Transformer(nn.Module):
         x = self.encoder(self.embed(tokens, pos, None), pos, segment)
         return Memory(F.dropout(x, self.cfg.dropout, self.training), segment)
 
+    def remember(self, memory: Memory) -> list[Pair]:
+        """What each layer of the decoder reads of a memory: keys and values, (B, K, S, D)."""
+        return [block.cross.remember(memory) for block in self.stack.blocks]
+
     def hidden(
         self,
         tokens: Tensor,
@@ -458,13 +477,16 @@ class Transformer(nn.Module):
         segment: Tensor | None = None,
         types: Tensor | None = None,
         memory: Memory | None = None,
-        cache: Cache | None = None,
+        cache: Cache | Step | None = None,
     ) -> Tensor:
         """tokens (B, T) -> (B, T, C), the vectors that the head reads. With a cache, positions go on where it ends.
 
-        Positions count up by one within a segment.
+        Positions count up by one within a segment. A `Step` is of many texts whose new tokens make one row, and knows
+        where each stands.
         """
-        if pos is None:
+        if isinstance(cache, Step):
+            pos = cache.pos
+        elif pos is None:
             start = 0 if cache is None else cache.next_pos()
             pos = torch.arange(tokens.size(1), device=tokens.device)[None] + start  # (1 or B, T)
         x = self.embed(tokens, pos, types)
