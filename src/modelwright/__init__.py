@@ -16,12 +16,12 @@ NAMES = {
     "LanguageModel": "modelwright.hub.open",
     "Tokenizer": "modelwright.data.tokenizer",
     "Transformer": "modelwright.model.transformer",
-    "fill_mask": "modelwright.infer.engine",
-    "generate": "modelwright.infer.engine",
+    "fill_mask": "modelwright.infer.fill",
+    "generate": "modelwright.infer.complete",
     "load": "modelwright.hub.open",
     "open_model": "modelwright.adapt.open",
     "save": "modelwright.hub.open",
-    "stream": "modelwright.infer.engine",
+    "stream": "modelwright.infer.complete",
 }
 
 __all__ = ["__version__", *NAMES]

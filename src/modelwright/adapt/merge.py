@@ -16,7 +16,7 @@ from modelwright.adapt.lora import merged_copy
 from modelwright.adapt.open import RECORD, digest, is_adapter, open_model, read_record, versions
 from modelwright.adapt.prompt import soft_ids
 from modelwright.hub import open as hub
-from modelwright.infer.engine import generate_tokens
+from modelwright.infer.engine import Engine, Request
 from modelwright.infer.sample import Sampling
 from modelwright.model.checkpoint import whole, write_json
 from modelwright.model.transformer import Transformer
@@ -102,11 +102,10 @@ def _continuations(one: Transformer, other: Transformer, largest: float, draw: t
 
 
 def _greedy(model: Transformer, prompts: list[list[int]], sources: list[list[int]] | None) -> list[list[int]]:
-    found: list[list[int]] = [[] for _ in prompts]
-    for steps in generate_tokens(model, prompts, Sampling(NEW, 0.0), sources=sources):
-        for step in steps:
-            found[step.row].append(step.token)
-    return found
+    engine = Engine(model, blocks=PROMPTS * (LENGTH + NEW))
+    pairs = zip(prompts, sources or [None] * len(prompts), strict=True)
+    streams = [engine.submit(Request(prompt, Sampling(NEW, 0.0), source)) for prompt, source in pairs]
+    return [[new.token for new in stream] for stream in streams]
 
 
 def _tie(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,14 +26,16 @@ from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompt
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.evaluate.reading import batches, marks, pad_right, reach, stacked, text_rows
-from modelwright.infer.engine import Finish, prefill, turn, turns
+from modelwright.infer.complete import written
+from modelwright.infer.engine import Engine, Finish, Request, blocks_for
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators
 from modelwright.infer.text import Encoded, LanguageModel
-from modelwright.model.logps import rows_at_once
-from modelwright.model.transformer import Memory, Transformer
+from modelwright.model.transformer import Transformer
 
 TOKENS = 8192  # of a batch, padding included
+SCORED = 2048  # tokens of answers, and what stands before them, in a step
+GREEDY = Sampling(1, 0.0)
 GAPS = 0  # the seed of the gaps that texts are measured with: one for all, or two models would not be comparable
 
 Told = Callable[[int], None]  # called with how many rows have come to be done
@@ -130,67 +132,22 @@ class ModelScorer:
         Raises ValueError for an encoder, an answer without a token, and a pair that is longer than the context.
         """
         self._check_speaks()
-        asked: dict[tuple[Any, Any], list[int]] = {}
-        for at, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        for prompt, answer in zip(prompts, answers, strict=True):
             self._check_pair(prompt, answer)
-            asked.setdefault((prompt.tokens, prompt.source), []).append(at)
-        alike = list(asked.values())  # places of the same prompt
-        sizes = [
-            (len(prompts[places[0]].source or prompts[places[0]].tokens) + max(len(answers[at]) for at in places))
-            * len(places)
-            for places in alike
+        pairs = [([*prompt.tokens, *answer], prompt) for prompt, answer in zip(prompts, answers, strict=True)]
+        engine = Engine(self.model, blocks=blocks_for([len(said) for said, _ in pairs]), budget=SCORED)
+        asked = [
+            engine.submit(Request(said, GREEDY, prompt.source, scored=len(prompt.tokens))) for said, prompt in pairs
         ]
-        found: dict[int, Likelihood] = {}
-        with torch.inference_mode():
-            for some in batches(sizes, self.budget):
-                groups = [alike[i] for i in some]
-                found.update(self._answers(groups, prompts, answers))
-                told(sum(map(len, groups)))
-        return [found[at] for at in range(len(prompts))]
-
-    def _answers(
-        self, groups: Sequence[Sequence[int]], prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]]
-    ) -> Iterator[tuple[int, Likelihood]]:
-        """Read each group's prompt into the cache, and then the answers, but for their last tokens, after it."""
-        read = [prompts[places[0]] for places in groups]
-        sources = None if read[0].source is None else [prompt.source or () for prompt in read]
-        order = [at for places in groups for at in places]
-        owner = torch.tensor([i for i, places in enumerate(groups) for _ in places], device=self.device)  # (R,)
-        said = [answers[at] for at in order]
-        longest = max(map(len, said))
-        rows = prefill(self.model, [prompt.tokens for prompt in read], sources, longest, Sampling(max_new=1))
-        hidden = rows.hidden[owner][:, None]  # (R, 1, C): what predicts the first token
-        if longest > 1:
-            rows.cache.select(owner)
-            memory = rows.memory
-            if memory is not None:
-                memory = Memory(memory.x[owner], None if memory.segment is None else memory.segment[owner])
-            begun = torch.tensor([len(prompt.tokens) for prompt in read], device=self.device)[owner, None]  # (R, 1)
-            tokens = pad_right([answer[:-1] for answer in said], 0, self.device)  # (R, T - 1)
-            pos = begun + torch.arange(longest - 1, device=self.device)
-            segment = marks([len(answer) - 1 for answer in said], self.device)
-            rest = self.model.hidden(tokens, pos=self._within(pos), segment=segment, memory=memory, cache=rows.cache)
-            hidden = torch.cat([hidden, rest], 1)  # (R, T, C)
-        logps, best = self._judge(hidden, pad_right(said, -1, self.device))
-        for at, answer, logp, greedy in zip(order, said, logps.sum(1).tolist(), best.all(1).tolist(), strict=True):
-            yield at, Likelihood(logp, len(answer), greedy)
-
-    def _within(self, pos: Tensor) -> Tensor:
-        """Padding may stand beyond the last position that the model has a vector for."""
-        return pos.clamp(max=self.model.cfg.context - 1) if self.model.cfg.learned else pos
-
-    def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """log p (R, T) of targets (R, T), and whether each was the likeliest: 0 and True where a target is below 0."""
-        wanted = targets >= 0
-        x, said = hidden[wanted], targets[wanted]
-        logps, best = torch.zeros(targets.shape, device=x.device), torch.ones_like(wanted)
-        parts, at_once = [], rows_at_once(self.model.cfg.vocab)
-        for h, y in zip(torch.split(x, at_once), torch.split(said, at_once), strict=True):
-            logits = self.model.logits(h).float()  # (<= at_once, V)
-            parts.append((logits.log_softmax(-1).gather(-1, y[:, None])[:, 0], logits.argmax(-1) == y))
-        logps[wanted] = torch.cat([logp for logp, _ in parts])
-        best[wanted] = torch.cat([hit for _, hit in parts])
-        return logps, best
+        for stream in asked:
+            list(stream)
+            told(1)
+        return [
+            Likelihood(
+                sum(score.logp for score in stream.scores), len(stream.scores), all(s.best for s in stream.scores)
+            )
+            for stream in asked
+        ]
 
     def generate(
         self,
@@ -213,13 +170,12 @@ class ModelScorer:
         read = [list(prompt.tokens if prompt.source is None else prompt.source) for prompt in prompts]
         random = generators(read, 1, seed)
         found: dict[int, Generation] = {}
-        for some in turns(read):
-            sources = None if prompts[some[0]].source is None else [read[at] for at in some]
-            encoded = Encoded([list(prompts[at].tokens) for at in some], sources)
-            for piece in turn(self.lm, self.packed, encoded, sampling, [random[at] for at in some], ends):
-                if (done := piece.completion) is not None:
-                    found[some[piece.row]] = Generation(done.text, tuple(done.tokens), done.finish)
-                    told(1)
+        sources = read if any(prompt.source is not None for prompt in prompts) else None
+        encoded = Encoded([list(prompt.tokens) for prompt in prompts], sources)
+        for piece in written(self.lm, self.packed, encoded, sampling, random, ends):
+            if (done := piece.completion) is not None:
+                found[piece.row] = Generation(done.text, tuple(done.tokens), done.finish)
+                told(1)
         return [found[at] for at in range(len(prompts))]
 
     # -- labels -----------------------------------------------------------------------------------------

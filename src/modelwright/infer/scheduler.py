@@ -17,6 +17,7 @@ from bisect import insort
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 
 @dataclass(eq=False)
@@ -103,7 +104,7 @@ class Blocks:
         return taken
 
     def run(self, room: int) -> tuple[int, int]:
-        """(first block, length) of the first run of free blocks with that room from the hand on; else of the longest."""
+        """(first block, length) of the first run of free blocks with that room, from the hand on; or of the longest."""
         best = (0, 0)
         for start, length in self._runs():
             if length >= room:
@@ -182,7 +183,7 @@ class Scheduler:
         for text in sorted(self.running, key=lambda text: text.left > 1):  # those who wait for one token first
             if left and text in self.running and self._grow(text, text.cached + min(text.left, left), copies):
                 left -= self._take(text, left, slices)
-        for text in list(self.waiting):
+        for text in list(islice(self.waiting, 2 * self.most)):
             if left <= 0 or len(self.running) >= self.most or not self._fits(text):
                 break
             if not self._awaited(text):

@@ -132,7 +132,9 @@ class Apart:
 
     masks: Sequence[Mask]
 
-    def each(self, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor, Mask]]:
+    def each(
+        self, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Mask]]:
         """q (1, H, N, D), in the texts' own shares."""
         return zip(q.split([mask.queries for mask in self.masks], dim=2), k, v, self.masks, strict=True)
 

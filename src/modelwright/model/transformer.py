@@ -333,8 +333,9 @@ class Stack(nn.Module):
             return Apart(own), Apart(read) if self.cfg.encoder else None
         k_pos, k_segment = (pos, segment) if cache is None else cache.extend(pos, segment)
         if segment is not None and cache is None:
-            # Positions count up within a document, so in packed rows the places tell the same gaps, for all rows at once.
-            bias = self.bias(*[torch.arange(T, device=pos.device)[None]] * 2)
+            # Positions count up within a document: in packed rows the places tell the same gaps, for all rows at once.
+            places = torch.arange(T, device=pos.device)[None]
+            bias = self.bias(places, places)
         else:
             bias = self.bias(pos, k_pos)
         mask = Mask(causal, T, k_pos.size(1), segment, k_segment, bias, pos.device)

@@ -24,7 +24,8 @@ from modelwright.data.chat import chat_template, conversation, encode_chat, enco
 from modelwright.data.pack import around
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.hub.open import LanguageModel
-from modelwright.infer.engine import Completion, room, turn
+from modelwright.infer.complete import Completion, written
+from modelwright.infer.engine import room
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators, settings
 from modelwright.infer.text import Encoded
@@ -171,7 +172,9 @@ def answer(talk: Talk, said: str, lm: LanguageModel, model: Transformer, asked: 
     asked = replace(asked, stop=talk.stop())
     shown, done = "", None
     try:
-        for piece in turn(lm, model, Encoded([ids], None), asked, generators([ids], 1, asked.seed or 0), talk.ends()):
+        for piece in written(
+            lm, model, Encoded([ids], None), asked, generators([ids], 1, asked.seed or 0), talk.ends()
+        ):
             text = piece.text if shown else piece.text.lstrip()
             shown, done = shown + text, piece.completion
             print(text, end="", flush=True)

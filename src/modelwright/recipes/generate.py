@@ -19,7 +19,9 @@ import tyro
 
 from modelwright.adapt.lora import merged_copy
 from modelwright.adapt.open import method, open_model
-from modelwright.infer.engine import ROWS, Completion, fill_mask, pieces, room
+from modelwright.infer.complete import Completion, pieces
+from modelwright.infer.engine import TEXTS, room
+from modelwright.infer.fill import fill_mask
 from modelwright.infer.sample import Sampling, settings
 from modelwright.infer.text import LanguageModel, encode_prompts
 from modelwright.plan.cost import parameters
@@ -198,7 +200,7 @@ def show_plan(lm: LanguageModel, prompts: list[str], asked: Sampling, as_json: b
     cfg, encoded = lm.model.cfg, encode_prompts(lm, prompts)
     begun, source = (max(map(len, rows or [[]])) for rows in (encoded.prompts, encoded.sources))
     length, number = begun + room(cfg, begun, asked.max_new), lm.model.embed.tokens.weight.itemsize
-    rows = min(len(prompts), max(1, ROWS // asked.n)) * asked.n
+    rows = min(len(prompts) * asked.n, TEXTS)
     told: dict[str, Any] = {
         "model": f"{cfg.shape}, {parameters(cfg):,} parameters: width {cfg.width}, {cfg.layers} layers",
         "prompt_tokens": [len(row) for row in encoded.sources or encoded.prompts],

@@ -1,0 +1,146 @@
+"""Continuations of texts: `complete` answers with records, `generate` with text, `stream` with text as it comes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Generator
+
+from modelwright.infer.engine import Engine, Finish, New, Request, Stream, blocks_for, room
+from modelwright.infer.packed import prepare
+from modelwright.infer.sample import Sampling, generators, settings
+from modelwright.infer.text import Encoded, LanguageModel, Writer, encode_prompts, eos_ids, writer
+from modelwright.model.transformer import Transformer
+
+PACKING_PAYS = 32  # steps after which packed weights have saved more time than packing them took, measured
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One continuation. `text` ends before the stop string; `tokens` hold all that was drawn, the EOS included.
+
+    finish: "stop" at an EOS or a stop string, "length" at `max_new`, "context" where the model's context was full.
+    logprobs: of each token under the model itself, before any sampling rule, if asked for.
+    """
+
+    text: str
+    tokens: list[int]
+    finish: Finish
+    logprobs: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of one row, perhaps none; with the last comes the whole completion."""
+
+    row: int
+    text: str
+    completion: Completion | None = None
+
+
+@dataclass
+class Draft:
+    """One row being written."""
+
+    row: int
+    writer: Writer
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def take(self, new: New, eos: Collection[int], logprobs: bool) -> Piece:
+        """What can be shown with one more token, which is no text where it is an EOS."""
+        self.tokens.append(new.token)
+        if new.logprob is not None:
+            self.logprobs.append(new.logprob)
+        said = "" if new.token in eos else self.writer.push(new.token)
+        finish = "stop" if self.writer.stopped else new.finish
+        if finish is not None:
+            said += self.writer.finish()
+        self.text += said
+        done = Completion(self.text, self.tokens, finish, self.logprobs if logprobs else None) if finish else None
+        return Piece(self.row, said, done)
+
+
+def pieces(lm: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> Iterator[Piece]:
+    """The continuations as they are written. Sample j of prompt i is row i * n + j. No prompts give no pieces."""
+    encoded = encode_prompts(lm, prompts)
+    for prompt in encoded.prompts:
+        room(lm.model.cfg, len(prompt), sampling.max_new)  # before any work is done
+    seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+    random = generators(encoded.sources or encoded.prompts, sampling.n, seed)
+    # By the length alone, so that a prompt's numbers do not depend on how many others there are. Packed weights are not
+    # kept for the next call: a write through a parameter's `.data` leaves no trace that would tell they are stale.
+    model = prepare(lm.model) if prompts and sampling.max_new >= PACKING_PAYS else lm.model
+    yield from written(lm, model, encoded, sampling, random)
+
+
+def written(
+    lm: LanguageModel,
+    model: Transformer,
+    encoded: Encoded,
+    sampling: Sampling,
+    random: Sequence[Generator],
+    ends: Collection[int] = (),
+) -> Iterator[Piece]:
+    """The continuations of prompts by `model`: `lm.model`, or the same made ready; rows as in `pieces`.
+
+    `ends` are tokens that end a row beside the model's own, as a chat's end of a turn does.
+    """
+    if not encoded.prompts:
+        return
+    alone, eos = replace(sampling, n=1), eos_ids(lm) | set(ends)
+    engine = Engine(model, blocks=blocks_for([len(p) + sampling.max_new for p in encoded.prompts] * sampling.n))
+    drafts: dict[Stream, Draft] = {}
+    for row in short_first(encoded, sampling.n):
+        at = row // sampling.n
+        prompt, source = encoded.prompts[at], encoded.sources and encoded.sources[at]
+        stream = engine.submit(Request(prompt, alone, source, eos, generator=random[row]))
+        drafts[stream] = Draft(row, writer(lm.tokenizer, [] if source else prompt, sampling.stop))
+    while drafts:
+        for stream, new in engine.step():
+            piece = drafts[stream].take(new, eos, sampling.logprobs)
+            if piece.completion is not None:
+                engine.leave(stream)
+                del drafts[stream]
+            yield piece
+
+
+def short_first(encoded: Encoded, n: int) -> list[int]:
+    read = encoded.sources or encoded.prompts
+    return sorted(range(len(read) * n), key=lambda row: len(read[row // n]))
+
+
+def complete(lm: LanguageModel, prompts: Sequence[str], **sampling: Any) -> list[Completion]:
+    """The continuation of each prompt as a record; the n samples of one prompt stand side by side.
+
+    `sampling` has the fields of `infer.sample.Sampling`; `infer.sample.settings` fills in what is left open.
+    Raises ValueError naming a setting out of range, for a prompt beyond the context, and for an encoder.
+    """
+    asked = settings(lm.generation, **sampling)
+    found: dict[int, Completion] = {}
+    for piece in pieces(lm, prompts, asked):
+        if piece.completion is not None:
+            found[piece.row] = piece.completion
+    return [found[row] for row in range(len(prompts) * asked.n)]
+
+
+def generate(lm: LanguageModel, prompt: str | Sequence[str], **sampling: Any) -> str | list[str]:
+    """The text that follows a prompt: one for one prompt, a list for a list; with `n` the samples side by side.
+
+    `sampling` and errors as `complete`.
+    """
+    alone = isinstance(prompt, str)
+    texts = [done.text for done in complete(lm, [prompt] if isinstance(prompt, str) else prompt, **sampling)]
+    return texts[0] if alone and len(texts) == 1 else texts
+
+
+def stream(lm: LanguageModel, prompt: str, **sampling: Any) -> Iterator[str]:
+    """The same for one prompt, in pieces as it is written: whole characters, and never a part of a stop string."""
+    asked = settings(lm.generation, **sampling)
+    if asked.n != 1:
+        raise ValueError(f"a stream is of one continuation, and n is {asked.n}: use generate")
+    return (piece.text for piece in pieces(lm, [prompt], asked) if piece.text)
