@@ -12,7 +12,7 @@ from modelwright.cli import main as cli
 from modelwright.data.chat import encode_chat
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.hub.open import LanguageModel, load, save
-from modelwright.infer.engine import turn
+from modelwright.infer.complete import written
 from modelwright.infer.sample import Sampling, generators
 from modelwright.infer.text import Encoded
 from modelwright.recipes.chat import Talk, main

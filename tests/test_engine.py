@@ -15,10 +15,12 @@ from tokenizers.pre_tokenizers import Metaspace
 
 from modelwright.data import tokenizer as tokenizers
 from modelwright.data.tokenizer import Tokenizer
-from modelwright.infer import engine
-from modelwright.infer.engine import complete, fill_mask, generate, generate_tokens, pad_left, shared_start, stream
+from modelwright.infer import complete as completing
+from modelwright.infer.complete import complete, generate, stream
+from modelwright.infer.engine import Engine, New, Request
+from modelwright.infer.fill import fill_mask
 from modelwright.infer.packed import prepare
-from modelwright.infer.sample import Sampling
+from modelwright.infer.sample import Sampling, generators
 from modelwright.infer.text import Writer, encode, overlap, writer
 from modelwright.model import attend, checkpoint
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
@@ -58,15 +60,23 @@ def ragged(*lengths: int, seed: int = 0) -> list[list[int]]:
     return [[draw.randrange(3, V) for _ in range(length)] for length in lengths]
 
 
+def news(model: Transformer, prompts: list[list[int]], sampling: Sampling = GREEDY, **more: Any) -> list[list[New]]:
+    """What is new in each row, step by step; an encoder-decoder reads the prompts as its sources."""
+    engine, n, alone = Engine(model), sampling.n, replace(sampling, n=1)
+    seed = random.Random().randrange(2**32) if sampling.seed is None else sampling.seed
+    drawn = None if sampling.greedy else generators(prompts, n, seed)
+    asked = []
+    for row in range(n * len(prompts)):
+        prompt, source = prompts[row // n], None
+        if model.encoder is not None:
+            prompt, source = [0], prompt
+        asked.append(Request(prompt, alone, source, generator=drawn and drawn[row], **more))
+    return [list(stream) for stream in [engine.submit(request) for request in asked]]
+
+
 def rows(model: Transformer, prompts: list[list[int]], sampling: Sampling = GREEDY, **more: Any) -> list[list[int]]:
-    """The tokens of every row; an encoder-decoder reads the prompts as its sources."""
-    if model.encoder is not None:
-        prompts, more["sources"] = [[0]] * len(prompts), prompts
-    found: list[list[int]] = [[] for _ in range(len(prompts) * sampling.n)]
-    for steps in generate_tokens(model, prompts, sampling, **more):
-        for step in steps:
-            found[step.row].append(step.token)
-    return found
+    """The tokens of every row."""
+    return [[new.token for new in row] for row in news(model, prompts, sampling, **more)]
 
 
 @torch.no_grad()
@@ -143,21 +153,15 @@ def test_rows_end_at_any_eos_and_leave_the_batch(cfg):
         end = next((i for i, token in enumerate(row) if token in eos), len(row) - 1)
         del row[end + 1 :]
     assert len({len(row) for row in full}) > 2
-    assert rows(model, prompts, eos=eos) == full
-    finishes = [step.finish for steps in _steps(model, prompts, eos) for step in steps if step.finish]
+    assert rows(model, prompts, ends=eos) == full
+    finishes = [new.finish for row in news(model, prompts, ends=eos) for new in row if new.finish]
     assert sorted(finishes) == sorted("stop" if row[-1] in eos else "length" for row in full)
-
-
-def _steps(model: Transformer, prompts: list[list[int]], eos: set[int]) -> Any:
-    if model.encoder is not None:
-        return generate_tokens(model, [[0]] * len(prompts), GREEDY, eos=eos, sources=prompts)
-    return generate_tokens(model, prompts, GREEDY, eos=eos)
 
 
 def test_logprobs_are_the_models_own():
     model, prompt = build(LLAMA), ragged(5)[0]
     asked = Sampling(max_new=8, temperature=0.5, top_p=0.9, repetition_penalty=1.5, seed=1, logprobs=True)
-    steps = [step for [step] in generate_tokens(model, [prompt], asked)]
+    [steps] = news(model, [prompt], asked)
     tokens = torch.tensor([prompt + [step.token for step in steps]])
     expected = model(tokens[:, :-1]).log_softmax(-1)[0, len(prompt) - 1 :].gather(1, tokens[0, len(prompt) :, None])
     torch.testing.assert_close(torch.tensor([step.logprob for step in steps]), expected[:, 0], atol=1e-5, rtol=1e-5)
@@ -173,8 +177,7 @@ def test_dropout_is_off_and_the_model_left_as_it_was():
 
 def test_the_context_bounds_each_row_and_says_so():
     model = build(GPT2)
-    found = {s.row: s for steps in generate_tokens(model, ragged(10, 40), Sampling(20, 0.0)) for s in steps if s.finish}
-    assert [found[0].finish, found[1].finish] == ["length", "context"]
+    assert [row[-1].finish for row in news(model, ragged(10, 40), Sampling(20, 0.0))] == ["length", "context"]
     assert list(map(len, rows(model, ragged(10, 40), Sampling(20, 0.0)))) == [20, 8]
     assert list(map(len, rows(model, ragged(47), Sampling(20, 0.0)))) == [1]
     with pytest.raises(ValueError, match=r"60 tokens.*context is 48"):
@@ -185,14 +188,6 @@ def test_the_context_bounds_each_row_and_says_so():
 
 def test_relative_positions_have_no_end():
     assert list(map(len, rows(build(T5), ragged(70), Sampling(60, 0.0)))) == [60]
-
-
-def test_pad_left_by_hand():
-    tokens, pos, segment = pad_left([[7], [5, 6, 7]], torch.device("cpu"))
-    assert tokens.tolist() == [[0, 0, 7], [5, 6, 7]]
-    assert pos.tolist() == [[0, 0, 0], [0, 1, 2]]
-    assert segment.tolist() == [[0, 0, 1], [1, 1, 1]]
-    assert pad_left([[1, 2], [3, 4]], torch.device("cpu"))[1:] == (None, None)
 
 
 # -- text ----------------------------------------------------------------------------------------
@@ -272,10 +267,10 @@ def test_no_prompts_give_no_text(speaker):
 
 def test_whether_weights_are_packed_does_not_depend_on_the_other_prompts(speaker, monkeypatch):
     packed = []
-    monkeypatch.setattr(engine, "prepare", lambda model: packed.append(model) or model)
+    monkeypatch.setattr(completing, "prepare", lambda model: packed.append(model) or model)
     for prompts, new in ((["the cat"], 31), (["the cat"] * 70, 31), (["the cat"], 32), (["the cat"] * 70, 32)):
         generate(speaker, prompts, max_new=new)
-        assert len(packed) == (new >= engine.PACKING_PAYS)
+        assert len(packed) == (new >= completing.PACKING_PAYS)
         packed.clear()
 
 
@@ -310,10 +305,9 @@ def test_an_encoder_decoder_begins_with_the_padding_or_what_its_config_says():
     for said, start in (({}, lm.tokenizer.pad), ({"decoder_start_token_id": 5}, 5)):
         lm.generation = said
         found = [done.tokens for done in complete(lm, texts, max_new=5)]
-        steps = list(
-            generate_tokens(lm.model, [[start]] * 2, Sampling(5, 0.0), eos={lm.tokenizer.eos}, sources=sources)
-        )
-        assert found == [[step.token for line in steps for step in line if step.row == row] for row in (0, 1)]
+        engine = Engine(lm.model)
+        asked = [Request([start], Sampling(5, 0.0), source, {lm.tokenizer.eos}) for source in sources]
+        assert found == [[new.token for new in stream] for stream in map(engine.submit, asked)]
 
 
 def test_faults_are_one_sentence(speaker):
@@ -410,28 +404,59 @@ def test_fill_mask_is_the_models_distribution():
         fill_mask(lm, "[MASK]" + " the" * 60)
 
 
-def test_what_prompts_begin_with_by_hand():
-    many = 300  # rows that make reading it once pay
-    assert shared_start([[1, 2, 3, 4], [1, 2, 3, 5]] * many) == 3
-    assert shared_start([[1, 2, 3, 4]] * many) == 3  # the last token of each is read in its own row
-    assert shared_start([[1, 2, 3], [1, 2, 3, 4, 5]] * many) == 2
-    assert shared_start([[1, 2], [2, 2]] * many) == 0
-    assert shared_start([[1]] * many) == 0
-    assert shared_start([[1, 2, 3, 4]] * 2) == 0
-
-
 @pytest.mark.parametrize("cfg", [GPT2, LLAMA], ids=["gpt2", "llama"])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("alone", [attend.ALONE, 0], ids=["together", "apart"])
-def test_a_shared_beginning_is_read_once_and_changes_nothing(cfg, packed, alone, monkeypatch):
-    monkeypatch.setattr(attend, "ALONE", alone)
+def test_a_shared_beginning_is_read_once_and_changes_nothing(cfg, packed):
     plain = build(cfg)
     model = prepare(plain) if packed else plain
     (start,) = ragged(20)
     prompts = [[*start, *tail] for tail in ragged(*[1, 2, 5, 9] * 5, seed=1)] + [start] * 3
-    assert shared_start(prompts) == 19
     expected = [slowly(plain, prompt, 6) for prompt in prompts]
     assert rows(model, prompts, Sampling(max_new=6, temperature=0)) == expected
-    same = [start] * 20
-    assert shared_start(same) == 19
-    assert rows(model, same, Sampling(max_new=6, temperature=0)) == [slowly(plain, start, 6)] * 20
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("seed", range(20))
+def test_each_reply_is_what_it_is_alone_whatever_the_schedule(cfg, seed):
+    """Of a real model: requests of all kinds, in caches large and small, in steps of any size."""
+    draw, model = random.Random(seed), build(cfg)
+    model = prepare(model) if seed % 2 else model
+    stem, prompts = ragged(11, seed=9)[0], ragged(*[draw.randint(1, 20) for _ in range(10)], seed=seed)
+    prompts = [[*(stem if draw.random() < 0.5 else []), *prompt] for prompt in prompts]
+    kinds = [
+        GREEDY, Sampling(9, 1.3, top_k=20, seed=5), Sampling(10, 0.8, repetition_penalty=1.3, top_p=0.9, seed=2),
+        Sampling(8, 0.0, frequency_penalty=0.7),
+    ]  # fmt: skip
+    asked = [draw.choice(kinds) for _ in prompts]
+    alone = [rows(model, [prompt], kind)[0] for prompt, kind in zip(prompts, asked, strict=True)]
+    engine = Engine(
+        model, blocks=draw.choice([14, 40, 200]), size=4, budget=draw.choice([4, 16, 64]), texts=draw.choice([2, 5, 16])
+    )
+    pairs = zip(prompts, asked, strict=True)
+    streams = [
+        engine.submit(Request([0], kind, prompt) if cfg.encoder else Request(prompt, kind)) for prompt, kind in pairs
+    ]
+    gone = draw.choice(streams)
+    engine.leave(gone)
+    found = {stream: [new.token for new in stream] for stream in draw.sample(streams, len(streams))}
+    assert [found[stream] for stream in streams if stream is not gone] == [
+        row for row, stream in zip(alone, streams, strict=True) if stream is not gone
+    ]
+    assert engine.scheduler.blocks.available == engine.scheduler.blocks.count
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+def test_tokens_that_are_given_are_as_likely_as_in_one_forward(cfg):
+    model, source = build(cfg), ragged(7)[0] if cfg.encoder else None
+    texts = ragged(30, 17, 17, seed=4)
+    texts[2][:9] = texts[1][:9]
+    engine = Engine(model, size=4, budget=8)
+    streams = [engine.submit(Request(text, GREEDY, source, scored=9)) for text in texts]
+    for stream, text in zip(streams, texts, strict=True):
+        assert list(stream) == []
+        with torch.no_grad():
+            memory = model.encode(torch.tensor([source])) if source else None
+            logps = model(torch.tensor([text]), memory=memory)[0, 8:-1].log_softmax(-1)
+        expected = logps.gather(1, torch.tensor(text[9:])[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor([s.logp for s in stream.scores]), expected, atol=1e-5, rtol=1e-5)
+        assert [s.best for s in stream.scores] == (logps.argmax(-1) == torch.tensor(text[9:])).tolist()

@@ -19,7 +19,8 @@ from torch import Tensor
 import tiny
 from modelwright.data.tokenizer import train as learn
 from modelwright.hub.open import LanguageModel
-from modelwright.infer.engine import fill_mask, generate
+from modelwright.infer.complete import generate
+from modelwright.infer.fill import fill_mask
 from modelwright.losses.language import language_model
 from modelwright.model import checkpoint
 from modelwright.model.heads import relabel

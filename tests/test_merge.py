@@ -18,7 +18,7 @@ from modelwright.adapt.prompt import SoftPrompt, add_prompt
 from modelwright.cli import main
 from modelwright.data.tokenizer import train
 from modelwright.hub.open import LanguageModel, load, save
-from modelwright.infer.engine import complete
+from modelwright.infer.complete import complete
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
 
 TEXT = "The agent asks for the order number, and the customer gives the order number at once."

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from modelwright.infer import packed
-from modelwright.infer.engine import generate_tokens
+from modelwright.infer.engine import Engine, Request
 from modelwright.infer.packed import PackedAttention, PackedLinear, cache_dtype, can_pack, newest, prepare
 from modelwright.infer.sample import Sampling
 from modelwright.model.attend import Mask, plain

@@ -10,7 +10,8 @@ import torch
 
 from modelwright.data import tokenizer as tokenizers
 from modelwright.hub.open import LanguageModel, load, save
-from modelwright.infer.engine import complete, fill_mask, generate
+from modelwright.infer.complete import complete, generate
+from modelwright.infer.fill import fill_mask
 from modelwright.model.transformer import Config, Rope, Transformer, initialise
 from modelwright.recipes.generate import main
 

@@ -16,7 +16,9 @@ from modelwright.adapt.lora import LoRA, add_lora, merged_copy
 from modelwright.adapt.prompt import SoftPrompt, add_prompt, soft_ids
 from modelwright.data.tokenizer import train
 from modelwright.hub.open import LanguageModel
-from modelwright.infer.engine import complete, fill_mask, generate_tokens
+from modelwright.infer.complete import complete
+from modelwright.infer.engine import Engine, Request
+from modelwright.infer.fill import fill_mask
 from modelwright.infer.packed import can_pack, prepare
 from modelwright.infer.sample import Sampling
 from modelwright.infer.text import encode_prompts

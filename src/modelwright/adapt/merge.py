@@ -103,8 +103,10 @@ def _continuations(one: Transformer, other: Transformer, largest: float, draw: t
 
 def _greedy(model: Transformer, prompts: list[list[int]], sources: list[list[int]] | None) -> list[list[int]]:
     engine = Engine(model, blocks=PROMPTS * (LENGTH + NEW))
-    pairs = zip(prompts, sources or [None] * len(prompts), strict=True)
-    streams = [engine.submit(Request(prompt, Sampling(NEW, 0.0), source)) for prompt, source in pairs]
+    streams = [
+        engine.submit(Request(prompt, Sampling(NEW, 0.0), sources[at] if sources else None))
+        for at, prompt in enumerate(prompts)
+    ]
     return [[new.token for new in stream] for stream in streams]
 
 

@@ -97,7 +97,7 @@ def written(
     drafts: dict[Stream, Draft] = {}
     for row in short_first(encoded, sampling.n):
         at = row // sampling.n
-        prompt, source = encoded.prompts[at], encoded.sources and encoded.sources[at]
+        prompt, source = encoded.prompts[at], encoded.sources[at] if encoded.sources else None
         stream = engine.submit(Request(prompt, alone, source, eos, generator=random[row]))
         drafts[stream] = Draft(row, writer(lm.tokenizer, [] if source else prompt, sampling.stop))
     while drafts:

@@ -154,7 +154,7 @@ class Engine:
             self.pages.copy(plan.copies)
         streams = [self.streams[s.text] for s in plan.slices]
         with evaluating(self.model):
-            hidden = self.forward(plan.slices).split([s.end - s.start for s in plan.slices])  # each (T, C)
+            hidden = torch.split(self.forward(plan.slices), [s.end - s.start for s in plan.slices])  # each (T, C)
             shares = list(zip(streams, plan.slices, hidden, strict=True))
             self.score(shares)
             last = {stream: x[-1] for stream, s, x in shares if s.last}
@@ -242,7 +242,7 @@ def finish(stream: Stream, token: int) -> Finish | None:
 def judged(head: Callable[[Tensor], Tensor], x: Tensor, targets: Tensor, vocab: int) -> Iterator[Score]:
     """x (n, C), targets (n); a part of the logits at a time."""
     at_once = rows_at_once(vocab)
-    for some, said in zip(x.split(at_once), targets.split(at_once), strict=True):
+    for some, said in zip(torch.split(x, at_once), torch.split(targets, at_once), strict=True):
         logits = head(some).float()  # (<= at_once, V)
         logps = logits.log_softmax(-1).gather(-1, said[:, None])[:, 0]
         yield from map(Score, logps.tolist(), (logits.argmax(-1) == said).tolist())

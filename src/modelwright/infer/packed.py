@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.model.attend import Apart, Mask, attend
-from modelwright.model.cache import Cache, Pair, Step
+from modelwright.model.cache import Cache, Kept, Pair, Step
 from modelwright.model.kernels import rotate
 from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn
 
@@ -62,12 +62,12 @@ class PackedAttention(nn.Module):
             qk = rotate(qk, turn.cos, turn.sin)
         q, k = qk.split([heads, kv], dim=2)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-        kept: Any = (k, v)
+        kept: Kept = (k, v)
         if cache is not None:
             stored = cache.append(self.layer, k, v)
             whole = isinstance(cache, Cache) and cache.start == 0  # a prompt reads itself as it was, not as it is kept
             kept = kept if whole else stored
-        return mix(q, *kept, mask, self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale, self.o)
+        return mix(q, kept, mask, self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale, self.o)
 
 
 class PackedCross(nn.Module):
@@ -81,27 +81,27 @@ class PackedCross(nn.Module):
     def read(self, x: Tensor, memory: Memory | None, mask: Mask | Apart, cache: Cache | Step | None) -> Tensor:
         cfg = self.plain.cfg
         q = self.q(x).unflatten(-1, (-1, cfg.head))  # (B, T, H, D)
-        kept: Any = None if cache is None else cache.cross[self.layer]
+        kept = None if cache is None else cache.cross[self.layer]
         if kept is None:
             assert memory is not None
-            dtype = x.dtype if cache is None else cache.k[self.layer].dtype
             k, v = self.plain.remember(memory)
+            dtype = cache.k[self.layer].dtype if isinstance(cache, Cache) else x.dtype
             kept = k.to(dtype), v.to(dtype)  # each (B, K, S, D)
             if cache is not None:
                 cache.cross[self.layer] = kept
-        return mix(q, *kept, mask, cfg.head**-0.5 if cfg.attn_scale is None else cfg.attn_scale, self.o)
+        return mix(q, kept, mask, cfg.head**-0.5 if cfg.attn_scale is None else cfg.attn_scale, self.o)
 
     def remember(self, memory: Memory) -> Pair:
         return self.plain.remember(memory)
 
 
-def mix(q: Tensor, k: Any, v: Any, mask: Mask | Apart, scale: float, out: nn.Module) -> Tensor:
+def mix(q: Tensor, kept: Kept, mask: Mask | Apart, scale: float, out: nn.Module) -> Tensor:
     """q (B, T, H, D), k and v (B, K, S, D), or of many texts lists of them -> (B, T, C)."""
     if isinstance(mask, Apart):
-        parts = mask.each(q.transpose(1, 2), k, v)
-        y = torch.cat([heads(q.transpose(1, 2), *kept, scale) for q, *kept in parts], dim=1)
+        parts = mask.each(q.transpose(1, 2), *kept)
+        y = torch.cat([heads(some.transpose(1, 2), k, v, own, scale) for some, k, v, own in parts], dim=1)
     else:
-        y = heads(q, k, v, mask, scale)
+        y = heads(q, *kept, mask, scale)
     done: Tensor = out(y)
     return done
 

@@ -136,17 +136,11 @@ class Apart:
         self, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Mask]]:
         """q (1, H, N, D), in the texts' own shares."""
-        return zip(q.split([mask.queries for mask in self.masks], dim=2), k, v, self.masks, strict=True)
+        shares = torch.split(q, [mask.queries for mask in self.masks], dim=2)
+        return zip(shares, k, v, self.masks, strict=True)
 
 
-def attend(
-    q: Tensor,
-    k: Tensor | Sequence[Tensor],
-    v: Tensor | Sequence[Tensor],
-    mask: Mask | Apart,
-    scale: float,
-    dropout: float = 0.0,
-) -> Tensor:
+def attend(q: Tensor, k: Any, v: Any, mask: Mask | Apart, scale: float, dropout: float = 0.0) -> Tensor:
     """softmax(scale q k^T + mask) v (Vaswani et al. 2017, eq. 1): q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
 
     On a CPU whole blocks of queries are products that oneDNN does well, and the keys that a block may not see are
@@ -156,8 +150,6 @@ def attend(
     """
     if isinstance(mask, Apart):
         return torch.cat([attend(*part, scale) for part in mask.each(q, k, v)], dim=2)
-    assert isinstance(k, Tensor)
-    assert isinstance(v, Tensor)
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
     short = not grad or mask.keys <= LONG or (mask.bias is not None and mask.bias.requires_grad)
     if q.device.type == "cpu" and mask.queries > 1 and short:

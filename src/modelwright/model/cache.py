@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Cache:
         shape = (batch, cfg.kv_heads, length, cfg.head)
         self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(cfg.layers)]  # (B, K, S, D)
         self.v = [torch.empty(shape, dtype=dtype, device=device) for _ in range(cfg.layers)]
-        self.cross: list[tuple[Tensor, Tensor] | None] = [None] * cfg.layers  # an encoder's, each (B, K, source, D)
+        self.cross: list[Kept | None] = [None] * cfg.layers  # an encoder's, each (B, K, source, D)
         self.capacity = length
         self.start = self.length = 0  # the slots of the forward under way: [start, length)
         self.pos = torch.zeros(batch, length, dtype=torch.long, device=device)  # (B, S)
@@ -79,6 +79,7 @@ class Cache:
 # -- many texts, each with its own beginning and end ------------------------------------------------
 
 Pair = tuple[Tensor, Tensor]  # keys and values
+Kept = tuple[Any, Any]  # the same; or of many texts, a list of each
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Pages:
         """Blocks (from, to); all are read before any is written."""
         source, to = (torch.tensor(blocks, device=self.device) for blocks in zip(*pairs, strict=True))
         for pool in (*self.k, *self.v):
-            blocks = pool.unflatten(1, (-1, self.size))  # (K, blocks, size, D)
+            blocks = pool.view(pool.size(0), -1, self.size, pool.size(2))  # (K, blocks, size, D)
             blocks[:, to] = blocks[:, source]
 
     def slots(self, blocks: Sequence[int], end: int) -> slice | Tensor:
@@ -129,7 +130,8 @@ class Step:
         self.places = [(pages.count[None, part.start : part.end], pages.count[None, : part.end]) for part in parts]
         self.pos = torch.cat([q for q, _ in self.places], dim=1)  # (1, N)
         self.sources = [part.cross[0][0].size(2) if part.cross else 0 for part in parts]
-        self.cross = [tuple(zip(*pairs, strict=True)) for pairs in zip(*(part.cross for part in parts), strict=True)]
+        layers = zip(*(part.cross for part in parts), strict=True)
+        self.cross: list[Kept | None] = [(*zip(*pairs, strict=True),) for pairs in layers]  # type: ignore[misc]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Write k, v (1, K, N, D) where the new tokens lie; answer all that each text has, (1, K, S, D) each."""

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.model.attend import Apart, Mask, attend
-from modelwright.model.cache import Cache, Pair, Step
+from modelwright.model.cache import Cache, Kept, Pair, Step
 from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
 from modelwright.model.logps import rounded, token_logps
 
@@ -206,10 +206,10 @@ class Attention(nn.Module):
         q, k, v = (f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v))  # (B, T, H or K, D)
         if turn is not None:
             q, k = rotate(q, turn.cos, turn.sin), rotate(k, turn.cos, turn.sin)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-        if cache is None:
-            return self.mix(q, k, v, mask)
-        return self.mix(q, *cache.append(self.layer, k, v), mask)  # all that is kept, (B, K, S, D)
+        kept: Kept = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D) each
+        if cache is not None:
+            kept = cache.append(self.layer, *kept)  # (B, K, S, D) each
+        return self.mix(q, kept, mask)
 
     def read(self, x: Tensor, memory: Memory | None, mask: Mask | Apart, cache: Cache | Step | None) -> Tensor:
         """Cross-attention. The memory's keys and values never change, so a cache keeps them after the first token."""
@@ -220,17 +220,17 @@ class Attention(nn.Module):
             kept = self.remember(memory)
             if cache is not None:
                 cache.cross[self.layer] = kept
-        return self.mix(q, *kept, mask)
+        return self.mix(q, kept, mask)
 
     def remember(self, memory: Memory) -> Pair:
         """Keys and values of what an encoder has read, each (B, K, S, D)."""
         k, v = (f(memory.x).unflatten(-1, (-1, self.cfg.head)).transpose(1, 2) for f in (self.k, self.v))
         return k, v
 
-    def mix(self, q: Tensor, k: Tensor | list[Tensor], v: Tensor | list[Tensor], mask: Mask | Apart) -> Tensor:
+    def mix(self, q: Tensor, kept: Kept, mask: Mask | Apart) -> Tensor:
         scale = self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale
         dropout = self.cfg.dropout if self.training else 0.0
-        y = attend(q.transpose(1, 2), k, v, mask, scale, dropout)  # (B, H, T, D)
+        y = attend(q.transpose(1, 2), *kept, mask, scale, dropout)  # (B, H, T, D)
         out: Tensor = self.o(y.transpose(1, 2).flatten(2))  # (B, T, C)
         return out
 
@@ -339,7 +339,7 @@ class Stack(nn.Module):
         else:
             bias = self.bias(pos, k_pos)
         mask = Mask(causal, T, k_pos.size(1), segment, k_segment, bias, pos.device)
-        return mask, memory and Mask(False, T, memory.x.size(1), segment, memory.segment)
+        return mask, None if memory is None else Mask(False, T, memory.x.size(1), segment, memory.segment)
 
     def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor | None:
         """The learned bias, (B or 1, H, T, S), where the model has one."""
@@ -468,7 +468,8 @@ class Transformer(nn.Module):
 
     def remember(self, memory: Memory) -> list[Pair]:
         """What each layer of the decoder reads of a memory: keys and values, (B, K, S, D)."""
-        return [block.cross.remember(memory) for block in self.stack.blocks]
+        crosses: list[Any] = [getattr(block, "cross") for block in self.stack.blocks]  # noqa: B009
+        return [cross.remember(memory) for cross in crosses]
 
     def hidden(
         self,
