@@ -42,7 +42,7 @@ def ours(shape: str) -> tuple[Callable[[Any, int], int], float]:
     """Writes new tokens after a batch of prompts, and says how many; and what packing took, in seconds."""
     import torch
 
-    from modelwright.infer.engine import generate_tokens
+    from modelwright.infer.engine import Engine, Request
     from modelwright.infer.packed import prepare
     from modelwright.infer.sample import Sampling
     from modelwright.model.transformer import Config, Rope, Transformer, initialise
@@ -65,7 +65,7 @@ def ours(shape: str) -> tuple[Callable[[Any, int], int], float]:
     packing = time.perf_counter() - start
 
     def write(prompts: Any, new: int) -> int:
-        return sum(len(steps) for steps in generate_tokens(ready, prompts.tolist(), Sampling(new, 0.0)))
+        return sum(map(len, Engine(ready).run(Request(prompt, Sampling(new, 0.0)) for prompt in prompts.tolist())))
 
     return write, packing
 

@@ -59,7 +59,7 @@ def said_by(model: Path, ids: list[int], asked: Sampling) -> str:
     lm = load(model)
     (done,) = [
         piece.completion
-        for piece in turn(lm, lm.model, Encoded([ids], None), asked, generators([ids], 1, asked.seed or 0))
+        for piece in written(lm, lm.model, Encoded([ids], None), asked, generators([ids], 1, asked.seed or 0))
         if piece.completion
     ]
     return done.text.strip()
@@ -126,10 +126,10 @@ def test_an_answer_that_is_cut_is_told(models: Path, typed: Typed) -> None:
 
 def test_ctrl_c_ends_the_answer_alone(models: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any) -> Any:
-        yield from list(turn(*args))[:2]
+        yield from list(written(*args))[:2]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modelwright.recipes.chat.turn", interrupted)
+    monkeypatch.setattr("modelwright.recipes.chat.written", interrupted)
     out, _ = typed(models / "chatty", "hi", "so", flags=("--max-new", "6"))
     assert out.count("\n") == 2
 

@@ -22,7 +22,7 @@ from modelwright.infer.fill import fill_mask
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators
 from modelwright.infer.text import Writer, encode, overlap, writer
-from modelwright.model import attend, checkpoint
+from modelwright.model import checkpoint
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
 
 V = 320
@@ -71,7 +71,7 @@ def news(model: Transformer, prompts: list[list[int]], sampling: Sampling = GREE
         if model.encoder is not None:
             prompt, source = [0], prompt
         asked.append(Request(prompt, alone, source, generator=drawn and drawn[row], **more))
-    return [list(stream) for stream in [engine.submit(request) for request in asked]]
+    return engine.run(asked)
 
 
 def rows(model: Transformer, prompts: list[list[int]], sampling: Sampling = GREEDY, **more: Any) -> list[list[int]]:
@@ -453,7 +453,7 @@ def test_tokens_that_are_given_are_as_likely_as_in_one_forward(cfg):
     engine = Engine(model, size=4, budget=8)
     streams = [engine.submit(Request(text, GREEDY, source, scored=9)) for text in texts]
     for stream, text in zip(streams, texts, strict=True):
-        assert list(stream) == []
+        assert not list(stream)
         with torch.no_grad():
             memory = model.encode(torch.tensor([source])) if source else None
             logps = model(torch.tensor([text]), memory=memory)[0, 8:-1].log_softmax(-1)

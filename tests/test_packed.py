@@ -74,13 +74,9 @@ def test_the_newest_token_attends_as_in_the_formula(heads, masked):
 def tokens(model: Transformer, **more: Any) -> list[list[int]]:
     """Greedy, ragged."""
     prompts = [[5, 6, 7, 8, 9], [20, 21], [30] * 9]
-    if model.encoder is not None:
-        more["sources"], prompts = prompts, [[0]] * 3
-    found: list[list[int]] = [[], [], []]
-    for steps in generate_tokens(model, prompts, Sampling(16, 0.0), **more):
-        for step in steps:
-            found[step.row].append(step.token)
-    return found
+    pairs = [([0], prompt) if model.encoder is not None else (prompt, None) for prompt in prompts]
+    found = Engine(model).run(Request(prompt, Sampling(16, 0.0), source) for prompt, source in pairs)
+    return [[new.token for new in row] for row in found]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -180,7 +180,12 @@ def test_another_salt_shares_nothing() -> None:
 
 def test_what_is_to_be_scored_is_computed_again() -> None:
     scheduler, tape = started()
-    assert [computed(scheduler, tape, Text(list(range(9)), 10, reusable=n), 10) for n in (0, None, 5, 0)] == [9, 1, 5, 9]
+    assert [computed(scheduler, tape, Text(list(range(9)), 10, reusable=n), 10) for n in (0, None, 5, 0)] == [
+        9,
+        1,
+        5,
+        9,
+    ]
 
 
 def test_the_newest_waits_where_there_is_no_room_and_loses_nothing() -> None:
@@ -211,7 +216,9 @@ def test_a_text_that_no_longer_lies_side_by_side_is_laid_down_anew() -> None:
         scheduler,
         tape,
         {first: 5, second: 4},
-        lambda: between.extend(t.blocks == list(range(t.blocks[0], t.blocks[0] + len(t.blocks))) for t in scheduler.running),
+        lambda: between.extend(
+            t.blocks == list(range(t.blocks[0], t.blocks[0] + len(t.blocks))) for t in scheduler.running
+        ),
     )
     assert all(between)
     assert first.tokens == alone([1], 4)

@@ -208,12 +208,9 @@ T5 = replace(TOWER, encoder=replace(TOWER, causal=False))
 
 
 def greedy(model: Transformer, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
-    sources = prompts if model.encoder is not None else None
-    found: list[list[int]] = [[] for _ in prompts]
-    for steps in generate_tokens(model, [[0]] * len(prompts) if sources else prompts, sampling, sources=sources):
-        for step in steps:
-            found[step.row].append(step.token)
-    return found
+    reads = model.encoder is not None
+    asked = [Request([0], sampling, prompt) if reads else Request(prompt, sampling) for prompt in prompts]
+    return [[new.token for new in row] for row in Engine(model).run(asked)]
 
 
 @pytest.mark.parametrize("cfg", [GPT2, LLAMA, T5], ids=["gpt2", "llama", "t5"])
@@ -282,14 +279,11 @@ def test_text_is_put_behind_it(cfg: Config, objective: str) -> None:
 
 
 def greedy_text(lm: LanguageModel, rows: list[list[int]]) -> list[list[int]]:
-    sources = rows if lm.model.encoder is not None else None
-    start = [[lm.tokenizer.pad or 0]] * len(rows) if sources else rows
-    found: list[list[int]] = [[] for _ in rows]
+    reads, start = lm.model.encoder is not None, [lm.tokenizer.pad or 0]
     eos = [lm.tokenizer.eos] if lm.tokenizer.eos is not None else []
-    for steps in generate_tokens(lm.model, start, Sampling(40, 0.0), sources=sources, eos=eos):
-        for step in steps:
-            found[step.row].append(step.token)
-    return found
+    pairs = [(start, row) if reads else (row, None) for row in rows]
+    found = Engine(lm.model).run(Request(prompt, Sampling(40, 0.0), source, eos) for prompt, source in pairs)
+    return [[new.token for new in row] for row in found]
 
 
 def test_masks_are_filled_behind_it() -> None:

@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -124,11 +124,12 @@ class Engine:
 
     def submit(self, request: Request) -> Stream:
         """Raises ValueError, with both lengths, where the prompt leaves no room in the model's context or the cache."""
-        writes = request.sampling.max_new if request.scored is None else 0
-        left = room(self.cfg, len(request.prompt), writes) if writes else 0
+        scored = request.scored is not None
+        left = 0 if scored else room(self.cfg, len(request.prompt), request.sampling.max_new)
+        tokens = list(request.prompt[:-1] if scored else request.prompt)  # what comes last is foretold, and not read
         text = Text(
-            list(request.prompt),
-            len(request.prompt) + left,
+            tokens,
+            len(tokens) + left,
             salt=salt(request),
             source=len(request.source or ()),
             reusable=None if request.scored is None else request.scored - 1,
@@ -139,6 +140,10 @@ class Engine:
         past = history([list(request.prompt)], self.cfg.vocab, request.sampling, self.device)
         stream = self.streams[text] = Stream(self, request, text, left, generator, past)
         return stream
+
+    def run(self, requests: Iterable[Request]) -> list[list[New]]:
+        """What is new for each, when all have ended."""
+        return [list(stream) for stream in [self.submit(request) for request in requests]]
 
     def leave(self, stream: Stream) -> None:
         """The request has ended, or nobody waits for it any more: nothing more is computed, and its blocks are free."""
@@ -192,11 +197,11 @@ class Engine:
 
     def score(self, shares: Sequence[tuple[Stream, Slice, Tensor]]) -> None:
         """How likely the prompts' own tokens are, of those whose requests want it: hidden (T, C) of each slice."""
-        wanted: list[tuple[Stream, Tensor, list[int]]] = []
+        wanted: list[tuple[Stream, Tensor, Sequence[int]]] = []
         for stream, s, x in shares:
             if stream.request.scored is not None:
                 first = max(s.start, stream.request.scored - 1)
-                if said := s.text.tokens[first + 1 : s.end + 1]:
+                if said := stream.request.prompt[first + 1 : s.end + 1]:
                     wanted.append((stream, x[first - s.start :][: len(said)], said))
         if not wanted:
             return
