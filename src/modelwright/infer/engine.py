@@ -147,7 +147,7 @@ class Engine:
 
     def leave(self, stream: Stream) -> None:
         """The request has ended, or nobody waits for it any more: nothing more is computed, and its blocks are free."""
-        stream.ended = True
+        stream.ended, stream.cross = True, []
         if self.streams.pop(stream.text, None):
             self.scheduler.leave(stream.text)
 
