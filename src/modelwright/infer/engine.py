@@ -19,13 +19,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from modelwright.infer.packed import cache_dtype
-from modelwright.infer.sample import History, Sampling, apply_rules, generators, history, pick
+from modelwright.infer.sample import NEVER, History, Likely, Sampling, apply_rules, generators, history, likely, pick
 from modelwright.infer.scheduler import Scheduler, Slice, Text
 from modelwright.model.cache import Pages, Pair, Part, Step
 from modelwright.model.logps import rows_at_once
@@ -44,7 +44,9 @@ class Request:
 
     prompt: ids, at least one; of an encoder-decoder what its decoder begins with, and `source` is what its encoder
     reads. `sampling.n` is 1: samples are requests of their own, told apart by `generator`. `scored`: the first of the
-    prompt's tokens whose log-probability is wanted.
+    prompt's tokens whose log-probability is wanted. `likely`: how many of the likeliest tokens are told beside each
+    new one. `bias`: what is added to the logits of some tokens. `adapter`: the name of one that the engine's bank
+    holds.
     """
 
     prompt: Sequence[int]
@@ -53,6 +55,26 @@ class Request:
     ends: Collection[int] = ()
     scored: int | None = None
     generator: Generator | None = None
+    likely: int = 0
+    bias: Mapping[int, float] = field(default_factory=dict)
+    grammar: Grammar | None = None
+    adapter: str | None = None
+
+
+class Grammar(Protocol):
+    """Which tokens may come next, of one request: what is told to `take` each that came."""
+
+    def allowed(self) -> Tensor: ...  # (V) bool
+    def take(self, token: int) -> None: ...
+
+
+class Bank(Protocol):
+    """Adapters that a model can be read with, each row of a forward with its own."""
+
+    @property
+    def names(self) -> Collection[str]: ...
+    def rows(self, runs: Sequence[tuple[str | None, int]]) -> None:
+        """Of the next forward: which adapter, and how many of its rows in turn."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,7 @@ class New:
     token: int
     finish: Finish | None = None
     logprob: float | None = None
+    likely: Sequence[Likely] = ()
 
 
 class Score(NamedTuple):
@@ -95,11 +118,13 @@ class Stream:
                 for stream, new in self.engine.step():
                     stream.new.append(new)
 
-    def take(self, token: int, logprob: float | None) -> New:
+    def take(self, token: int, logprob: float | None, likely: Sequence[Likely] = ()) -> New:
         self.written += 1
         if self.past is not None:
             self.past.add(torch.tensor([token], device=self.past.seen.device))
-        return New(token, finish(self, token), logprob)
+        if self.request.grammar is not None:
+            self.request.grammar.take(token)
+        return New(token, finish(self, token), logprob, likely)
 
 
 class Engine:
@@ -113,9 +138,13 @@ class Engine:
         size: int = SIZE,
         budget: int = BUDGET,
         texts: int = TEXTS,
+        bank: Bank | None = None,
     ):
-        """`blocks` of `size` tokens are kept; at most `budget` tokens of at most `texts` texts are computed at once."""
-        self.model, self.cfg = model, model.cfg
+        """`blocks` of `size` tokens are kept; at most `budget` tokens of at most `texts` texts are computed at once.
+
+        bank: the adapters that `model` was given, which requests name.
+        """
+        self.model, self.cfg, self.bank = model, model.cfg, bank
         self.device = model.embed.tokens.weight.device
         blocks = blocks or texts * -(-LONG // size)
         self.pages = Pages(self.cfg, blocks, size, cache_dtype(model), self.device)
@@ -123,7 +152,11 @@ class Engine:
         self.streams: dict[Text, Stream] = {}
 
     def submit(self, request: Request) -> Stream:
-        """Raises ValueError, with both lengths, where the prompt leaves no room in the model's context or the cache."""
+        """Raises ValueError, with both lengths, where the prompt leaves no room in the model's context or the cache; and
+        for an adapter that the engine has not."""
+        names = self.bank.names if self.bank else ()
+        if request.adapter is not None and request.adapter not in names:
+            raise ValueError(f"there is no adapter {request.adapter!r}: there is {', '.join(names) or 'none'}")
         scored = request.scored is not None
         left = 0 if scored else room(self.cfg, len(request.prompt), request.sampling.max_new)
         tokens = list(request.prompt[:-1] if scored else request.prompt)  # what comes last is foretold, and not read
@@ -178,6 +211,8 @@ class Engine:
         for s in slices:
             self.read_source(self.streams[s.text])
         size = self.pages.size
+        if self.bank is not None:
+            self.bank.rows([(self.streams[s.text].request.adapter, s.end - s.start) for s in slices])
         parts = [Part(s.start, s.end, s.text.blocks[: -(-s.end // size)], self.streams[s.text].cross) for s in slices]
         tokens = [token for s in slices for token in s.text.tokens[s.start : s.end]]
         return self.model.hidden(torch.tensor([tokens], device=self.device), cache=Step(self.pages, parts))[0]
@@ -191,6 +226,8 @@ class Engine:
         if (known := next(alike, None)) is not None:
             stream.cross = known
         else:
+            if self.bank is not None:
+                self.bank.rows([(stream.request.adapter, len(source))])
             memory = self.model.encode(torch.tensor([list(source)], device=self.device))
             dtype = self.pages.k[0].dtype
             stream.cross = [(k.to(dtype), v.to(dtype)) for k, v in self.model.remember(memory)]
@@ -222,12 +259,42 @@ class Engine:
         for sampling, rows in groups.items():
             some = [streams[at] for at in rows]
             own = logits if len(rows) == len(streams) else logits[torch.tensor(rows, device=self.device)]
-            tokens = pick(apply_rules(own, sampling, joined(some)), drawing(some))  # (rows)
-            logprobs: list[Any] = [None] * len(rows)
-            if sampling.logprobs:
-                logprobs = own.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
-            new |= {at: streams[at].take(*said) for at, *said in zip(rows, tokens.tolist(), logprobs, strict=True)}
+            new |= zip(rows, drawn(own, some, sampling), strict=True)
         return [(stream, new[at]) for at, stream in enumerate(streams)]
+
+
+def drawn(logits: Tensor, streams: Sequence[Stream], sampling: Sampling) -> list[New]:
+    """One token for each stream, from logits (B, V), all by the same rules."""
+    free = allowed(logits, streams)
+    tokens = pick(apply_rules(free, sampling, joined(streams)), drawing(streams)).tolist()  # (B)
+    logprobs: list[Any] = [None] * len(streams)
+    if sampling.logprobs:
+        logps = logits.float().log_softmax(-1)
+        logprobs = [logps[row, token].item() for row, token in enumerate(tokens)]
+    beside = [beside_it(stream, logits[row, None], free[row, None]) for row, stream in enumerate(streams)]
+    return [s.take(*said) for s, *said in zip(streams, tokens, logprobs, beside, strict=True)]
+
+
+def beside_it(stream: Stream, logits: Tensor, free: Tensor) -> Sequence[Likely]:
+    """What else might have been drawn, from logits (1, V), of which `free` are those that the rules began with."""
+    request = stream.request
+    if not request.likely:
+        return ()
+    changed = request.bias or request.grammar is not None
+    return likely(logits, request.likely, request.sampling, stream.past, free if changed else None)
+
+
+def allowed(logits: Tensor, streams: Sequence[Stream]) -> Tensor:
+    """logits (B, V) with what requests have added to some tokens, and without those that a grammar forbids."""
+    changed = logits
+    for row, stream in enumerate(streams):
+        if stream.request.bias or stream.request.grammar is not None:
+            changed = logits.clone() if changed is logits else changed
+            for token, bias in stream.request.bias.items():
+                changed[row, token] += bias
+            if stream.request.grammar is not None:
+                changed[row].masked_fill_(~stream.request.grammar.allowed().to(logits.device), NEVER)
+    return changed
 
 
 def blocks_for(lengths: Sequence[int], size: int = SIZE, texts: int = TEXTS) -> int:
@@ -265,8 +332,10 @@ def drawing(streams: Sequence[Stream]) -> list[Generator] | None:
 
 
 def salt(request: Request) -> bytes:
-    """What keys and values depend on beside the tokens before."""
-    return b"" if request.source is None else hashlib.blake2b(",".join(map(str, request.source)).encode()).digest()
+    """What keys and values depend on beside the tokens before: an adapter, and what an encoder has read."""
+    if request.adapter is None and request.source is None:
+        return b""
+    return hashlib.blake2b(repr((request.adapter, request.source and [*request.source])).encode()).digest()
 
 
 def fresh(request: Request) -> Generator:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 NEVER = float("-inf")
+
+Rule = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -192,24 +194,64 @@ def history(prompts: Sequence[Sequence[int]], vocab: int, sampling: Sampling, de
     return History(seen, torch.zeros(len(prompts), vocab, device=device))
 
 
+def rules(sampling: Sampling, past: History | None = None) -> list[tuple[str, Rule]]:
+    """Every rule that the settings ask for, by its name and in order, each from logits (B, V) to logits."""
+    found: list[tuple[str, Rule]] = []
+    if past is not None and sampling.repetition_penalty != 1:
+        found.append(("penalties", lambda x: repetition_penalty(x, past.seen, sampling.repetition_penalty)))
+    if past is not None and (sampling.frequency_penalty or sampling.presence_penalty):
+        counted = sampling.frequency_penalty, sampling.presence_penalty
+        found.append(("penalties", lambda x: count_penalty(x, past.counts, *counted)))
+    if sampling.greedy:
+        return found
+    if sampling.temperature != 1:
+        found.append(("temperature", lambda x: temperature(x, sampling.temperature)))
+    if (k := sampling.top_k) is not None:
+        found.append(("top_k", lambda x: top_k(x, k)))
+    if (nucleus := sampling.top_p) is not None:
+        found.append(("top_p", lambda x: top_p(x, nucleus)))
+    if (least := sampling.min_p) is not None:
+        found.append(("min_p", lambda x: min_p(x, least)))
+    return found
+
+
 def apply_rules(logits: Tensor, sampling: Sampling, past: History | None = None) -> Tensor:
-    """Every rule that the settings ask for, in order. logits (B, V) -> (B, V), float32 where any rule applies."""
+    """Every rule in order. logits (B, V) -> (B, V), float32 where any rule applies, or the draw is random."""
     if sampling.greedy and past is None:
         return logits
     logits = logits.float()
-    if past is not None and sampling.repetition_penalty != 1:
-        logits = repetition_penalty(logits, past.seen, sampling.repetition_penalty)
-    if past is not None and (sampling.frequency_penalty or sampling.presence_penalty):
-        logits = count_penalty(logits, past.counts, sampling.frequency_penalty, sampling.presence_penalty)
-    if sampling.greedy:
-        return logits
-    if sampling.temperature != 1:
-        logits = temperature(logits, sampling.temperature)
-    if sampling.top_k is not None:
-        logits = top_k(logits, sampling.top_k)
-    if sampling.top_p is not None:
-        logits = top_p(logits, sampling.top_p)
-    return logits if sampling.min_p is None else min_p(logits, sampling.min_p)
+    for _, rule in rules(sampling, past):
+        logits = rule(logits)
+    return logits
+
+
+class Likely(NamedTuple):
+    """A token that might have been drawn: log p in nats under the model itself, and what each rule made of p."""
+
+    token: int
+    logprob: float
+    after: dict[str, float]  # p after bias, penalties, temperature, top_k, top_p, min_p: those asked for, in this order
+
+
+def likely(
+    logits: Tensor, top: int, sampling: Sampling, past: History | None = None, allowed: Tensor | None = None
+) -> list[Likely]:
+    """The `top` likeliest tokens of one row, logits (1, V), and how the rules reshaped them.
+
+    allowed (1, V): the logits with a bias, or without what a grammar forbids: where the rules begin.
+    """
+    logps = logits.float().log_softmax(-1)[0]  # (V)
+    best = logps.topk(min(top, len(logps)))
+    after: dict[str, list[float]] = {}
+    reshaped = logits.float() if allowed is None else allowed.float()
+    begun: list[tuple[str, Rule]] = [] if allowed is None else [("bias", lambda x: x)]
+    for name, rule in begun + rules(sampling, past):
+        reshaped = rule(reshaped)
+        after[name] = reshaped.softmax(-1)[0, best.indices].tolist()
+    return [
+        Likely(token, logp, {name: probs[at] for name, probs in after.items()})
+        for at, (token, logp) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    ]
 
 
 # -- the draw -----------------------------------------------------------------------------------
