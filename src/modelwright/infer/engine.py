@@ -152,8 +152,8 @@ class Engine:
         self.streams: dict[Text, Stream] = {}
 
     def submit(self, request: Request) -> Stream:
-        """Raises ValueError, with both lengths, where the prompt leaves no room in the model's context or the cache; and
-        for an adapter that the engine has not."""
+        """Raises ValueError, with both lengths, where the prompt leaves no room in the model's context or the cache,
+        and for an adapter that the engine has not."""
         names = self.bank.names if self.bank else ()
         if request.adapter is not None and request.adapter not in names:
             raise ValueError(f"there is no adapter {request.adapter!r}: there is {', '.join(names) or 'none'}")
