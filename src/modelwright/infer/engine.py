@@ -190,10 +190,11 @@ class Engine:
         plan = self.scheduler.plan()
         if plan.copies:
             self.pages.copy(plan.copies)
-        streams = [self.streams[s.text] for s in plan.slices]
+        slices = sorted(plan.slices, key=lambda s: self.streams[s.text].request.adapter or "")  # an adapter's together
+        streams = [self.streams[s.text] for s in slices]
         with evaluating(self.model):
-            hidden = torch.split(self.forward(plan.slices), [s.end - s.start for s in plan.slices])  # each (T, C)
-            shares = list(zip(streams, plan.slices, hidden, strict=True))
+            hidden = torch.split(self.forward(slices), [s.end - s.start for s in slices])  # each (T, C)
+            shares = list(zip(streams, slices, hidden, strict=True))
             self.score(shares)
             last = {stream: x[-1] for stream, s, x in shares if s.last}
             drawn = self.draw([stream for stream in last if stream.request.scored is None], last)

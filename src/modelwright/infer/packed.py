@@ -40,6 +40,7 @@ class PackedLinear(nn.Module):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
         biases = [part.bias.detach() for part in parts if part.bias is not None]
         self.bias = torch.cat(biases) if biases else None
+        self.in_features, self.widths = parts[0].in_features, [part.out_features for part in parts]
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
