@@ -429,8 +429,9 @@ def test_each_reply_is_what_it_is_alone_whatever_the_schedule(cfg, seed):
     ]  # fmt: skip
     asked = [draw.choice(kinds) for _ in prompts]
     alone = [rows(model, [prompt], kind)[0] for prompt, kind in zip(prompts, asked, strict=True)]
+    blocks, longest = draw.choice([(14, 44), (40, 44), (200, 44), (200, 24)])
     engine = Engine(
-        model, blocks=draw.choice([14, 40, 200]), size=4, budget=draw.choice([4, 16, 64]), texts=draw.choice([2, 5, 16])
+        model, longest=longest, blocks=blocks, size=4, budget=draw.choice([4, 16, 64]), texts=draw.choice([2, 5, 16])
     )
     pairs = zip(prompts, asked, strict=True)
     streams = [
@@ -452,11 +453,11 @@ def test_tokens_that_are_given_are_as_likely_as_in_one_forward(cfg):
     texts[2][:9] = texts[1][:9]
     engine = Engine(model, size=4, budget=8)
     streams = [engine.submit(Request(text, GREEDY, source, scored=9)) for text in texts]
-    for stream, text in zip(streams, texts, strict=True):
-        assert not list(stream)
+    for asked, text in zip(streams, texts, strict=True):
+        assert not list(asked)
         with torch.no_grad():
             memory = model.encode(torch.tensor([source])) if source else None
             logps = model(torch.tensor([text]), memory=memory)[0, 8:-1].log_softmax(-1)
         expected = logps.gather(1, torch.tensor(text[9:])[:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor([s.logp for s in stream.scores]), expected, atol=1e-5, rtol=1e-5)
-        assert [s.best for s in stream.scores] == (logps.argmax(-1) == torch.tensor(text[9:])).tolist()
+        torch.testing.assert_close(torch.tensor([s.logp for s in asked.scores]), expected, atol=1e-5, rtol=1e-5)
+        assert [s.best for s in asked.scores] == (logps.argmax(-1) == torch.tensor(text[9:])).tolist()

@@ -56,7 +56,7 @@ def check(scheduler: Scheduler, plan: Plan) -> None:
     assert sum(s.end - s.start for s in plan.slices) <= scheduler.budget
     assert len(scheduler.running) <= scheduler.most
     assert len({s.text for s in plan.slices}) == len(plan.slices)
-    assert all(s.start == s.text.cached < s.end <= len(s.text.blocks) * blocks.size for s in plan.slices)
+    assert all(s.start == s.text.cached < s.end <= len(s.text.blocks) * scheduler.size for s in plan.slices)
     assert all(not text.blocks and not text.cached for text in scheduler.waiting)
 
 
@@ -87,7 +87,7 @@ def test_each_text_comes_out_as_alone_whatever_the_schedule(seed: int) -> None:
 
 def random_schedule(rng: Random) -> None:
     size, count = rng.choice([1, 2, 4, 8]), rng.randint(6, 40)
-    scheduler = Scheduler(count, size, budget=rng.choice([1, 3, 8, 64]), texts=rng.choice([1, 2, 5, 16]))
+    scheduler = Scheduler(count, size, rng.choice([1, 3, 8, 64]), rng.choice([1, 2, 5, 16]), rng.choice([1, 3, 6]))
     tape = Tape(count, size)
     stems = [[rng.randrange(5) for _ in range(rng.randint(0, 3 * size))] for _ in range(3)]
     prompts: dict[Text, list[int]] = {}
@@ -228,6 +228,17 @@ def test_a_text_beyond_the_whole_cache_is_refused() -> None:
     scheduler, _ = started(blocks=2, size=4)
     with pytest.raises(ValueError, match="may come to 9 tokens, and the cache holds 8"):
         scheduler.submit(Text([1], 9))
+
+
+def test_texts_begin_with_a_lane_while_there_is_one() -> None:
+    blocks = Blocks(12, lane=4)
+    first = blocks.take(2, room=4)
+    second = blocks.take(1, room=4)
+    assert (first, second) == ([0, 1], [4])  # though block 2 is free
+    assert blocks.take(1, room=2) == [8]
+    assert blocks.take(1, room=4) == [5]  # no lane is free: the longest run, as the rest of it is
+    blocks.give(first)
+    assert blocks.take(3, room=4) == [0, 1, 2]
 
 
 def test_a_block_has_one_owner() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Generator
 
-from modelwright.infer.engine import Engine, Finish, New, Request, Stream, blocks_for, room
+from modelwright.infer.engine import Engine, Finish, New, Request, Stream, room
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators, settings
 from modelwright.infer.text import Encoded, LanguageModel, Writer, encode_prompts, eos_ids, writer
@@ -93,7 +93,7 @@ def written(
     if not encoded.prompts:
         return
     alone, eos = replace(sampling, n=1), eos_ids(lm) | set(ends)
-    engine = Engine(model, blocks=blocks_for([len(p) + sampling.max_new for p in encoded.prompts] * sampling.n))
+    engine = Engine(model, longest=max(map(len, encoded.prompts)) + sampling.max_new)
     drafts: dict[Stream, Draft] = {}
     for row in short_first(encoded, sampling.n):
         at = row // sampling.n

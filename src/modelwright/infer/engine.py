@@ -27,8 +27,8 @@ from torch import Generator, Tensor
 from modelwright.infer.packed import cache_dtype
 from modelwright.infer.sample import NEVER, History, Likely, Sampling, apply_rules, generators, history, likely, pick
 from modelwright.infer.scheduler import Scheduler, Slice, Text
-from modelwright.model.cache import Pages, Pair, Part, Step
 from modelwright.model.logps import rows_at_once
+from modelwright.model.pages import Pages, Part, Sources, Step
 from modelwright.model.transformer import Config, Transformer
 
 Finish = Literal["stop", "length", "context"]
@@ -104,7 +104,7 @@ class Stream:
     room: int  # tokens that may be written
     generator: Generator | None
     past: History | None
-    cross: list[Pair] = field(default_factory=list)
+    seat: int | None = None  # of its source
     new: deque[New] = field(default_factory=deque)
     scores: list[Score] = field(default_factory=list)  # of the prompt's tokens from `scored` on
     written: int = 0
@@ -134,21 +134,26 @@ class Engine:
         self,
         model: Transformer,
         *,
+        longest: int | None = None,
         blocks: int | None = None,
         size: int = SIZE,
         budget: int = BUDGET,
         texts: int = TEXTS,
         bank: Bank | None = None,
     ):
-        """`blocks` of `size` tokens are kept; at most `budget` tokens of at most `texts` texts are computed at once.
+        """At most `budget` tokens of at most `texts` texts are computed at once; texts of at most `longest` tokens are
+        read fastest. `blocks` of `size` tokens are kept, so many that each text has as many as the longest unless said.
 
         bank: the adapters that `model` was given, which requests name.
         """
         self.model, self.cfg, self.bank = model, model.cfg, bank
         self.device = model.embed.tokens.weight.device
-        blocks = blocks or texts * -(-LONG // size)
-        self.pages = Pages(self.cfg, blocks, size, cache_dtype(model), self.device)
-        self.scheduler = Scheduler(blocks, size, budget, texts)
+        lane = -(-(longest or LONG) // size)
+        blocks, dtype = blocks or texts * lane, cache_dtype(model)
+        lane = lane if blocks >= 2 * lane else 1  # a small cache has no room for any
+        self.pages = Pages(self.cfg, blocks, size, lane, dtype, self.device)
+        self.sources = Sources(self.cfg, dtype, self.device) if self.cfg.encoder else None
+        self.scheduler = Scheduler(blocks, size, budget, texts, lane)
         self.streams: dict[Text, Stream] = {}
 
     def submit(self, request: Request) -> Stream:
@@ -180,9 +185,11 @@ class Engine:
 
     def leave(self, stream: Stream) -> None:
         """The request has ended, or nobody waits for it any more: nothing more is computed, and its blocks are free."""
-        stream.ended, stream.cross = True, []
+        stream.ended = True
         if self.streams.pop(stream.text, None):
             self.scheduler.leave(stream.text)
+            if self.sources is not None and stream.seat is not None:
+                self.sources.leave(stream.seat)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Stream, New]]:
@@ -212,26 +219,27 @@ class Engine:
         for s in slices:
             self.read_source(self.streams[s.text])
         size = self.pages.size
+        seats = [self.streams[s.text].seat or 0 for s in slices]
+        blocks = [s.text.blocks[: -(-s.end // size)] for s in slices]
+        parts = [Part(s.start, s.end, lie, seat) for s, lie, seat in zip(slices, blocks, seats, strict=True)]
+        tokens = torch.tensor([[token for s in slices for token in s.text.tokens[s.start : s.end]]], device=self.device)
         if self.bank is not None:
             self.bank.rows([(self.streams[s.text].request.adapter, s.end - s.start) for s in slices])
-        parts = [Part(s.start, s.end, s.text.blocks[: -(-s.end // size)], self.streams[s.text].cross) for s in slices]
-        tokens = [token for s in slices for token in s.text.tokens[s.start : s.end]]
-        return self.model.hidden(torch.tensor([tokens], device=self.device), cache=Step(self.pages, parts))[0]
+        return self.model.hidden(tokens, cache=Step(self.pages, parts, self.sources))[0]
 
     def read_source(self, stream: Stream) -> None:
         """An encoder-decoder's source, once; what the decoder's layers read of it is kept beside the text."""
         source = stream.request.source
-        if source is None or stream.cross:
+        if self.sources is None or source is None or stream.seat is not None:
             return
-        alike = (other.cross for other in self.streams.values() if other.text.salt == stream.text.salt and other.cross)
-        if (known := next(alike, None)) is not None:
-            stream.cross = known
-        else:
-            if self.bank is not None:
-                self.bank.rows([(stream.request.adapter, len(source))])
-            memory = self.model.encode(torch.tensor([list(source)], device=self.device))
-            dtype = self.pages.k[0].dtype
-            stream.cross = [(k.to(dtype), v.to(dtype)) for k, v in self.model.remember(memory)]
+        alike = (other.seat for other in self.streams.values() if other.text.salt == stream.text.salt)
+        if (known := next((seat for seat in alike if seat is not None), None)) is not None:
+            stream.seat = self.sources.copy(known)
+            return
+        if self.bank is not None:
+            self.bank.rows([(stream.request.adapter, len(source))])
+        memory = self.model.encode(torch.tensor([list(source)], device=self.device))
+        stream.seat = self.sources.sit(self.model.remember(memory))
 
     def score(self, shares: Sequence[tuple[Stream, Slice, Tensor]]) -> None:
         """How likely the prompts' own tokens are, of those whose requests want it: hidden (T, C) of each slice."""
@@ -296,11 +304,6 @@ def allowed(logits: Tensor, streams: Sequence[Stream]) -> Tensor:
             if stream.request.grammar is not None:
                 changed[row].masked_fill_(~stream.request.grammar.allowed().to(logits.device), NEVER)
     return changed
-
-
-def blocks_for(lengths: Sequence[int], size: int = SIZE, texts: int = TEXTS) -> int:
-    """How many blocks hold the longest of these texts side by side, as many as are computed together."""
-    return sum(-(-length // size) + 1 for length in sorted(lengths)[-texts:])
 
 
 def finish(stream: Stream, token: int) -> Finish | None:

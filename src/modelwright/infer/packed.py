@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.model.attend import Apart, Mask, attend
-from modelwright.model.cache import Cache, Kept, Pair, Step
+from modelwright.model.cache import Cache, Pair
 from modelwright.model.kernels import rotate
+from modelwright.model.pages import Step
 from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn
 
 # The blocks are chosen for so many rows; measured, this choice serves 1 to 512 of them.
@@ -63,7 +64,7 @@ class PackedAttention(nn.Module):
             qk = rotate(qk, turn.cos, turn.sin)
         q, k = qk.split([heads, kv], dim=2)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-        kept: Kept = (k, v)
+        kept: Any = (k, v)
         if cache is not None:
             stored = cache.append(self.layer, k, v)
             whole = isinstance(cache, Cache) and cache.start == 0  # a prompt reads itself as it was, not as it is kept
@@ -82,40 +83,29 @@ class PackedCross(nn.Module):
     def read(self, x: Tensor, memory: Memory | None, mask: Mask | Apart, cache: Cache | Step | None) -> Tensor:
         cfg = self.plain.cfg
         q = self.q(x).unflatten(-1, (-1, cfg.head))  # (B, T, H, D)
-        kept = None if cache is None else cache.cross[self.layer]
-        if kept is None:
-            assert memory is not None
-            k, v = self.plain.remember(memory)
-            dtype = cache.k[self.layer].dtype if isinstance(cache, Cache) else x.dtype
-            kept = k.to(dtype), v.to(dtype)  # each (B, K, S, D)
-            if cache is not None:
-                cache.cross[self.layer] = kept
+        kept = self.plain.memorised(memory, cache)
         return mix(q, kept, mask, cfg.head**-0.5 if cfg.attn_scale is None else cfg.attn_scale, self.o)
 
     def remember(self, memory: Memory) -> Pair:
         return self.plain.remember(memory)
 
 
-def mix(q: Tensor, kept: Kept, mask: Mask | Apart, scale: float, out: nn.Module) -> Tensor:
+def mix(q: Tensor, kept: Any, mask: Mask | Apart, scale: float, out: nn.Module) -> Tensor:
     """q (B, T, H, D), k and v (B, K, S, D), or of many texts lists of them -> (B, T, C)."""
-    if isinstance(mask, Apart):
-        parts = mask.each(q.transpose(1, 2), *kept)
-        y = torch.cat([heads(some.transpose(1, 2), k, v, own, scale) for some, k, v, own in parts], dim=1)
-    else:
-        y = heads(q, *kept, mask, scale)
-    done: Tensor = out(y)
+
+    def heads(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        if q.size(1) == 1:
+            return newest(q, k, v, mask, scale)
+        return attend(q.transpose(1, 2), k.to(q.dtype), v.to(q.dtype), mask, scale).transpose(1, 2)
+
+    k, v = kept
+    y = mask.each(heads, q, k, v) if isinstance(mask, Apart) else heads(q, k, v, mask)
+    done: Tensor = out(y.flatten(2))
     return done
 
 
-def heads(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
-    """q (B, T, H, D), k and v (B, K, S, D) -> (B, T, H * D)."""
-    if q.size(1) == 1:
-        return newest(q, k, v, mask, scale)
-    return attend(q.transpose(1, 2), k.to(q.dtype), v.to(q.dtype), mask, scale).transpose(1, 2).flatten(2)
-
-
 def newest(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
-    """One new token a row: q (B, 1, H, D), k and v (B, K, S, D) -> (B, 1, H * D).
+    """One new token a row: q (B, 1, H, D), k and v (B, K, S, D) -> (B, 1, H, D).
 
     The G queries of a key stand side by side as if they were G tokens, so no key is copied; and the product is in the
     precision of the cache. Both are several times faster here than attention's usual kernel.
@@ -126,7 +116,7 @@ def newest(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
         bias = bias.to(k.dtype)
         bias = bias if bias.size(1) == 1 else bias.view(bias.size(0), *grouped.shape[1:3], -1)
     y = F.scaled_dot_product_attention(grouped, k, v, bias, scale=scale)  # (B, K, G, D)
-    return y.flatten(1)[:, None].to(q.dtype)
+    return y.view(q.shape).to(q.dtype)
 
 
 class PackedFeedForward(nn.Module):

@@ -78,8 +78,8 @@ class Plan:
 class Blocks:
     """Who owns what: each block is free, or one text's. A free one may still hold what a key names."""
 
-    def __init__(self, count: int, size: int):
-        self.count, self.size = count, size
+    def __init__(self, count: int, lane: int = 1):
+        self.count, self.lane = count, lane
         self.free = [True] * count
         self.available = count
         self.named: dict[int, bytes] = {}
@@ -104,12 +104,14 @@ class Blocks:
         return taken
 
     def run(self, room: int) -> tuple[int, int]:
-        """(first block, length) of the first run of free blocks with that room, from the hand on; or of the longest."""
+        """(first block, length) of the first run of free blocks with that room, from the hand on, which begins with a
+        lane; or of the longest run."""
         best = (0, 0)
         for start, length in self._runs():
-            if length >= room:
-                self.hand = start + room
-                return start, length
+            off = -start % self.lane  # a text begins with a lane
+            if length - off >= room:
+                self.hand = start + off + room
+                return start + off, length - off
             best = max(best, (start, length), key=lambda run: run[1])
         return best
 
@@ -155,9 +157,10 @@ class Blocks:
 class Scheduler:
     """Old texts go on, new ones join while tokens and blocks last, and the newest waits where they do not."""
 
-    def __init__(self, blocks: int, size: int, budget: int, texts: int):
-        """`blocks` of `size` tokens; at most `budget` tokens in a step, of at most `texts` texts."""
-        self.blocks, self.size, self.budget, self.most = Blocks(blocks, size), size, max(budget, texts), texts
+    def __init__(self, blocks: int, size: int, budget: int, texts: int, lane: int = 1):
+        """`blocks` of `size` tokens; at most `budget` tokens in a step, of at most `texts` texts. A text is laid down
+        at a multiple of `lane` blocks where that can be."""
+        self.blocks, self.size, self.budget, self.most = Blocks(blocks, lane), size, max(budget, texts), texts
         self.waiting: deque[Text] = deque()
         self.running: list[Text] = []
         self.coming: Counter[bytes] = Counter()  # blocks of prompts that running texts have yet to compute
@@ -221,7 +224,7 @@ class Scheduler:
                 return False
         if need > 0:
             text.blocks += self.blocks.take(need, after=text.blocks[-1])
-            if text.blocks[-1] - text.blocks[0] != len(text.blocks) - 1:
+            if text.blocks != list(range(text.blocks[0], text.blocks[0] + len(text.blocks))):
                 self._move(text, copies)
         return True
 

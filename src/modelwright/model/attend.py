@@ -5,7 +5,7 @@ Letters: B batch, T query length, S key length, H heads, K key/value heads, G = 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ FORBIDDEN = -30_000.0
 BLOCK = 128  # queries at once: measured best of 64, 128, 256 and 512
 EDGE = 32  # tokens: a document is padded to so many, since oneDNN writes and keeps a kernel for every size it meets
 ALONE = 16384  # scores that a block costs beside its own, for one head; measured at four heads of 32
+Attending = Callable[[Tensor, Tensor, Tensor, "Mask"], Tensor]
+
 LONG = 1024  # keys beyond which training does not keep the probabilities
 
 
@@ -128,19 +130,32 @@ class Mask:
 
 @dataclass(frozen=True)
 class Apart:
-    """A row of many texts' new tokens: who may look at whom in each, whose keys and values come as lists."""
+    """Many texts' new tokens in one row: who may look at whom, first of the batch if there is one, then of each text.
+
+    rows: where in the row the tokens of each mask stand. Those of the batch stand in `lanes` of `count`.
+    """
 
     masks: Sequence[Mask]
+    rows: Sequence[slice | Tensor]
+    lanes: Tensor | None = None
+    count: int = 0
 
-    def each(
-        self, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Mask]]:
-        """q (1, H, N, D), in the texts' own shares."""
-        shares = torch.split(q, [mask.queries for mask in self.masks], dim=2)
-        return zip(shares, k, v, self.masks, strict=True)
+    def each(self, attention: Attending, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
+        """Attention of each by itself: q (1, N, H, D), and for each mask k and v (B, K, S, D) -> (1, N, H, D)."""
+        out = torch.empty_like(q)
+        lanes = self.lanes
+        for mask, rows, key, value in zip(self.masks, self.rows, k, v, strict=True):
+            if lanes is None:
+                out[:, rows] = attention(q[:, rows], key, value, mask)
+                continue
+            batch = q.new_zeros(self.count, 1, *q.shape[2:])
+            batch[lanes, 0] = q[0, rows]
+            out[0, rows] = attention(batch, key, value, mask)[lanes, 0]
+            lanes = None
+        return out
 
 
-def attend(q: Tensor, k: Any, v: Any, mask: Mask | Apart, scale: float, dropout: float = 0.0) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: float = 0.0) -> Tensor:
     """softmax(scale q k^T + mask) v (Vaswani et al. 2017, eq. 1): q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
 
     On a CPU whole blocks of queries are products that oneDNN does well, and the keys that a block may not see are
@@ -148,8 +163,6 @@ def attend(q: Tensor, k: Any, v: Any, mask: Mask | Apart, scale: float, dropout:
     kept for the way back, so long rows go to PyTorch's kernel, which keeps none; but for a bias that learns it would
     keep several.
     """
-    if isinstance(mask, Apart):
-        return torch.cat([attend(*part, scale) for part in mask.each(q, k, v)], dim=2)
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
     short = not grad or mask.keys <= LONG or (mask.bias is not None and mask.bias.requires_grad)
     if q.device.type == "cpu" and mask.queries > 1 and short:

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.model.attend import Apart, Mask, attend
-from modelwright.model.cache import Cache, Kept, Pair, Step
+from modelwright.model.cache import Cache, Pair
 from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
 from modelwright.model.logps import rounded, token_logps
+from modelwright.model.pages import Lists, Reading, Step
 
 # -- config ---------------------------------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ class Attention(nn.Module):
         q, k, v = (f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v))  # (B, T, H or K, D)
         if turn is not None:
             q, k = rotate(q, turn.cos, turn.sin), rotate(k, turn.cos, turn.sin)
-        kept: Kept = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D) each
+        kept: Any = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D) each
         if cache is not None:
             kept = cache.append(self.layer, *kept)  # (B, K, S, D) each
         return self.mix(q, kept, mask)
@@ -214,25 +215,37 @@ class Attention(nn.Module):
     def read(self, x: Tensor, memory: Memory | None, mask: Mask | Apart, cache: Cache | Step | None) -> Tensor:
         """Cross-attention. The memory's keys and values never change, so a cache keeps them after the first token."""
         q = self.q(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H, D)
+        return self.mix(q, self.memorised(memory, cache), mask)
+
+    def memorised(self, memory: Memory | None, cache: Cache | Step | None) -> Pair | Lists:
+        if isinstance(cache, Step):
+            assert cache.cross is not None
+            return cache.cross.views(self.layer)
         kept = None if cache is None else cache.cross[self.layer]
         if kept is None:
             assert memory is not None
             kept = self.remember(memory)
             if cache is not None:
                 cache.cross[self.layer] = kept
-        return self.mix(q, kept, mask)
+        return kept
 
     def remember(self, memory: Memory) -> Pair:
         """Keys and values of what an encoder has read, each (B, K, S, D)."""
         k, v = (f(memory.x).unflatten(-1, (-1, self.cfg.head)).transpose(1, 2) for f in (self.k, self.v))
         return k, v
 
-    def mix(self, q: Tensor, kept: Kept, mask: Mask | Apart) -> Tensor:
+    def mix(self, q: Tensor, kept: Any, mask: Mask | Apart) -> Tensor:
+        """q (B, T, H, D) -> (B, T, C)."""
+        k, v = kept
+        y = mask.each(self.heads, q, k, v) if isinstance(mask, Apart) else self.heads(q, k, v, mask)
+        out: Tensor = self.o(y.flatten(2))
+        return out
+
+    def heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """q (B, T, H, D), k and v (B, K, S, D) -> (B, T, H, D)."""
         scale = self.cfg.head**-0.5 if self.cfg.attn_scale is None else self.cfg.attn_scale
         dropout = self.cfg.dropout if self.training else 0.0
-        y = attend(q.transpose(1, 2), *kept, mask, scale, dropout)  # (B, H, T, D)
-        out: Tensor = self.o(y.transpose(1, 2).flatten(2))  # (B, T, C)
-        return out
+        return attend(q.transpose(1, 2), k, v, mask, scale, dropout).transpose(1, 2)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -328,9 +341,7 @@ class Stack(nn.Module):
         """Who may look at whom, and who at what of the memory."""
         causal, T = self.cfg.causal, pos.size(1)
         if isinstance(cache, Step):
-            own = [Mask(causal, q.size(1), k.size(1), bias=self.bias(q, k), device=pos.device) for q, k in cache.places]
-            read = [Mask(False, q.size(1), source) for (q, _), source in zip(cache.places, cache.sources, strict=True)]
-            return Apart(own), Apart(read) if self.cfg.encoder else None
+            return self.apart(cache.own, True), None if cache.cross is None else self.apart(cache.cross, False)
         k_pos, k_segment = (pos, segment) if cache is None else cache.extend(pos, segment)
         if segment is not None and cache is None:
             # Positions count up within a document: in packed rows the places tell the same gaps, for all rows at once.
@@ -340,6 +351,23 @@ class Stack(nn.Module):
             bias = self.bias(pos, k_pos)
         mask = Mask(causal, T, k_pos.size(1), segment, k_segment, bias, pos.device)
         return mask, None if memory is None else Mask(False, T, memory.x.size(1), segment, memory.segment)
+
+    def apart(self, reading: Reading, own: bool) -> Apart:
+        """Who may look at whom in many texts: at its own tokens so far, or at all of its source."""
+        masks: list[Mask] = []
+        rows: list[slice | Tensor] = []
+        if (grid := reading.grid) is not None:
+            k_pos = reading.count[None, : grid.length]  # (1, S)
+            bias = self.bias(grid.ends[:, None] - 1, k_pos) if own else None  # (lanes, H, 1, S)
+            one = torch.ones_like(grid.ends)[:, None]
+            masks.append(Mask(own, 1, grid.length, one, grid.segment, bias, k_pos.device))
+            rows.append(grid.rows)
+        for text in reading.alone:
+            k_pos = reading.count[None, : text.end]
+            bias = self.bias(k_pos[:, text.end - text.new :], k_pos) if own else None
+            masks.append(Mask(own, text.new, text.end, bias=bias, device=k_pos.device))
+            rows.append(slice(text.row, text.row + text.new))
+        return Apart(masks, rows) if grid is None else Apart(masks, rows, grid.lanes, grid.count)
 
     def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor | None:
         """The learned bias, (B or 1, H, T, S), where the model has one."""
