@@ -461,3 +461,40 @@ def test_tokens_that_are_given_are_as_likely_as_in_one_forward(cfg):
         expected = logps.gather(1, torch.tensor(text[9:])[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor([s.logp for s in asked.scores]), expected, atol=1e-5, rtol=1e-5)
         assert [s.best for s in asked.scores] == (logps.argmax(-1) == torch.tensor(text[9:])).tolist()
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("budget", [512, 64, 53])
+def test_a_beginning_that_is_found_is_the_one_that_is_computed_bit_for_bit(cfg, packed, budget):
+    shape = {"width": 64, "head": 16, "ffn": 192, "context": 400}
+    cfg = replace(cfg, **shape, encoder=cfg.encoder and replace(cfg.encoder, **shape))
+    model, draw, source = build(cfg), random.Random(budget), ragged(5)[0] if cfg.encoder else None
+    model = prepare(model) if packed else model
+
+    def logits(prompt: list[int], first: list[list[int]]) -> tuple[list[torch.Tensor], int]:
+        """Of each token that is written, after these texts were read; and how many tokens of the prompt were."""
+        engine, seen, computed = Engine(model, longest=400, texts=4, budget=budget), [], 0
+        engine.run([Request(text, GREEDY, source) for text in first])
+        rules, plan = engine.draw, engine.scheduler.plan
+
+        def drawing(streams, hidden):
+            seen.extend(hidden[stream] for stream in streams)
+            return rules(streams, hidden)
+
+        def planning():
+            nonlocal computed
+            found = plan()
+            computed += sum(s.end - s.start for s in found.slices)
+            return found
+
+        engine.draw, engine.scheduler.plan = drawing, planning
+        engine.run([Request(prompt, GREEDY, source)])
+        return seen, computed
+
+    for stem, tail in [(20, 3), (130, 1), (200, 40), (draw.randint(16, 250), draw.randint(1, 60))]:
+        start, end, other = ragged(stem, tail, 9, seed=stem)
+        miss, whole = logits(start + end, [])
+        hit, rest = logits(start + end, [start + other])
+        assert rest <= whole - 16
+        assert [torch.equal(a, b) for a, b in zip(hit, miss, strict=True)] == [True] * len(miss), (stem, tail)

@@ -145,17 +145,31 @@ def test_a_long_prompt_is_read_in_parts_and_holds_up_nobody() -> None:
     ]
 
 
+def test_a_prompt_is_read_neither_by_a_few_tokens_nor_up_to_a_few() -> None:
+    scheduler, tape = started(budget=16, texts=4)
+    first, long = Text([1], 19), Text(list(range(17)), 20)
+    for text in (first, long):
+        scheduler.submit(text)
+    seen = []
+    for _ in range(3):
+        plan = scheduler.plan()
+        seen.append([(s.text is first, s.start, s.end) for s in plan.slices])
+        scheduler.commit(plan, tape.step(plan))
+    # of the 15 that there was room for 12 were read: 4 are to be left, and blocks are whole
+    assert seen == [[(True, 0, 1), (False, 0, 12)], [(True, 1, 2), (False, 12, 17)], [(True, 2, 3), (False, 17, 18)]]
+
+
 def test_what_prompts_share_is_computed_once_even_when_they_come_together() -> None:
     scheduler, tape = started(blocks=64)
     shots = list(range(12))
-    texts = [Text([*shots, 100 + i], 14) for i in range(4)]
+    texts = [Text([*shots, 100 + i, 7, 8, 9], 17) for i in range(4)]
     for text in texts:
         scheduler.submit(text)
     plan = scheduler.plan()
     assert [s.text for s in plan.slices] == texts[:1], "the others wait for the three blocks that they share"
     scheduler.commit(plan, tape.step(plan))
     plan = scheduler.plan()
-    assert [(s.start, s.end) for s in plan.slices] == [(13, 14), *[(12, 13)] * 3]
+    assert [(s.start, s.end) for s in plan.slices] == [(16, 17), *[(12, 16)] * 3]
     assert len(plan.copies) == 9
 
 
@@ -166,26 +180,26 @@ def computed(scheduler: Scheduler, tape: Tape, text: Text, end: int) -> int:
 
 def test_what_a_text_left_behind_is_found_again() -> None:
     scheduler, tape = started()
-    assert computed(scheduler, tape, Text(list(range(9)), 10), 10) == 9
-    again = Text([*range(8), 50], 10)
-    assert computed(scheduler, tape, again, 10) == 1
-    assert again.tokens == alone([*range(8), 50], 1)
-    assert computed(scheduler, tape, Text([*range(4), 60, 61, 62], 8), 8) == 3
+    assert computed(scheduler, tape, Text(list(range(12)), 13), 13) == 12
+    again = Text([*range(8), 50, 51, 52, 53], 13)
+    assert computed(scheduler, tape, again, 13) == 4
+    assert again.tokens == alone([*range(8), 50, 51, 52, 53], 1)
+    assert computed(scheduler, tape, Text([*range(4), 60, 61, 62, 63, 64], 10), 10) == 5
+    assert (
+        computed(scheduler, tape, Text([*range(4), 60, 61, 62], 8), 8) == 7 - 0
+    )  # few would be left: all are computed
 
 
 def test_another_salt_shares_nothing() -> None:
     scheduler, tape = started()
-    assert [computed(scheduler, tape, Text(list(range(9)), 10, salt), 10) for salt in (b"", b"a", b"a")] == [9, 9, 1]
+    texts = [Text(list(range(12)), 13, salt) for salt in (b"", b"a", b"a")]
+    assert [computed(scheduler, tape, text, 13) for text in texts] == [12, 12, 4]
 
 
 def test_what_is_to_be_scored_is_computed_again() -> None:
     scheduler, tape = started()
-    assert [computed(scheduler, tape, Text(list(range(9)), 10, reusable=n), 10) for n in (0, None, 5, 0)] == [
-        9,
-        1,
-        5,
-        9,
-    ]
+    texts = [Text(list(range(12)), 13, reusable=n) for n in (0, None, 5, 0)]
+    assert [computed(scheduler, tape, text, 13) for text in texts] == [12, 4, 8, 12]
 
 
 def test_the_newest_waits_where_there_is_no_room_and_loses_nothing() -> None:

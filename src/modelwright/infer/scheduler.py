@@ -19,6 +19,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+# Tokens of a prompt that are computed even where all have been before: a product of fewer rows adds up in another order
+# on some machines, and then a text that is found would not be, bit for bit, one that is computed.
+FEW = 4
+
 
 @dataclass(eq=False)
 class Text:
@@ -28,14 +32,14 @@ class Text:
     length: int  # tokens that it may come to
     salt: bytes = b""  # what its keys and values depend on beside the tokens before: an adapter, a source
     source: int = 0  # tokens that an encoder has to read before the first
-    reusable: int | None = None  # tokens that need not be computed anew; all but the last, where it does not say
+    reusable: int | None = None  # tokens that need not be computed anew; all but the last few, where it does not say
     blocks: list[int] = field(default_factory=list)
     cached: int = 0  # how many of its tokens have their keys and values
     keys: list[bytes] = field(default_factory=list)  # the names of its full blocks
     named: int = 0  # how many of its blocks others can find
 
     def __post_init__(self) -> None:
-        last = len(self.tokens) - 1
+        last = max(0, len(self.tokens) - FEW)
         self.reusable = last if self.reusable is None else min(self.reusable, last)
 
     @property
@@ -269,7 +273,12 @@ class Scheduler:
         return (number + 1) * self.size <= (text.reusable or 0) and self.coming[text.key(number, self.size)] > 0
 
     def _take(self, text: Text, left: int, slices: list[Slice]) -> int:
+        """As much of the text as can be had: of a prompt whole blocks, and neither a few tokens nor all but a few."""
         end = min(len(text.tokens), text.cached + left)
+        if end < len(text.tokens) and self.budget >= 2 * max(FEW, self.size):
+            end = min(end, len(text.tokens) - FEW) // self.size * self.size
+            if end - text.cached < FEW:
+                return 0
         slices.append(Slice(text, text.cached, end))
         return end - text.cached
 

@@ -50,6 +50,7 @@ class Mask:
     k_segment: Tensor | None = None  # (B, S)
     bias: Tensor | None = None  # (B, H, T, S), added to the scores
     device: torch.device | None = None
+    first: int | None = None  # the first query's place in its text: then a query's bits depend on its place alone
     _narrow: Tensor | None = None
     _blocks: list[Block] | None = None
     apart: bool = False  # whether each of the blocks is of one document, so that nothing but order is forbidden
@@ -77,8 +78,9 @@ class Mask:
         """Which scores are worth computing: the queries of all rows, some at a time, with the keys up to theirs; or,
         where rows are packed and that is less work, each document of each row for itself."""
         if self._blocks is None:
-            cuts = [(i, min(i + BLOCK, self.queries)) for i in range(0, self.queries, BLOCK)]
             before = self.keys - self.queries if self.looks_ahead else None
+            ends = [*range(BLOCK - (self.first or 0) % BLOCK, self.queries, BLOCK), self.queries]
+            cuts = list(zip([0, *ends], ends, strict=False))
             together = [Block(0, rows, i, j, 0, self.keys if before is None else before + j) for i, j in cuts]
             apart = self.documents(rows) or together
             self.apart = _work(apart) < _work(together)
@@ -193,8 +195,8 @@ def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout
     blocks = mask.blocks(q.size(0))
     dense, ahead = None if mask.plain_causal else mask.narrow(q.dtype), mask.looks_ahead
     triangle = ahead and (mask.apart or dense is None)  # else it stands in the mask
-    edge = EDGE if mask.apart else 1
-    more = blocks, triangle, edge, H, scale, dropout
+    edges = (EDGE, EDGE) if mask.apart else (1, 1) if mask.first is None else (1, BLOCK)
+    more = blocks, triangle, edges, H, scale, dropout
     y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, *more)  # type: ignore[no-untyped-call]
     return y.view(q.shape)
 
@@ -206,18 +208,18 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dense: Tensor | None,
-        blocks: Sequence[Block], triangle: bool, edge: int, heads: int, scale: float, dropout: float,
+        blocks: Sequence[Block], triangle: bool, edges: tuple[int, int], heads: int, scale: float, dropout: float,
     ) -> Tensor:  # fmt: skip
         keep = any(ctx.needs_input_grad)
         y, probs, holes = torch.zeros_like(q), [], []
         for row, stop, i, j, first, end in blocks:
             some = slice(row * heads, stop * heads)
             queries, keys, values = (
-                _cut(q[some], i, j, edge),
-                _cut(k[some], first, end, edge),
-                _cut(v[some], first, end, edge),
+                _cut(q[some], i, j, edges[0]),
+                _cut(k[some], first, end, edges[1]),
+                _cut(v[some], first, end, edges[1]),
             )
-            whole = _product(queries, keys.transpose(1, 2), scale)  # (rows*H, j - i, end - first), but for `EDGE`
+            whole = _product(queries, keys.transpose(1, 2), scale)  # (rows*H, j - i, end - first), but for `edges`
             if keys.size(1) > end - first:
                 whole[..., end - first :] = FORBIDDEN
             scores = whole[:, : j - i, : end - first]
@@ -235,7 +237,7 @@ class _Blockwise(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, *probs)
         ctx.holes = holes
         ctx.bias = bias is not None and bias.shape
-        ctx.blocks, ctx.edge, ctx.heads, ctx.scale = blocks, edge, heads, scale
+        ctx.blocks, ctx.edges, ctx.heads, ctx.scale = blocks, edges, heads, scale
         return y
 
     @staticmethod
@@ -245,8 +247,8 @@ class _Blockwise(torch.autograd.Function):
         dbias = q.new_zeros(ctx.bias, dtype=torch.float32) if ctx.needs_input_grad[3] else None
         for p, kept, (row, stop, i, j, first, end) in zip(probs, ctx.holes, ctx.blocks, strict=True):
             some = slice(row * ctx.heads, stop * ctx.heads)
-            dout, queries = _cut(dy[some], i, j, ctx.edge), _cut(q[some], i, j, ctx.edge)
-            keys, values = _cut(k[some], first, end, ctx.edge), _cut(v[some], first, end, ctx.edge)
+            dout, queries = _cut(dy[some], i, j, ctx.edges[0]), _cut(q[some], i, j, ctx.edges[0])
+            keys, values = _cut(k[some], first, end, ctx.edges[1]), _cut(v[some], first, end, ctx.edges[1])
             used, dp = p, torch.bmm(dout, values.transpose(1, 2))
             if kept is not None:
                 used, dp = p * kept, dp.mul_(kept)

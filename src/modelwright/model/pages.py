@@ -31,9 +31,11 @@ class Part:
 
 
 class Place(NamedTuple):
-    """What a text reads: `new` rows from `row` on read `end` slots, those at `at`; and the lane that these make."""
+    """What a text reads: `new` rows from `row` on, of which the first is its token `first`, read `end` slots, those at
+    `at`; and the lane that these make."""
 
     row: int
+    first: int
     new: int
     end: int
     at: slice | Tensor
@@ -108,10 +110,10 @@ class Pages:
         if list(blocks) == list(range(blocks[0], blocks[0] + len(blocks))):
             lane = blocks[0] // self.lane if self._begins(blocks) else None
             start = blocks[0] * self.size
-            return Place(row, new, part.end, slice(start, start + part.end), lane)
+            return Place(row, part.start, new, part.end, slice(start, start + part.end), lane)
         starts = torch.tensor(blocks, device=self.device)[:, None] * self.size
         slots = (starts + self.count[: self.size]).flatten()[: part.end]
-        return Place(row, new, part.end, slots, None)
+        return Place(row, part.start, new, part.end, slots, None)
 
     def _begins(self, blocks: Sequence[int]) -> bool:
         """Whether a text begins with a lane, stays in it, and all of the lane is there."""
@@ -175,7 +177,7 @@ class Sources:
 
     def place(self, part: Part, row: int) -> Place:
         length = self.lengths[part.seat]
-        return Place(row, part.end - part.start, length, slice(0, length), part.seat)
+        return Place(row, part.start, part.end - part.start, length, slice(0, length), part.seat)
 
     def text(self, pool: Tensor, place: Place) -> Tensor:
         assert place.lane is not None

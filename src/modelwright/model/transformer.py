@@ -365,7 +365,7 @@ class Stack(nn.Module):
         for text in reading.alone:
             k_pos = reading.count[None, : text.end]
             bias = self.bias(k_pos[:, text.end - text.new :], k_pos) if own else None
-            masks.append(Mask(own, text.new, text.end, bias=bias, device=k_pos.device))
+            masks.append(Mask(own, text.new, text.end, bias=bias, device=k_pos.device, first=text.first))
             rows.append(slice(text.row, text.row + text.new))
         return Apart(masks, rows) if grid is None else Apart(masks, rows, grid.lanes, grid.count)
 
