@@ -9,7 +9,15 @@ from torch import nn
 
 from modelwright.infer import packed
 from modelwright.infer.engine import Engine, Request
-from modelwright.infer.packed import PackedAttention, PackedLinear, cache_dtype, can_pack, newest, prepare
+from modelwright.infer.packed import (
+    PackedAttention,
+    PackedLinear,
+    cache_dtype,
+    can_int8,
+    can_pack,
+    newest,
+    prepare,
+)
 from modelwright.infer.sample import Sampling
 from modelwright.model.attend import Mask, plain
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
@@ -142,3 +150,31 @@ def test_keys_are_kept_wide_unless_queries_share_them():
     assert cache_dtype(prepare(build(GPT2, torch.bfloat16))) == torch.float32
     assert cache_dtype(prepare(build(LLAMA, torch.bfloat16))) == torch.bfloat16
     assert cache_dtype(build(GPT2, torch.bfloat16)) == torch.bfloat16
+
+
+@pytest.mark.skipif(not can_int8(), reason="no products of eight bits on this machine")
+@pytest.mark.parametrize("cfg", [GPT2, LLAMA, T5], ids=["gpt2", "llama", "t5"])
+def test_weights_of_eight_bits_say_nearly_the_same_and_know_no_neighbours(cfg):
+    model, draw = build(cfg), torch.Generator().manual_seed(0)
+    ready = prepare(model, int8=True)
+    linear = ready.stack.blocks[0].attn.qkv
+    plain = model.stack.blocks[0].attn
+    x = torch.randn(7, cfg.width, generator=draw) * torch.logspace(-2, 2, 7)[:, None]
+    exact = torch.cat([plain.q(x), plain.k(x), plain.v(x)], -1)
+    error = (linear(x) - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert error.max() < 0.02  # each row by its own scale: the smallest is as near as the largest
+    assert error.max() > 1e-5
+    for row in range(7):
+        assert torch.equal(linear(x[row : row + 1]), linear(x)[row : row + 1])
+    tokens = torch.randint(3, cfg.vocab, (2, 9), generator=draw)
+    memory = model.encode(tokens) if cfg.encoder else None
+    p, q = (m(tokens, memory=memory).log_softmax(-1) for m in (model, ready))
+    assert (p.exp() * (p - q)).sum(-1).mean() < 0.05 * -(p.exp() * p).sum(-1).mean()
+    given = ready(tokens, tokens, memory=memory)  # log p of given tokens, through the same products
+    torch.testing.assert_close(given, q.gather(-1, tokens[..., None])[..., 0], atol=1e-5, rtol=1e-5)
+
+
+def test_eight_bits_on_another_machine_are_one_sentence(monkeypatch):
+    monkeypatch.setattr("modelwright.infer.packed.can_int8", lambda: False)
+    with pytest.raises(ValueError, match="x86 CPU with VNNI"):
+        prepare(build(GPT2), int8=True)

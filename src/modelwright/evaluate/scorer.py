@@ -105,13 +105,15 @@ class ModelScorer:
         self,
         lm: LanguageModel,
         *,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Literal["fp32", "bf16", "int8"] = "fp32",
         budget: int = TOKENS,
         spare: int = 0,
     ):
         self.lm, self.tokenizer, self.budget, self.spare = lm, lm.tokenizer, budget, spare
         model = merged_copy(lm.model)  # plain layers, which can be packed
-        self.model = model if precision == "fp32" else copy.deepcopy(model).to(torch.bfloat16)
+        self.int8 = precision == "int8"
+        self.model = copy.deepcopy(model).to(torch.bfloat16) if precision == "bf16" else model
+        self.model = prepare(model, int8=True) if self.int8 else self.model
         self.labels = lm.model.cfg.labels.names if lm.model.cfg.labels else ()
 
     @property
@@ -120,7 +122,7 @@ class ModelScorer:
 
     @cached_property
     def packed(self) -> Transformer:
-        return prepare(self.model)
+        return self.model if self.int8 else prepare(self.model)
 
     # -- answers to prompts ---------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from modelwright.model.transformer import Attention, FeedForward, Memory, Transf
 
 # The blocks are chosen for so many rows; measured, this choice serves 1 to 512 of them.
 ROWS = 8
+TINY, MIDDLE = 1e-12, 128  # of what is rounded to eight bits
 
 
 class PackedLinear(nn.Module):
@@ -48,13 +49,45 @@ class PackedLinear(nn.Module):
         return out
 
 
+class Int8Linear(PackedLinear):
+    """The same with weights of eight bits, each output with a scale of its own: a quarter of float32's bytes to read.
+
+    Inputs are rounded to eight bits too, row by row, so sums are of whole numbers and exact: what comes of a row does
+    not depend on the rows beside it. The scale of a weight's row, and of an input, is its largest over 127 (Dettmers et
+    al. 2022, "LLM.int8()", eq. 3, without its outliers).
+    """
+
+    def __init__(self, *parts: nn.Linear):
+        super(PackedLinear, self).__init__()
+        self.in_features, self.widths = parts[0].in_features, [part.out_features for part in parts]
+        weight = torch.cat([part.weight.detach().float() for part in parts])  # (outputs, C)
+        self.scale = weight.abs().amax(1).clamp_min(TINY) / 127  # (outputs)
+        rounded = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.zero = torch.zeros(len(weight), dtype=torch.long)
+        biases = [part.bias.detach() for part in parts if part.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.size(-1)).float()  # (N, C)
+        largest = rows.abs().amax(1, keepdim=True).clamp_min(TINY)  # (N, 1)
+        whole = rows.mul(127 / largest).round_().add_(MIDDLE).to(torch.uint8)  # which oneDNN wants without a sign
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            whole, 1 / 127, MIDDLE, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
+        )  # (N, outputs)
+        out = out.mul_(largest).to(x.dtype)
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*x.shape[:-1], -1)
+
+
 class PackedAttention(nn.Module):
     """Self-attention with one product for queries, keys and values, and a kernel of its own for a single new token."""
 
-    def __init__(self, plain: Attention):
+    def __init__(self, plain: Attention, linear: type[PackedLinear] = PackedLinear):
         super().__init__()
         self.cfg, self.layer = plain.cfg, plain.layer
-        self.qkv, self.o = PackedLinear(plain.q, plain.k, plain.v), PackedLinear(plain.o)
+        self.qkv, self.o = linear(plain.q, plain.k, plain.v), linear(plain.o)
 
     def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         heads, kv = self.cfg.heads, self.cfg.kv_heads
@@ -75,10 +108,10 @@ class PackedAttention(nn.Module):
 class PackedCross(nn.Module):
     """Cross-attention: the memory's keys and values are made once by the plain layers, and kept."""
 
-    def __init__(self, plain: Attention):
+    def __init__(self, plain: Attention, linear: type[PackedLinear] = PackedLinear):
         super().__init__()
         self.plain, self.layer = plain, plain.layer
-        self.q, self.o = PackedLinear(plain.q), PackedLinear(plain.o)
+        self.q, self.o = linear(plain.q), linear(plain.o)
 
     def read(self, x: Tensor, memory: Memory | None, mask: Mask | Apart, cache: Cache | Step | None) -> Tensor:
         cfg = self.plain.cfg
@@ -122,11 +155,11 @@ def newest(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
 class PackedFeedForward(nn.Module):
     """The feed-forward layer with one product for gate and up."""
 
-    def __init__(self, plain: FeedForward):
+    def __init__(self, plain: FeedForward, linear: type[PackedLinear] = PackedLinear):
         super().__init__()
         self.act, self.gated = plain.act, plain.gate is not None
-        self.up = PackedLinear(plain.up) if plain.gate is None else PackedLinear(plain.gate, plain.up)
-        self.down = PackedLinear(plain.down)
+        self.up = linear(plain.up) if plain.gate is None else linear(plain.gate, plain.up)
+        self.down = linear(plain.down)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.up(x)  # (B, T, F), or (B, T, 2F) when gated
@@ -161,28 +194,39 @@ def available_memory() -> float:
     return math.inf if found is None else 1024 * int(found[1])
 
 
-def prepare(model: Transformer) -> Transformer:
+def can_int8() -> bool:
+    """Whether products of eight bits are to be had: sums of theirs overflow on an x86 CPU that has no VNNI."""
+    return hasattr(torch.ops.onednn, "qlinear_prepack") and torch.cpu._is_vnni_supported()
+
+
+def prepare(model: Transformer, int8: bool = False) -> Transformer:
     """A copy of the model for decoding, with its decoder's products and its vocabulary head packed.
 
     The model itself is returned where packing is not to be had; it is never changed. The copy shares what is not packed
     (embeddings, norms, the encoder) and so costs once more the memory of the decoder's products and the head, for as
     long as it lives. It holds the weights of this moment: after training, prepare again. Layers that are no plain
     `nn.Linear`, or hold one that is not (an adapter), stay as they are.
+
+    int8: with weights and inputs of those products rounded to eight bits. Raises ValueError where this machine has no
+    such products.
     """
-    if not can_pack(model):
+    if int8 and not (can_int8() and model.embed.tokens.weight.device.type == "cpu"):
+        raise ValueError("weights of eight bits need an x86 CPU with VNNI: leave the model as it is, or take bf16")
+    if isinstance(model.stack.blocks[0].attn, PackedAttention) or not (int8 or can_pack(model)):
         return model
+    linear = Int8Linear if int8 else PackedLinear
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     ready = copy.deepcopy(model, shared)
     for block in ready.stack.blocks:
         for name, layer in list(block.named_children()):
             if as_built(layer):
-                setattr(block, name, PACKED[name](layer))
+                setattr(block, name, PACKED[name](layer, linear))
     if type(ready.head.proj) is nn.Linear:
-        setattr(ready.head, "proj", PackedLinear(ready.head.proj))  # noqa: B010
+        setattr(ready.head, "proj", linear(ready.head.proj))  # noqa: B010
     return ready.eval()
 
 
-PACKED: dict[str, Callable[[Any], nn.Module]] = {
+PACKED: dict[str, Callable[[Any, type[PackedLinear]], nn.Module]] = {
     "attn": PackedAttention,
     "cross": PackedCross,
     "ffn": PackedFeedForward,

@@ -5,6 +5,7 @@ Letters: N tokens in all, n tokens of one chunk, C width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +36,13 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Te
     logits = torch.nn.functional.linear(x, weight, bias).float()  # (N, V)
     found: Tensor = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     return found
+
+
+def read_logps(head: Callable[[Tensor], Tensor], x: Tensor, targets: Tensor, vocab: int) -> Tensor:
+    """The same under any head, x (..., C) -> logits (..., V), without a way back."""
+    at_once = rows_at_once(vocab)
+    parts = zip(x.split(at_once), targets.split(at_once), strict=True)
+    return torch.cat([head(some).float().log_softmax(-1).gather(-1, said[:, None])[:, 0] for some, said in parts])
 
 
 def rows_at_once(vocab: int) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from modelwright.model.attend import Apart, Mask, attend
 from modelwright.model.cache import Cache, Pair
 from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
-from modelwright.model.logps import rounded, token_logps
+from modelwright.model.logps import read_logps, rounded, token_logps
 from modelwright.model.pages import Lists, Reading, Step
 
 # -- config ---------------------------------------------------------------------------------------------
@@ -421,6 +421,7 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps) if cfg.head_transform else None
         self.pooler = nn.Linear(cfg.width, cfg.width) if cfg.labels and cfg.labels.each == "text" else None
         self.dropout = cfg.dropout if cfg.labels else 0.0
+        self.outputs = cfg.outputs
         self.proj = nn.Linear(cfg.width, cfg.outputs, bias=cfg.head_bias)
 
     def before(self, x: Tensor) -> Tensor:
@@ -447,11 +448,16 @@ class Head(nn.Module):
         wanted = (every >= 0).nonzero()[:, 0]  # (n)
         n = len(wanted)
         if n == len(every):
-            return token_logps(self.before(flat), self.proj.weight, self.proj.bias, every).view(targets.shape)
+            return self._logps(flat, every).view(targets.shape)
         read = F.pad(wanted, (0, rounded(n, len(every)) - n))  # the first place again and again, which nobody asks for
         rows, answers = flat.index_select(0, read), every[read].clamp(min=0)
-        found = token_logps(self.before(rows), self.proj.weight, self.proj.bias, answers)[:n]
+        found = self._logps(rows, answers)[:n]
         return found.new_zeros(len(every)).index_copy(0, wanted, found).view(targets.shape)
+
+    def _logps(self, x: Tensor, targets: Tensor) -> Tensor:
+        if not isinstance(self.proj, nn.Linear):  # packed, or of eight bits: its weight cannot be looked at
+            return read_logps(self, x, targets, self.outputs)
+        return token_logps(self.before(x), self.proj.weight, self.proj.bias, targets)
 
 
 # -- the model ------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ from modelwright.recipes.results import (
 from modelwright.recipes.source import texts_of
 from modelwright.recipes.watch import Screen
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Evaluate:
     show: int = 3
     """Answers to show side by side."""
     precision: Precision = "fp32"
-    """Of weights and computation."""
+    """Of weights and computation; int8: the products' weights and inputs rounded to eight bits."""
     separator: str = SEPARATOR
     """With `--text`: what stands between the documents of a file."""
     seed: int = 0

@@ -22,13 +22,14 @@ from modelwright.adapt.open import method, open_model
 from modelwright.infer.complete import Completion, pieces
 from modelwright.infer.engine import TEXTS, room
 from modelwright.infer.fill import fill_mask
+from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, settings
 from modelwright.infer.text import LanguageModel, encode_prompts
 from modelwright.plan.cost import parameters
 from modelwright.plan.memory import inference
 from modelwright.recipes.flags import parse
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
 SHOWN = 60  # characters of a prompt in a heading
 
 
@@ -69,8 +70,8 @@ class Options:
     """The likeliest token each time, whatever the model says."""
     top: int = 5
     """Candidates to show for each mask, with an encoder."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of weights and computation."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Of weights and computation; int8: the products' weights and inputs rounded to eight bits."""
     dry_run: bool = False
     """Show the model, the prompts' tokens, the settings and the memory, and stop."""
     json: bool = False
@@ -91,6 +92,8 @@ def main(args: list[str]) -> int:
         for prompt in prompts:
             show_masks(lm, prompt, o)
         return 0
+    if o.precision == "int8":
+        lm = replace(lm, model=prepare(lm.model, int8=True))
     asked = sampling(lm, o)
     if o.dry_run:
         show_plan(lm, prompts, asked, o.json)
