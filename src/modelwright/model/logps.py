@@ -41,7 +41,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Te
 def read_logps(head: Callable[[Tensor], Tensor], x: Tensor, targets: Tensor, vocab: int) -> Tensor:
     """The same under any head, x (..., C) -> logits (..., V), without a way back."""
     at_once = rows_at_once(vocab)
-    parts = zip(x.split(at_once), targets.split(at_once), strict=True)
+    parts = zip(torch.split(x, at_once), torch.split(targets, at_once), strict=True)
     return torch.cat([head(some).float().log_softmax(-1).gather(-1, said[:, None])[:, 0] for some, said in parts])
 
 
