@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,10 +77,11 @@ class Constraint:
         """Which tokens may come next, (V) bool. Those that end a text only where it is complete, and they alone where
         nothing can follow."""
         if self.fault is None:
-            free = torch.frombuffer(bytearray(self.matcher.compute_logit_bias()), dtype=torch.uint8) != 0
+            bits = self.matcher.compute_bitmask()
             self.fault = self.found()
-            if self.fault is None and free.any():
-                return free
+            if self.fault is None and any(bits):
+                free = np.unpackbits(np.frombuffer(bits, np.uint8), count=len(self.ended), bitorder="little")
+                return torch.from_numpy(free.view(np.bool_))
             self.fault = self.fault or "no token spells what would have to come next"
         return self.ended
 
