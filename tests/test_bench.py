@@ -200,8 +200,8 @@ def test_times_and_counts_of_a_server_whose_delays_are_known(stub: Any, capsys: 
     assert (found["completed"], found["errors"], found["output_tokens"]) == (12, {}, tokens)
     assert found["prompt_tokens"] == sum(len(ask.prompt.split()) for ask in planned)
     assert (found["planned"], found["concurrency"], found["interrupted"]) == (12, 3, False)
-    # A busy machine can only be slower than the stub's sleeps (which the loop's clock may cut by a tick); but pieces that
-    # it reads late come close together, so between them there is no bound.
+    # A busy machine can only be slower than the stub's sleeps (which the loop's clock may cut by a tick); but pieces
+    # that it reads late come close together, so between them there is no bound.
     assert min(found["ttft"].values()) > 0.9 * FIRST
     assert min(found["e2e"].values()) > 0.9 * (FIRST + 3 * GAP)
     assert found["e2e"]["mean"] > found["ttft"]["mean"]
@@ -308,8 +308,8 @@ def test_the_report_says_it_all(stub: Any, capsys: Any) -> None:
     said = capsys.readouterr().out
     for words in (
         "8 under way, prompts of 2 words, 3 tokens asked, seed 0", "4 of 4 completed in", "errors: none",
-        "time to first token", "time per output token after it", "p99", "with 8 tokens of prompts",
-        "goodput: 0.00 requests/s, 0.0% of those sent, kept to time to first token 60 s, time per output token",
+        "time to first token", "time per token after it", "p99", "with 8 tokens of prompts",
+        "goodput: 0.00 requests/s, 0.0% of those sent, kept to time to first token 60 s, time per token",
         "MiB at the start",
     ):  # fmt: skip
         assert words in said

@@ -38,9 +38,10 @@ from modelwright.recipes.load import (
 )
 
 AT_ONCE = 8  # requests under way where no load is said
+ANSWER = 60.0  # seconds that a server may take to list its models
 NAMES = {
     "ttft": "time to first token",
-    "tpot": "time per output token after it",
+    "tpot": "time per token after it",
     "itl": "between two pieces of text",
     "e2e": "the whole request",
     "late": "sent later than planned",
@@ -166,11 +167,11 @@ async def run(o: Bench, answers: list[Answer], seen: list[int]) -> None:
 async def served(http: httpx2.AsyncClient, o: Bench) -> str:
     """The model's name. Raises ValueError where no server answers, or it has no models."""
     try:
-        response = await http.get("/v1/models")
+        response = await http.get("/v1/models", timeout=ANSWER)
         response.raise_for_status()
         names = [str(model["id"]) for model in response.json()["data"]]
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise ValueError(f"{o.url} lists no models (GET /v1/models): {error or type(error).__name__}") from error
+        raise ValueError(f"{o.url} lists no models (GET /v1/models): {str(error) or type(error).__name__}") from error
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{o.url} does not list its models as OpenAI's API does (GET /v1/models)") from error
     if o.model is None and not names:
