@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -59,7 +60,7 @@ class Bench:
     model: str | None = None
     """The served model's name; left out, the first that the server lists."""
     key: str | None = None
-    """Sent as the bearer token."""
+    """Sent as the bearer token; better kept in the environment, as MODELWRIGHT_KEY."""
     route: Literal["completions", "chat"] = "completions"
     """Which of the two is asked."""
     rate: float | None = None
@@ -153,7 +154,8 @@ def planned(o: Bench) -> dict[str, Any]:
 
 async def run(o: Bench, answers: list[Answer], seen: list[int]) -> None:
     """Send everything; what is answered is in `answers`, and the server's memory in `seen`, whenever this ends."""
-    headers = {} if o.key is None else {"Authorization": f"Bearer {o.key}"}
+    key = o.key or os.environ.get("MODELWRIGHT_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     base, unbounded = re.sub(r"(/v1)?/?$", "", o.url), httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(base_url=base, headers=headers, timeout=o.timeout, limits=unbounded) as http:
         more = {"ignore_eos": True} if o.ignore_eos else {}
@@ -187,7 +189,9 @@ async def warm_up(o: Bench, client: Client) -> None:
     found: list[Answer] = []
     await keep(client.send, todo, AT_ONCE, found.append)
     if found and all(answer.error for answer in found):
-        raise ValueError(f"{o.url} answers no request: {found[0].error}")
+        raise ValueError(
+            f"{o.url} answers no request: {' '.join([found[0].error or '', *found[0].said.split()])[:500]}"
+        )
 
 
 async def send_all(o: Bench, client: Client, done: Callable[[Answer], None]) -> None:

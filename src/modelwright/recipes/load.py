@@ -49,6 +49,7 @@ class Answer:
     prompt_tokens: int = 0
     tokens: int = 0  # as the server counts them, or else the pieces
     error: str | None = None
+    said: str = ""  # what the server said of a failure
 
     @property
     def first(self) -> float | None:
@@ -104,7 +105,7 @@ class Client:
         try:
             async with self.http.stream("POST", route, json=self.body(ask)) as response:
                 if response.status_code != 200:
-                    answer.error = str(response.status_code)
+                    answer.error, answer.said = str(response.status_code), (await response.aread()).decode()
                 else:
                     await self.read(response, answer)
         except httpx2.TimeoutException:
