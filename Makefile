@@ -51,7 +51,7 @@ $(VENV)/.installed: $(MADE_OF) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(MADE_OF) | $(BIN)/python
-	$(INSTALL) -e '.[dev,oracle,sentencepiece]'
+	$(INSTALL) -e '.[dev,oracle,sentencepiece,grammar]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(MADE_OF) | $(BIN)/python

@@ -98,7 +98,7 @@ def test_arguments_and_exit_code_pass_through(command: Callable[..., None]) -> N
 @pytest.mark.parametrize(
     ("typed", "told"),
     [("pretrian", "did you mean 'pretrain'?"), ("tokeniser", "did you mean 'tokenizer'?"),
-        ("xyzzy", "the commands are init, run, tokenizer, pretrain, tune, merge, evaluate, generate, chat, report"),
+        ("xyzzy", f"the commands are {', '.join(cli.COMMANDS)}"),
     ],
 )  # fmt: skip
 def test_an_unknown_command(typed: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:

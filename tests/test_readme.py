@@ -23,6 +23,7 @@ from modelwright.model.transformer import Config, Transformer
 from modelwright.project.begin import Init
 from modelwright.project.run import Run as RunProject
 from modelwright.project.show import Report
+from modelwright.recipes.bench import Bench
 from modelwright.recipes.chat import Chat
 from modelwright.recipes.evaluate import Evaluate
 from modelwright.recipes.flags import parse
@@ -50,6 +51,7 @@ OPTIONS: dict[str, Any] = {
     "evaluate": Evaluate,
     "generate": Generate,
     "chat": Chat,
+    "bench": Bench,
     "report": Report,
 }
 

@@ -186,3 +186,36 @@ def test_files_that_hold_no_prompts(decoder, tmp_path):
         main([decoder, "--prompts", str(tmp_path / "latin")])
     with pytest.raises(FileNotFoundError):
         main([decoder, "--prompts", str(tmp_path / "none")])
+
+
+def test_by_a_schema(decoder, encoder, capsys, tmp_path):
+    schema, flags = tmp_path / "schema.json", ["--temperature", "1", "--n", "4", "--seed", "3", "--json"]
+    schema.write_text('{"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1, "maxItems": 2}')
+    by = ["--schema", str(schema)]
+    assert main([decoder, "the cat", *by, "--max-new", "40", *flags]) == 0
+    written = capsys.readouterr()
+    lines = [json.loads(line) for line in written.out.splitlines()]
+    assert [line["finish"] for line in lines] == ["stop"] * 4
+    assert {tuple(json.loads(line["text"])) for line in lines} <= {(a, *b) for a in "ab" for b in ("", "a", "b")}
+    assert written.err == ""
+    assert main([decoder, "the cat", *by, "--max-new", "40", "--no-stream"]) == 0
+    assert capsys.readouterr().out.startswith("--- 1: the cat\n[")
+    assert main([decoder, "the cat", *by, "--max-new", "2"]) == 0
+    assert capsys.readouterr().err == "modelwright: the continuation ended before the JSON was whole: raise --max-new\n"
+    with pytest.raises(ValueError, match="--schema is for models that write on"):
+        main([encoder, "the [MASK]", *by])
+    schema.write_text('{"not": {}}')
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(ValueError, match=r"schema\.json: the schema has the keyword 'not', which is not supported"):
+            main([decoder, "the cat", *by, *more])
+    schema.write_text("{")
+    with pytest.raises(ValueError, match=r"schema\.json: Expecting property name"):
+        main([decoder, "the cat", *by])
+    schema.write_text(
+        '{"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"],'
+        ' "$defs": {"a": {"$ref": "#/$defs/a"}}}'
+    )
+    with pytest.raises(
+        ValueError, match=r"not every continuation is whole JSON.*: it leads to where no value is valid"
+    ):
+        main([decoder, "the cat", *by, "--max-new", "40"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Generator
 
-from modelwright.infer.engine import Engine, Finish, New, Request, Stream, room
+from modelwright.infer.engine import Engine, Finish, Grammar, New, Request, Stream, room
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators, settings
 from modelwright.infer.text import Encoded, LanguageModel, Writer, encode_prompts, eos_ids, writer
@@ -65,8 +65,13 @@ class Draft:
         return Piece(self.row, said, done)
 
 
-def pieces(lm: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> Iterator[Piece]:
-    """The continuations as they are written. Sample j of prompt i is row i * n + j. No prompts give no pieces."""
+def pieces(
+    lm: LanguageModel, prompts: Sequence[str], sampling: Sampling, grammar: Callable[[], Grammar] | None = None
+) -> Iterator[Piece]:
+    """The continuations as they are written. Sample j of prompt i is row i * n + j. No prompts give no pieces.
+
+    grammar: makes the state that a row keeps to; each has its own.
+    """
     encoded = encode_prompts(lm, prompts)
     for prompt in encoded.prompts:
         room(lm.model.cfg, len(prompt), sampling.max_new)  # before any work is done
@@ -75,7 +80,7 @@ def pieces(lm: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> Ite
     # By the length alone, so that a prompt's numbers do not depend on how many others there are. Packed weights are not
     # kept for the next call: a write through a parameter's `.data` leaves no trace that would tell they are stale.
     model = prepare(lm.model) if prompts and sampling.max_new >= PACKING_PAYS else lm.model
-    yield from written(lm, model, encoded, sampling, random)
+    yield from written(lm, model, encoded, sampling, random, grammar=grammar)
 
 
 def written(
@@ -85,6 +90,7 @@ def written(
     sampling: Sampling,
     random: Sequence[Generator],
     ends: Collection[int] = (),
+    grammar: Callable[[], Grammar] | None = None,
 ) -> Iterator[Piece]:
     """The continuations of prompts by `model`: `lm.model`, or the same made ready; rows as in `pieces`.
 
@@ -98,7 +104,8 @@ def written(
     for row in short_first(encoded, sampling.n):
         at = row // sampling.n
         prompt, source = encoded.prompts[at], encoded.sources[at] if encoded.sources else None
-        stream = engine.submit(Request(prompt, alone, source, eos, generator=random[row]))
+        request = Request(prompt, alone, source, eos, generator=random[row], grammar=grammar and grammar())
+        stream = engine.submit(request)
         drafts[stream] = Draft(row, writer(lm.tokenizer, [] if source else prompt, sampling.stop))
     while drafts:
         for stream, new in engine.step():

@@ -64,7 +64,7 @@ class Request:
 class Grammar(Protocol):
     """Which tokens may come next, of one request: what is told to `take` each that came."""
 
-    def allowed(self) -> Tensor: ...  # (V) bool
+    def allowed(self) -> Tensor: ...  # (<= V) bool: a model may have more logits than there are tokens
     def take(self, token: int) -> None: ...
 
 
@@ -302,7 +302,9 @@ def allowed(logits: Tensor, streams: Sequence[Stream]) -> Tensor:
             for token, bias in stream.request.bias.items():
                 changed[row, token] += bias
             if stream.request.grammar is not None:
-                changed[row].masked_fill_(~stream.request.grammar.allowed().to(logits.device), NEVER)
+                free = stream.request.grammar.allowed().to(logits.device)
+                changed[row, : len(free)].masked_fill_(~free, NEVER)
+                changed[row, len(free) :] = NEVER
     return changed
 
 

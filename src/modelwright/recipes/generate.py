@@ -9,7 +9,7 @@ Left out: chat templates, beams, serving many users at once.
 import json
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,11 +20,12 @@ import tyro
 from modelwright.adapt.lora import merged_copy
 from modelwright.adapt.open import method, open_model
 from modelwright.infer.complete import Completion, pieces
+from modelwright.infer.constrain import Constraint, json_grammar
 from modelwright.infer.engine import TEXTS, room
 from modelwright.infer.fill import fill_mask
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, settings
-from modelwright.infer.text import LanguageModel, encode_prompts
+from modelwright.infer.text import LanguageModel, encode_prompts, eos_ids
 from modelwright.plan.cost import parameters
 from modelwright.plan.memory import inference
 from modelwright.recipes.flags import parse
@@ -62,6 +63,8 @@ class Options:
     """Above 1 makes tokens that already stand in the prompt or the continuation less likely."""
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """End before this text; may be said several times."""
+    schema: Path | None = None
+    """A file with a JSON schema: what is written is JSON that is valid by it."""
     n: int = 1
     """Samples of each prompt."""
     seed: int | None = None
@@ -87,25 +90,27 @@ def main(args: list[str]) -> int:
     if method(lm) == "lora":
         lm = replace(lm, model=merged_copy(lm.model))  # plain layers can be packed, and write faster
     if lm.model.cfg.shape == "encoder":
-        if o.dry_run:
-            raise ValueError("--dry-run is for models that write on: an encoder only fills the masks of a text")
+        if o.dry_run or o.schema:
+            flag = "--dry-run" if o.dry_run else "--schema"
+            raise ValueError(f"{flag} is for models that write on: an encoder only fills the masks of a text")
         for prompt in prompts:
             show_masks(lm, prompt, o)
         return 0
     if o.precision == "int8":
         lm = replace(lm, model=prepare(lm.model, int8=True))
-    asked = sampling(lm, o)
+    asked, made = sampling(lm, o), list[Constraint]()
+    grammar = None if o.schema is None else keeping_to(lm, o.schema, made)
     if o.dry_run:
         show_plan(lm, prompts, asked, o.json)
         return 0
     if len(prompts) * asked.n == 1 and o.stream and not o.json:
-        done = show_stream(lm, prompts[0], asked)
-        return warn([done])
+        done = show_stream(lm, prompts[0], asked, grammar)
+        return warn([done], made)
     found = []
-    for row, done in in_order(lm, prompts, asked):
+    for row, done in in_order(lm, prompts, asked, grammar):
         show(prompts[row // asked.n], row, done, asked, o.json)
         found.append(done)
-    return warn(found)
+    return warn(found, made)
 
 
 def read_prompts(o: Options) -> list[str]:
@@ -153,9 +158,26 @@ def sampling(lm: LanguageModel, o: Options) -> Sampling:
     return replace(asked, seed=secrets.randbits(31)) if asked.seed is None else asked
 
 
-def show_stream(lm: LanguageModel, prompt: str, asked: Sampling) -> Completion:
+def keeping_to(lm: LanguageModel, path: Path, made: list[Constraint]) -> Callable[[], Constraint]:
+    """What makes each row's grammar and puts it into `made`. A schema that cannot be followed is refused here."""
+    try:
+        schema = json.loads(path.read_bytes())
+        json_grammar(lm.tokenizer, schema, eos_ids(lm))
+    except ValueError as error:  # of bytes that are not JSON, too
+        raise ValueError(f"{path}: {error}") from error
+
+    def one() -> Constraint:
+        made.append(json_grammar(lm.tokenizer, schema, eos_ids(lm)))
+        return made[-1]
+
+    return one
+
+
+def show_stream(
+    lm: LanguageModel, prompt: str, asked: Sampling, grammar: Callable[[], Constraint] | None
+) -> Completion:
     done = None
-    for piece in pieces(lm, [prompt], asked):
+    for piece in pieces(lm, [prompt], asked, grammar):
         print(piece.text, end="", flush=True)
         done = piece.completion
     print()
@@ -163,11 +185,13 @@ def show_stream(lm: LanguageModel, prompt: str, asked: Sampling) -> Completion:
     return done
 
 
-def in_order(lm: LanguageModel, prompts: list[str], asked: Sampling) -> Iterator[tuple[int, Completion]]:
+def in_order(
+    lm: LanguageModel, prompts: list[str], asked: Sampling, grammar: Callable[[], Constraint] | None
+) -> Iterator[tuple[int, Completion]]:
     """Each row's completion as soon as those before it are out."""
     ready: dict[int, Completion] = {}
     turn = 0
-    for piece in pieces(lm, prompts, asked):
+    for piece in pieces(lm, prompts, asked, grammar):
         if piece.completion is not None:
             ready[piece.row] = piece.completion
         while turn in ready:
@@ -218,8 +242,13 @@ def show_plan(lm: LanguageModel, prompts: list[str], asked: Sampling, as_json: b
     print(f"memory: {told['bytes'] / 2**20:,.1f} MiB beside the program's own")
 
 
-def warn(found: list[Completion]) -> int:
-    """Say on standard error what was cut by the model rather than by the user."""
+def warn(found: list[Completion], made: list[Constraint]) -> int:
+    """Say on standard error what was cut by the model rather than by the user, and what is no whole JSON."""
+    if fault := next((constraint.fault for constraint in made if constraint.fault), None):
+        raise ValueError(f"not every continuation is whole JSON, where the schema could not be followed on: {fault}")
+    if made and (cut := sum(done.finish == "length" for done in found)):
+        what = "the continuation" if len(found) == 1 else f"{cut} of {len(found)} continuations"
+        print(f"modelwright: {what} ended before the JSON was whole: raise --max-new", file=sys.stderr)
     if cut := sum(done.finish == "context" for done in found):
         what = "the continuation" if len(found) == 1 else f"{cut} of {len(found)} continuations"
         print(f"modelwright: {what} ended where the model's context was full", file=sys.stderr)
