@@ -41,7 +41,8 @@ def model(name: str, **about: Any) -> dict[str, Any]:
 MODELS = [
     model("base", chat=True),
     model("polite", chat=True, adapter_of="base"),
-    model("triage", contract="c0ffee" * 8, columns=["subject", "message"], shape="encoder-decoder"),
+    model("triage", contract="c0ffee" * 8, columns=["subject", "message"], chat=True, shape="encoder-decoder"),
+    model("summary", contract="decade" * 8, columns=["text"], chat=True),
     model("reader", shape="encoder"),
 ]
 
@@ -148,6 +149,8 @@ def app(stub: Stub) -> Starlette:
         stub.bodies.append(body)
         if not known(request):
             return refusal(401, "the key is wrong")
+        if body.get("prompt") is not None and "fields" in body:
+            return refusal(400, "prompt and fields are both there: say one of them")
         if "refuse" in asked(body):
             return refusal(400, "the prompt has 2048 tokens, but the model's context is 1024")
         if "busy" in asked(body):

@@ -239,11 +239,11 @@ def test_markup_in_a_model_s_text_is_text(opened: Callable[..., Page]) -> None:
 
 def test_an_encoder_is_not_offered(opened: Callable[..., Page]) -> None:
     page = opened()
-    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "triage"])
+    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "triage", "summary"])
     choose(page, "mode", "chat")
-    expect(page.locator("[name=model] option")).to_have_text(["base", "polite"])
+    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "summary"])
     choose(page, "mode", "fields")
-    expect(page.locator("[name=model] option")).to_have_text(["triage"])
+    expect(page.locator("[name=model] option")).to_have_text(["triage", "summary"])
 
 
 # -- what is sent -------------------------------------------------------------------------------
@@ -324,10 +324,17 @@ def test_a_task_s_columns_are_a_form_and_go_as_fields(opened: Callable[..., Page
     page.get_by_label("message", exact=True).fill("Where is it?")
     page.get_by_label("message", exact=True).press("Control+Enter")
     expect(page.locator(".took")).to_contain_text("ended")
-    (body,) = stub.bodies
-    assert body["model"] == "triage"
-    assert body["fields"] == {"subject": "Late", "message": "Where is it?"}
-    assert body["contract"] == "c0ffee" * 8
+    assert stub.bodies == [
+        {
+            "model": "triage",
+            "prompt": None,
+            "fields": {"subject": "Late", "message": "Where is it?"},
+            "contract": "c0ffee" * 8,
+            "likely": 10,  # and no other setting: it is asked as it was measured
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
     assert page.locator(".text").text_content() == STORY  # an answer, not a text gone on with
 
 
@@ -342,26 +349,47 @@ def test_a_prompt_to_a_model_of_a_task_can_stand_as_it_is(opened: Callable[..., 
     assert [body.get("raw") for body in stub.bodies] == [True, None]
 
 
-@pytest.mark.parametrize("mode", ["prompt", "chat"])
+def test_a_model_of_a_task_with_one_column_answers_each_message_by_itself(
+    opened: Callable[..., Page], stub: Stub
+) -> None:
+    page = opened()
+    choose(page, "mode", "chat")
+    page.locator("[name=model]").select_option("summary")
+    for message in ("One?", "Two?"):
+        write(page, message)
+    assert [body["messages"] for body in stub.bodies] == [
+        [{"role": "user", "content": "One?"}],
+        [{"role": "user", "content": "Two?"}],
+    ]
+
+
+@pytest.mark.parametrize("mode", ["prompt", "chat", "fields"])
 def test_the_copied_python_and_curl_send_what_was_sent(opened: Callable[..., Page], stub: Stub, mode: str) -> None:
     pytest.importorskip("openai", reason="needs the openai client")
     page = opened()
     choose(page, "mode", mode)
+    choose(page, "draw", "sampling")
     put(page, seed="3", max_tokens="6")
     page.get_by_role("button", name="More").click()
     put(page, stop="it's\n\\n")
-    write(page, 'It\'s "so" \\ 5 € \n<b> 🦔')
+    words = 'It\'s "so" \\ 5 € \n<b> 🦔'
+    if mode == "fields":
+        page.get_by_label("message", exact=True).fill(words)
+        page.locator("#go").click()
+        expect(page.locator(".took")).to_contain_text("ended")
+    else:
+        write(page, words)
     put(page, max_tokens="99")  # said after: it was not sent
     program, command = copied(page, "python"), copied(page, "curl")
     assert copied(page, "text") == "".join(WORDS[:6])
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert printed.stdout == "".join(WORDS[:6]), printed.stderr
-    words = shlex.split(command.replace("\\\n", " "))
-    assert words[:2] == ["curl", "-N"]
-    assert words[2] == f"{stub.url}/v1/{'chat/completions' if mode == 'chat' else 'completions'}"
+    said = shlex.split(command.replace("\\\n", " "))
+    assert said[:2] == ["curl", "-N"]
+    assert said[2] == f"{stub.url}/v1/{'chat/completions' if mode == 'chat' else 'completions'}"
     sent, by_python = stub.bodies
     assert by_python == sent
-    assert json.loads(words[words.index("-d") + 1]) == sent
+    assert json.loads(said[said.index("-d") + 1]) == sent
     assert sent["max_tokens"] == 6
 
 
@@ -406,7 +434,7 @@ def test_a_key_is_asked_for_sent_and_kept_for_the_tab_alone(opened: Callable[...
     assert page.evaluate("() => [sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
     for what in ("python", "curl"):
         assert "a secret" not in copied(page, what)
-    assert "authorization: Bearer $MODELWRIGHT_API_KEY" in copied(page, "curl")
+    assert "authorization: Bearer $MODELWRIGHT_KEY" in copied(page, "curl")
 
 
 # -- where it is looked at ----------------------------------------------------------------------
