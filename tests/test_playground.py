@@ -1,5 +1,6 @@
 """The playground in a real browser, against a server of canned answers: what it sends, and what it shows."""
 
+import itertools
 import json
 import re
 import shlex
@@ -20,8 +21,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("needs chromium on the path", allow_module_level=True)
 
-from playground_stub import WORDS, Stub, serving  # noqa: E402
 from playwright.sync_api import Browser, Locator, Page, expect  # noqa: E402
+
+from playground_stub import WORDS, Stub, serving  # noqa: E402
 
 pytestmark = pytest.mark.slow
 STORY = "".join(WORDS)
@@ -465,7 +467,7 @@ def test_every_tint_can_be_read_and_grows_in_one_direction(opened: Callable[...,
     tints = [luminance(rgb(key.evaluate("node => getComputedStyle(node).backgroundColor"))) for key in keys]
     assert tints == sorted(tints, reverse=scheme == "light")
     assert all(contrast(luminance(ink), tint) >= 4.5 for tint in tints)
-    assert all(contrast(a, b) > 1.08 for a, b in zip(tints, tints[1:], strict=False))
+    assert all(contrast(a, b) > 1.08 for a, b in itertools.pairwise(tints))
 
 
 def rgb(css: str) -> list[float]:
