@@ -2,11 +2,12 @@
 
     python bench/decode.py [--shapes gpt2 smol] [--batches 1 8] [--rounds 3] [--prompt 128] [--new 128] [--compile]
 
-Weights are random and bfloat16. A figure is of a whole `generate`: the prompt is read and `new` tokens are written for
-each row; the first token is timed after a prompt of 512 tokens of one row. Packing our weights, once a process, is a
-column of its own. Each measurement is a process of its own, since the allocator's settings belong to the process: the
-peer runs as installed (a growing cache), again with glibc told to keep large blocks (`peer+alloc`), which ours does for
-itself, and with --compile also with its static cache and torch.compile. The machine's limits come first and last.
+Weights are random and bfloat16, or of eight bits (`ours int8`). A figure is of a whole `generate`: the prompt is read
+and `new` tokens are written for each row; the first token is timed after a prompt of 512 tokens of one row. Packing
+our weights, once a process, is a column of its own. Each measurement is a process of its own, since the allocator's
+settings belong to the process: the peer runs as installed (a growing cache), again with glibc told to keep large
+blocks (`peer+alloc`), which ours does for itself, and with --compile also with its static cache and torch.compile. The
+machine's limits come first and last.
 """
 
 from __future__ import annotations
@@ -38,13 +39,11 @@ def clock(f: Callable[[], object]) -> float:
 # -- one measurement, in a process of its own ----------------------------------------------------
 
 
-def ours(shape: str) -> tuple[Callable[[Any, int], int], float]:
-    """Writes new tokens after a batch of prompts, and says how many; and what packing took, in seconds."""
+def our_model(shape: str, int8: bool = False) -> tuple[Any, float]:
+    """A random model made ready for decoding, and what that took, in seconds."""
     import torch
 
-    from modelwright.infer.engine import Engine, Request
     from modelwright.infer.packed import prepare
-    from modelwright.infer.sample import Sampling
     from modelwright.model.transformer import Config, Rope, Transformer, initialise
     from modelwright.train.allocator import keep_large_blocks
 
@@ -61,16 +60,25 @@ def ours(shape: str) -> tuple[Callable[[Any, int], int], float]:
     }[shape]  # fmt: skip
     model = initialise(Transformer(cfg), torch.Generator().manual_seed(0)).bfloat16().eval()
     start = time.perf_counter()
-    ready = prepare(model)
-    packing = time.perf_counter() - start
+    ready = prepare(model, int8)
+    return ready, time.perf_counter() - start
+
+
+def ours(shape: str, int8: bool) -> tuple[Callable[[Any, int], int], float]:
+    """Writes new tokens after a batch of prompts, and says how many; and what packing took, in seconds."""
+    from modelwright.infer.engine import Engine, Request
+    from modelwright.infer.sample import Sampling
+
+    ready, packing = our_model(shape, int8)
 
     def write(prompts: Any, new: int) -> int:
-        return sum(map(len, Engine(ready).run(Request(prompt, Sampling(new, 0.0)) for prompt in prompts.tolist())))
+        engine = Engine(ready, longest=prompts.size(1) + new)
+        return sum(map(len, engine.run(Request(prompt, Sampling(new, 0.0)) for prompt in prompts.tolist())))
 
     return write, packing
 
 
-def peer(shape: str, compiled: bool) -> tuple[Callable[[Any, int], int], float]:
+def peer_model(shape: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
@@ -82,6 +90,13 @@ def peer(shape: str, compiled: bool) -> tuple[Callable[[Any, int], int], float]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(cfg).bfloat16().eval()
     model.generation_config.eos_token_id = None
+    return model
+
+
+def peer(shape: str, compiled: bool) -> tuple[Callable[[Any, int], int], float]:
+    import torch
+
+    model = peer_model(shape)
     more = {"cache_implementation": "static"} if compiled else {}
     if compiled:
         model.forward = torch.compile(model.forward)
@@ -108,7 +123,7 @@ def child(who: str, shape: str, batch: int, prompt: int, new: int) -> dict[str, 
     """tokens/s, and seconds to the first token after a prompt of 512."""
     import torch
 
-    write, packing = ours(shape) if who == "ours" else peer(shape, "compile" in who)
+    write, packing = ours(shape, "int8" in who) if who.startswith("ours") else peer(shape, "compile" in who)
     draw = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, 400, (batch, prompt), generator=draw)
     long = torch.randint(3, 400, (1, FIRST), generator=draw)
@@ -153,7 +168,7 @@ def measure(*words: object, env: dict[str, str] | None = None) -> dict[str, floa
 
 
 def compare(shape: str, batch: int, o: argparse.Namespace) -> None:
-    names = ["ours", "peer", "peer+alloc", *(["peer+compile"] if o.compile else [])]
+    names = ["ours", "ours int8", "peer", "peer+alloc", *(["peer+compile"] if o.compile else [])]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(o.rounds):
         for name in names:
