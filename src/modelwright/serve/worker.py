@@ -99,21 +99,18 @@ class Draft:
 
     def released(self, said: str, rest: str = "", last: bool = False) -> list[Token]:
         """The tokens of which the whole text is shown; with the last piece, what is shown of one that a stop string
-        cuts. `rest` is text that only the end gave: the last token's."""
+        cuts. `rest` is text that only the end gave: that of half a character, whose token waits for its other half."""
         if rest and self.waiting:
-            self.waiting.append(extended(self.waiting.pop(), rest))
+            token = self.waiting.pop()
+            self.waiting.append(replace(token, text=token.text + rest))
         self.due += len(said)
         found: list[Token] = []
-        while self.waiting and len(self.waiting[0].text) <= self.due:
+        while self.waiting and len(self.waiting[0].text) <= self.due and (last or any(t.text for t in self.waiting)):
             found.append(self.waiting.popleft())
             self.due -= len(found[-1].text)
         if last and self.due and self.waiting:
             found.append(replace(self.waiting[0], text=self.waiting[0].text[: self.due]))
         return found
-
-
-def extended(token: Token, rest: str) -> Token:
-    return replace(token, text=token.text + rest)
 
 
 # -- the thread ----------------------------------------------------------------------------------------------------
