@@ -33,7 +33,7 @@ from modelwright.infer.sample import Sampling, generators, settings
 from modelwright.infer.text import encode_prompts, eos_ids
 from modelwright.serve.protocol import Body, ChatBody, CompletionBody, EmbeddingBody, Refusal
 
-NAME = re.compile(r"[\w.:-]+(/[\w.:-]+)*")
+NAME = re.compile(r"\w[\w.:-]*(/\w[\w.:-]*)*")
 KNOWN = 20  # names that a refusal lists
 
 

@@ -45,6 +45,7 @@ PAGE = Path(__file__).with_name("pages") / "playground.html"
 POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 OPEN = ("/", "/health")  # without a key
 HEADERS = 16 << 10  # bytes of a request's headers
+HEARD = 16 * BODY  # bytes of a body that is too large, and heard all the same
 SMALL = 16 << 10  # bytes of a body that is read in the event loop
 log = logging.getLogger("modelwright.serve")
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -325,7 +326,8 @@ async def streamed(answer: Answer, form: Form, pieces: AsyncIterator[Piece], pro
     """The events of a stream; a fault in the midst of it is one too, and then the end."""
     offsets, written = [0] * answer.size, 0
     try:
-        yield b"".join(form.begin(answer.size))
+        if begun := form.begin(answer.size):
+            yield b"".join(begun)
         async for piece in pieces:
             if chunks := form.chunk(piece.choice, piece, offsets[piece.choice]):
                 yield b"".join(chunks)
@@ -347,15 +349,17 @@ async def gathered(pieces: AsyncIterator[Piece], choices: int) -> list[list[Piec
 
 
 async def body_of(request: Request) -> bytes:
-    """Raises Refusal (413) as soon as it is known to be too large."""
-    found = bytearray()
+    """Raises Refusal (413) for one that is too large, of which no more is kept; most of it is heard to its end, since
+    a client that is still speaking would not hear the answer."""
+    found, size = bytearray(), 0
     said = request.headers.get("content-length", "0")
-    if said.isdecimal() and int(said) <= BODY:
+    if said.isdecimal() and int(said) <= HEARD:
         async for some in request.stream():
-            found += some
-            if len(found) > BODY:
+            size += len(some)
+            found += some if size <= BODY else b""
+            if size > HEARD:
                 break
-        else:
+        if size <= BODY:
             return bytes(found)
     raise Refusal(413, f"the body is larger than {BODY} bytes")
 
