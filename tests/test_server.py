@@ -203,6 +203,18 @@ def test_256_at_once_are_each_as_if_alone(models: list[Served], client: openai.O
     assert len(set(together)) > 200
 
 
+@pytest.mark.parametrize("python", [sys.executable, os.environ.get("MODELWRIGHT_OPENAI_1")])
+def test_openais_client_speaks_with_it(running: Running, python: str | None) -> None:
+    """Of this environment's version; and of version 1, where the environment variable names a Python that has it."""
+    if python is None:
+        pytest.skip("MODELWRIGHT_OPENAI_1 names no Python with version 1 of the client")
+    script = Path(__file__).with_name("openai_client.py")
+    command = [python, str(script), running.url, "chatty", "plain"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "all routes, errors and streams" in done.stdout
+
+
 # -- embeddings --------------------------------------------------------------------------------------------------
 
 
