@@ -22,6 +22,7 @@ STOPS, STOP = 4, 256  # stop strings, and characters of each
 TOP = 20  # candidates beside a token, in OpenAI's form
 LIKELY = 50  # and in ours
 TOOLS = 64
+BIASES = 300  # tokens that a request biases
 SCHEMA = 64 << 10  # characters of a JSON schema
 HALF = re.compile("[\ud800-\udfff]")  # half a character, which JSON can spell and no text can hold
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -121,8 +122,8 @@ def _stops(said: Any) -> Any:
 def _biases(said: Any) -> Any:
     if said is None:
         return None
-    if not isinstance(said, dict) or len(said) > 1024:
-        raise ValueError("is to be an object of at most 1024 token ids, each with a number")
+    if not isinstance(said, dict) or len(said) > BIASES:
+        raise ValueError(f"is to be an object of at most {BIASES} token ids, each with a number")
     if wrong := [key for key in said if not re.fullmatch(r"[0-9]{1,9}", key)]:
         raise ValueError(f"names {wrong[0][:32]!r}, which is no token's id")
     if not all(_is_number(bias) and -100 <= bias <= 100 for bias in said.values()):
