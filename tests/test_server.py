@@ -340,6 +340,9 @@ def test_an_overlong_prompt_is_told_both_lengths(client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match=r"300 tokens.*context is 256") as found:
             ask()
         assert found.value.code == "context_length_exceeded"
+    for prompt in ("\x00" * 300, "x" * 4_000_000):  # by its tokens; by its size alone, which are not looked for
+        with pytest.raises(openai.BadRequestError, match=r"\d{3,} tokens.*context is 256"):
+            client.completions.create(model="chatty", prompt=prompt)
     with pytest.raises(openai.BadRequestError, match=r"\d{3,} tokens.*context is 256"):
         client.chat.completions.create(model="chatty", messages=[{"role": "user", "content": "the cat " * 300}])
 
@@ -369,6 +372,12 @@ def test_a_huge_body_without_a_length_is_cut_off(http: httpx.Client) -> None:
 def test_other_routes_and_methods(http: httpx.Client) -> None:
     assert (http.get("/nothing").status_code, http.get("/v1/completions").status_code) == (404, 405)
     assert "there is /v1/chat/completions" in http.get("/nothing").json()["error"]["message"]
+
+
+def test_large_headers_are_refused(http: httpx.Client) -> None:
+    for size in (20_000, 200_000):  # the first comes in one piece
+        with httpx.Client(base_url=http.base_url) as own:
+            assert own.get("/health", headers={"x-large": "y" * size}).status_code in (400, 431)
 
 
 def test_pages_from_elsewhere_do_not_reach_a_server_without_a_key(http: httpx.Client) -> None:

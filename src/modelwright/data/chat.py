@@ -17,7 +17,7 @@ import jinja2
 import tokenizers
 
 from modelwright.data.template import render
-from modelwright.data.tokenizer import ROLES, Tokenizer
+from modelwright.data.tokenizer import LARGE, ROLES, Tokenizer
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 PRIVATE = range(0xE000, 0xF8FF)  # characters that Unicode leaves to private use: one that nobody uses is a mark
@@ -151,9 +151,14 @@ def encode_marked(tokenizer: Tokenizer, text: str, mark: str, behind: str = "") 
 
 def _behind(inner: tokenizers.Tokenizer, text: str, before: str) -> list[int]:
     """Ids of a text that stands behind another: those of both, without the first's."""
-    start = inner.encode(before, add_special_tokens=False).ids
-    both = inner.encode(before + text, add_special_tokens=False).ids
-    return both[len(start) :] if both[: len(start)] == start else inner.encode(text, add_special_tokens=False).ids
+    start, both = (encoded(inner, said) for said in (before, before + text))
+    return both[len(start) :] if both[: len(start)] == start else encoded(inner, text)
+
+
+def encoded(inner: tokenizers.Tokenizer, text: str) -> list[int]:
+    if len(text) > LARGE:
+        return inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return inner.encode(text, add_special_tokens=False).ids
 
 
 @lru_cache(maxsize=4)

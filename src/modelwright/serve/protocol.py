@@ -18,6 +18,8 @@ BODY = 4 << 20  # bytes of a body
 DEEP = 64  # objects and lists within each other
 CHOICES = 16  # continuations of a prompt
 PROMPTS = 256  # prompts, or texts to embed, in a request
+IDS = 1 << 18  # token ids in a request
+MESSAGES = 2048  # of a conversation
 STOPS, STOP = 4, 256  # stop strings, and characters of each
 TOP = 20  # candidates beside a token, in OpenAI's form
 LIKELY = 50  # and in ours
@@ -146,6 +148,8 @@ def _prompts(said: Any) -> list[Any]:
         raise ValueError("is to be a text, a list of texts, a list of token ids, or a list of such lists")
     if len(many) > PROMPTS:
         raise ValueError(f"holds {len(many)} texts, and a request may hold {PROMPTS}")
+    if (ids := sum(len(one) for one in many if isinstance(one, list))) > IDS:
+        raise ValueError(f"holds {ids} token ids, and a request may hold {IDS}")
     return many
 
 
@@ -159,7 +163,8 @@ def _prompts_if_any(said: Any) -> Any:
     return None if said is None else _prompts(said)
 
 
-Prompts = Annotated[list[str | list[int]], BeforeValidator(_prompts)]
+# Checked by what stands before: pydantic would look at each id again, and hold up all else while it does.
+Prompts = Annotated[list[Any], BeforeValidator(_prompts)]
 
 
 class Strict(BaseModel):
@@ -360,7 +365,7 @@ class Format(Strict):
 class ChatBody(Body):
     """/v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1, le=1 << 24)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=TOP)

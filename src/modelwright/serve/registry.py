@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from modelwright.infer.text import encode_prompts, eos_ids
 from modelwright.serve.protocol import Body, ChatBody, CompletionBody, EmbeddingBody, Refusal
 
 NAME = re.compile(r"\w[\w.:-]*(/\w[\w.:-]*)*")
+UNBOUND = 1 << 15  # tokens of a prompt where positions are relative, and the context has no end
 KNOWN = 20  # names that a refusal lists
 
 
@@ -149,6 +150,7 @@ class Served:
                 param="model",
             )
         tools = body.offered or None
+        self._check_size([said.content or "" for said in body.messages], "messages")
         try:
             ids = encode_chat(self.lm.tokenizer, [said.plain for said in body.messages], True, tools).ids
         except ValueError as error:
@@ -174,10 +176,27 @@ class Served:
                 400, f"logit_bias names the token {beyond[0]}, and the last is {vocab - 1}", param="logit_bias"
             )
 
+    def _check_size(self, texts: Iterable[str], param: str) -> None:
+        """Raises Refusal for texts that cannot fit, whatever their tokens: to find those would take long."""
+        size, cfg = sum(map(len, texts)), self.lm.model.cfg.encoder or self.lm.model.cfg
+        least = -(-size // self._longest)
+        if least >= (UNBOUND if cfg.relative is not None else cfg.context):
+            raise Refusal(
+                400, f"the prompt has {size} characters, which are {least} tokens or more, but the model's context is "
+                f"{cfg.context}: shorten it", param=param, code="context_length_exceeded",
+            )  # fmt: skip
+
+    @cached_property
+    def _longest(self) -> int:
+        """Characters that a token of a text stands for at most."""
+        inner, special = self.lm.tokenizer.inner, self.lm.tokenizer.special
+        return max(len(token) for token, number in inner.get_vocab().items() if number not in special)
+
     def _plain(self, prompt: str | list[int]) -> Reading:
         """A prompt as it stands: a text, or ids."""
         try:
             if isinstance(prompt, str):
+                self._check_size([prompt], "prompt")
                 encoded = encode_prompts(self.lm, [prompt])
                 return Reading(encoded.prompts[0], encoded.sources[0] if encoded.sources else None, self._ends)
         except ValueError as error:
@@ -198,6 +217,7 @@ class Served:
         assert self.task is not None
         assert self.prompter is not None
         example = Example("the request", self._canonical(fields))
+        self._check_size(fields.values(), "fields")
         try:
             prompt = self.prompter.prompt(example)
         except ValueError as error:

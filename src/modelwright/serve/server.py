@@ -437,6 +437,8 @@ class Guard:
     def check(self, scope: Scope) -> None:
         """Raises Refusal. Without keys, a page that a browser shows from elsewhere is not to reach a server at home."""
         headers = Headers(scope=scope)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
+            raise Refusal(431, f"the headers have more than {HEADERS} bytes")
         if scope["path"] in OPEN:
             return
         if self.limits.keys:
