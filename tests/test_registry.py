@@ -17,7 +17,9 @@ from modelwright.data.examples import Example
 from modelwright.data.kind import Task
 from modelwright.data.task import contract, of_terms, parse_task, terms
 from modelwright.hub.open import LanguageModel, save
+from modelwright.infer.complete import complete
 from modelwright.infer.sample import Sampling
+from modelwright.model.transformer import Relative
 from modelwright.serve.protocol import ChatBody, CompletionBody, EmbeddingBody, Refusal
 from modelwright.serve.registry import Registry, Served, open_served
 from served import GPT2, build
@@ -304,3 +306,18 @@ def test_an_encoder_writes_nothing() -> None:
     served = Served("a", lm)
     assert not served.chats
     assert "writes no text" in refusal(lambda: served.prompts(completion(prompt="a"))).message
+
+
+def test_an_encoder_decoder_reads_the_prompt_as_its_source() -> None:
+    own = replace(GPT2, learned=False, relative=Relative(8, 20), attn_scale=1.0, norm="rms")
+    lm = build(replace(own, encoder=replace(own, causal=False)), decoder_start_token_id=0)
+    registry = Registry([Served("a", lm)], slots=2)
+    body = completion(prompt=["the cat", "a dog sat"], max_tokens=6)
+    orders, prompt = registry.orders(registry.get("a"), body)
+    said = [[new.token for new in registry.engines["a"].submit(order.request)] for order in orders]
+    assert said == [done.tokens for done in complete(lm, ["the cat", "a dog sat"], max_new=6)]
+    ids = lm.tokenizer.encode("the cat", special=True)
+    [same] = registry.get("a").prompts(completion(prompt=ids))
+    assert (same.tokens, same.source, orders[0].request.source) == ([0], ids, ids)
+    assert prompt == len(ids) + len(lm.tokenizer.encode("a dog sat", special=True))
+    assert registry.get("a").json["modelwright"]["shape"] == "encoder-decoder"

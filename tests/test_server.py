@@ -375,14 +375,14 @@ def test_other_routes_and_methods(http: httpx.Client) -> None:
 
 
 def test_large_headers_are_refused(http: httpx.Client) -> None:
-    for size in (20_000, 200_000):  # the first comes in one piece
-        with httpx.Client(base_url=http.base_url) as own:
-            assert own.get("/health", headers={"x-large": "y" * size}).status_code in (400, 431)
+    assert http.get("/health", headers={"x-large": "y" * 20_000}).status_code == 431
 
 
 def test_pages_from_elsewhere_do_not_reach_a_server_without_a_key(http: httpx.Client) -> None:
     assert http.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
-    assert http.get("/v1/models", headers={"origin": "https://evil.example"}).status_code == 403
+    for origin in ("https://evil.example", "null", "http://[", "http://localhost.evil.example"):
+        assert http.get("/v1/models", headers={"origin": origin}).status_code == 403
+    assert http.get("/v1/models", headers={"host": "["}).status_code == 403
     assert http.get("/v1/models", headers={"origin": str(http.base_url).rstrip("/")}).status_code == 200
 
 

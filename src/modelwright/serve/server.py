@@ -446,14 +446,23 @@ class Guard:
                 said = "this server asks for a key: Authorization: Bearer KEY, or X-Api-Key: KEY"
                 raise Refusal(401, said, code="invalid_api_key")
             return
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        said, origin = headers.get("host", ""), headers.get("origin")
+        host = split(f"//{said}")[0]
         if not is_local(host) and host not in self.limits.hosts:
             raise Refusal(
                 403, f"this server has no key, and is not asked by the name {host[:80]!r}: start it with --key"
             )
-        origin = headers.get("origin")
-        if origin and origin not in self.limits.origins and urlsplit(origin).netloc != headers.get("host"):
+        if origin and origin not in self.limits.origins and split(origin)[1] != said:
             raise Refusal(403, f"pages of {origin[:80]!r} may not ask this server: start it with --origin")
+
+
+def split(url: str) -> tuple[str, str]:
+    """The host's name, and with its port; nothing of what is no URL."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.netloc
+    except ValueError:
+        return "", ""
 
 
 def known_key(headers: Headers, keys: Sequence[str]) -> bool:
