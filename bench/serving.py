@@ -7,9 +7,11 @@ It says the resident memory after each tenth of the requests, and how long /heal
 
 from __future__ import annotations
 
-import gc
 import random
+import re
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +21,13 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from modelwright.serve.registry import Served
-from served import build, serving
+from modelwright.hub.open import save
+from served import build
 
 
-def resident() -> float:
+def resident(process: int) -> float:
     """MiB."""
-    status = Path("/proc/self/status").read_text()
+    status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
@@ -47,20 +49,31 @@ def health(url: str, done: threading.Event, times: list[float]) -> None:
 
 
 def main(requests: int) -> None:
-    with serving([Served("m", build())], queue=1024) as running:
-        done, times = threading.Event(), list[float]()
-        watch = threading.Thread(target=health, args=(running.url, done, times))
-        watch.start()
-        limits = httpx.Limits(max_connections=32)
-        with httpx.Client(base_url=running.url, timeout=60, limits=limits) as http, ThreadPoolExecutor(32) as pool:
-            start = time.perf_counter()
-            for tenth in range(10):
-                list(pool.map(lambda at: ask(http, at), range(tenth * requests // 10, (tenth + 1) * requests // 10)))
-                gc.collect()
-                rate = (tenth + 1) * requests / 10 / (time.perf_counter() - start)
-                print(f"{(tenth + 1) * requests // 10:6} requests  {resident():7.1f} MiB  {rate:6.1f}/s", flush=True)
-        done.set()
-        watch.join()
+    with tempfile.TemporaryDirectory() as folder:
+        save(build(), Path(folder) / "m")
+        command = [sys.executable, "-m", "modelwright.cli", "serve", f"{folder}/m", "--port", "0", "--queue", "1024"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            url = re.search(r"http://\S+", server.stdout.readline())
+            assert url is not None
+            try:
+                measure(url[0], server.pid, requests)
+            finally:
+                server.terminate()
+
+
+def measure(url: str, process: int, requests: int) -> None:
+    done, times, start = threading.Event(), list[float](), time.perf_counter()
+    watch = threading.Thread(target=health, args=(url, done, times))
+    watch.start()
+    limits = httpx.Limits(max_connections=32)
+    with httpx.Client(base_url=url, timeout=60, limits=limits) as http, ThreadPoolExecutor(32) as pool:
+        for tenth in range(10):
+            list(pool.map(lambda at: ask(http, at), range(tenth * requests // 10, (tenth + 1) * requests // 10)))
+            count = (tenth + 1) * requests // 10
+            print(f"{count:6} requests  {resident(process):7.1f} MiB  {count / (time.perf_counter() - start):6.1f}/s")
+    done.set()
+    watch.join()
     times.sort()
     print(f"/health: median {1000 * times[len(times) // 2]:.1f} ms, p99 {1000 * times[int(0.99 * len(times))]:.1f} ms")
 
