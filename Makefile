@@ -97,5 +97,5 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/test_readme.py tests/test_architecture.py tests/test_names.py
 
 clean:
-	rm -rf .venv demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-openai-1 demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

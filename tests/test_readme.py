@@ -33,6 +33,7 @@ from modelwright.recipes.merge import Options as Merge
 from modelwright.recipes.methods import RATES
 from modelwright.recipes.options import Pretrain
 from modelwright.recipes.pretrain import KINDS
+from modelwright.recipes.serve import Serve
 from modelwright.recipes.tokenizer import Tokenize
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen, Watch
@@ -52,6 +53,7 @@ OPTIONS: dict[str, Any] = {
     "generate": Generate,
     "chat": Chat,
     "bench": Bench,
+    "serve": Serve,
     "report": Report,
 }
 

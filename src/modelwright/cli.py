@@ -40,6 +40,7 @@ COMMANDS = {
     "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
     "chat": Command("modelwright.recipes.chat", "integrate", "talk with a model"),
+    "serve": Command("modelwright.recipes.serve", "integrate", "serve a model over HTTP, as OpenAI's API"),
     "bench": Command("modelwright.recipes.bench", "integrate", "load a server, and report how it bore it"),
     "report": Command("modelwright.project.show", "report", "build the page of a project's run again"),
 }

@@ -17,6 +17,7 @@ from modelwright.evaluate.forgetting import forgetting
 from modelwright.evaluate.scorer import ModelScorer
 from modelwright.recipes.methods import speaking
 from modelwright.recipes.ready import rows_of
+from modelwright.serve.registry import open_served
 from tasks import COLOURS, TEXTS, task_in
 from tuned import came
 
@@ -89,6 +90,10 @@ def test_a_tuned_model_is_asked_as_it_was_taught(
     found = came(capsys)
     record = json.loads((Path(found["model"]) / "modelwright.json").read_text())
     assert record["contract"] == found["inputs"]["contract"]
+    [served] = open_served(found["model"], "tuned")  # which refuses terms that are not the contract's
+    assert served.contract == record["contract"]
+    assert served.task is not None
+    assert served.task.prompts == read_task(task).prompts
     assert record["base"]["digest"] == found["inputs"]["base"]
     assert record["data"].keys() == {"train", "select", "decide", "test"}
     assert record["seed"] == 0

@@ -64,7 +64,9 @@ def _lineage(adapter: Path, proofs: dict[str, Any]) -> dict[str, Any]:
     parents[0].pop("beside", None)
     parents[1]["digest"] = digest(adapter)
     kept = {key: value for key, value in record.items() if key not in ("base", "versions")}
-    prompts = {"contract": kept["contract"]} if "contract" in kept else {}  # it is asked as the adapter was
+    prompts: dict[str, Any] = {
+        key: kept[key] for key in ("contract", "terms") if key in kept
+    }  # it is asked as the adapter was
     return {"parents": parents, "merged": proofs, "versions": versions(), **prompts, "adapter": kept}
 
 

@@ -21,6 +21,8 @@ from modelwright import __version__
 from modelwright.adapt import peft
 from modelwright.adapt.lora import LoRA, LoRALinear
 from modelwright.adapt.prompt import SoftPrompt, soft_ids
+from modelwright.data.kind import Task
+from modelwright.data.prompt import Prompter
 from modelwright.hub import open as hub
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json, replacing, write_json
@@ -194,3 +196,13 @@ def method(lm: LanguageModel) -> str:
     if soft_ids(lm.model):
         return "prompt"
     return "lora" if any(isinstance(module, LoRALinear) for module in lm.model.modules()) else ""
+
+
+def prompter_of(task: Task, lm: LanguageModel) -> Prompter:
+    """What makes the prompts of a task for an open model."""
+    cfg, start = lm.model.cfg, lm.generation.get("decoder_start_token_id")
+    reads = cfg.encoder or cfg
+    return Prompter(
+        task, lm.tokenizer, cfg.shape, reads.context, soft=soft_ids(lm.model),
+        start=start if isinstance(start, int) else None,
+    )  # fmt: skip

@@ -17,7 +17,7 @@ import jinja2
 import tokenizers
 
 from modelwright.data.template import render
-from modelwright.data.tokenizer import ROLES, Tokenizer
+from modelwright.data.tokenizer import LARGE, ROLES, Tokenizer
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 PRIVATE = range(0xE000, 0xF8FF)  # characters that Unicode leaves to private use: one that nobody uses is a mark
@@ -31,8 +31,15 @@ def chat_template(tokenizer: Tokenizer) -> str | None:
     return said if isinstance(said, str) else None
 
 
-def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+def render_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    tools: Sequence[Message] | None = None,
+) -> str:
     """The text of a conversation; with `add_generation_prompt`, up to where the assistant begins to speak.
+
+    tools: those that the assistant may call, as JSON objects: whether they are shown is the template's to say.
 
     Raises ValueError where there is no template, or where the template refuses the messages.
     """
@@ -40,7 +47,8 @@ def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], add_generatio
     if template is None:
         raise ValueError("this model's tokenizer has no chat template: set chat to false")
     named = {f"{role}_token": token for role, token in tokenizer.roles.items() if f"{role}_token" in _NAMED}
-    values = {"messages": [dict(message) for message in messages], "tools": None, "documents": None}
+    shown = None if tools is None else [dict(tool) for tool in tools]
+    values = {"messages": [dict(message) for message in messages], "tools": shown, "documents": None}
     try:
         return render(template, named | values | {"add_generation_prompt": add_generation_prompt}, strict=False)
     except (jinja2.TemplateError, TypeError, ArithmeticError, AttributeError, ValueError, LookupError) as error:
@@ -57,10 +65,16 @@ class Chat(NamedTuple):
     ids: list[int]
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False) -> Chat:
+def encode_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    tools: Sequence[Message] | None = None,
+) -> Chat:
     """The text of a conversation and its ids: special tokens are those that the template wrote."""
-    mark = _mark(messages)
-    marked = render_chat(tokenizer, _marked(messages, mark, tokenizer), add_generation_prompt)
+    mark = _mark([*messages, *(tools or ())])
+    shown = None if tools is None else _marked(tools, mark, tokenizer)
+    marked = render_chat(tokenizer, _marked(messages, mark, tokenizer), add_generation_prompt, shown)
     return Chat(marked.replace(mark, ""), encode_marked(tokenizer, marked, mark))
 
 
@@ -137,9 +151,14 @@ def encode_marked(tokenizer: Tokenizer, text: str, mark: str, behind: str = "") 
 
 def _behind(inner: tokenizers.Tokenizer, text: str, before: str) -> list[int]:
     """Ids of a text that stands behind another: those of both, without the first's."""
-    start = inner.encode(before, add_special_tokens=False).ids
-    both = inner.encode(before + text, add_special_tokens=False).ids
-    return both[len(start) :] if both[: len(start)] == start else inner.encode(text, add_special_tokens=False).ids
+    start, both = (encoded(inner, said) for said in (before, before + text))
+    return both[len(start) :] if both[: len(start)] == start else encoded(inner, text)
+
+
+def encoded(inner: tokenizers.Tokenizer, text: str) -> list[int]:
+    if len(text) > LARGE:
+        return inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return inner.encode(text, add_special_tokens=False).ids
 
 
 @lru_cache(maxsize=4)

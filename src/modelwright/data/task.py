@@ -215,3 +215,19 @@ def contract(task: Task, tokenizer: Tokenizer) -> str:
         "roles": tokenizer.roles,
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+TERMS = ("kind", "columns", "prompts", "completion", "instruction", "separator", "labels", "decoding", "chat")
+
+
+def terms(task: Task) -> dict[str, Any]:
+    """What a contract says of the task, as JSON: a model that keeps it can be asked without a task's file."""
+    said = {name: getattr(task, name) for name in TERMS}
+    found: dict[str, Any] = json.loads(json.dumps(said | {"decoding": asdict(task.decoding)}))
+    return found
+
+
+def of_terms(said: Mapping[str, Any], where: str) -> Task:
+    """The task that `terms` told of, without data. Raises ValueError for what tells of none."""
+    known(said, TERMS, where)
+    return parse_task({"name": where, **said, "data": {"train": "none"}}, where, Path())

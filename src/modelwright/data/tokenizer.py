@@ -41,6 +41,7 @@ CONVENTIONS = {
     "cls": ("[CLS]",),
     "sep": ("[SEP]",),
 }
+LARGE = 1 << 14  # characters of a text that takes long: as a batch of one, which lets other threads run meanwhile
 KEPT = ("chat_template", "model_max_length")  # of a loaded tokenizer_config.json, handed on when it is saved
 FORMATS: tuple[tuple[str, ...], ...] = (
     ("tokenizer.json",),
@@ -85,6 +86,8 @@ class Tokenizer:
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a text; with `special`, between the BOS, EOS, CLS or SEP that the model expects round it."""
+        if len(text) > LARGE:
+            return self.encode_batch([text], special=special)[0]
         return self.inner.encode(text, add_special_tokens=special).ids
 
     def encode_batch(self, texts: list[str], *, special: bool = False) -> list[list[int]]:

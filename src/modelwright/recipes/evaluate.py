@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from modelwright.adapt.open import RECORD, open_model
-from modelwright.adapt.prompt import soft_ids
+from modelwright.adapt.open import prompter_of as prompter_of
 from modelwright.data.documents import SEPARATOR
 from modelwright.data.examples import Example
 from modelwright.data.kind import PARTS, Task
@@ -151,16 +151,6 @@ class Subject:
     @property
     def record(self) -> dict[str, Any]:
         return {"contract": contract(self.task, self.lm.tokenizer)}
-
-
-def prompter_of(task: Task, lm: LanguageModel) -> Prompter:
-    """What makes the prompts of a task for an open model."""
-    cfg, start = lm.model.cfg, lm.generation.get("decoder_start_token_id")
-    reads = cfg.encoder or cfg
-    return Prompter(
-        task, lm.tokenizer, cfg.shape, reads.context, soft=soft_ids(lm.model),
-        start=start if isinstance(start, int) else None,
-    )  # fmt: skip
 
 
 def open_subject(args: Evaluate, name: str, task: Task) -> Subject:

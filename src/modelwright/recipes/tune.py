@@ -30,6 +30,7 @@ from modelwright.adapt.prompt import soft_ids
 from modelwright.data import documents
 from modelwright.data.desk import documents as desk_documents
 from modelwright.data.supervised import sizes
+from modelwright.data.task import terms
 from modelwright.evaluate.forgetting import grown
 from modelwright.evaluate.scorer import ModelScorer, Rolling
 from modelwright.hub.open import LanguageModel
@@ -172,6 +173,7 @@ def lineage_of(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any]) ->
     """What the tuned model was made of and how, beside its base."""
     return {
         "contract": ready.inputs.contract,
+        "terms": terms(ready.task),
         "task": ready.task.name,
         "data": dict(ready.inputs.data),
         "seed": args.seed,

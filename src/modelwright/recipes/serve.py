@@ -1,0 +1,120 @@
+"""`modelwright serve MODEL`: a model, and adapters on it, behind the API that everyone's client speaks.
+
+    1. open the model and its adapters, each asked by the prompt contract that it was tuned and measured under;
+    2. refuse an address that others reach without a key; 3. serve, until asked to stop: what runs is finished first.
+
+Left out: several models, TLS (put a proxy before it), more than one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from modelwright.data.kind import Task
+from modelwright.data.task import prepare, read_task
+from modelwright.recipes.flags import parse
+from modelwright.serve.registry import Registry, Served, open_served
+from modelwright.serve.server import Limits, is_local, listening, run
+
+KEY = "MODELWRIGHT_KEY"
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve a model over HTTP, as OpenAI's API: completions, conversations, embeddings; and a page to try it on."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A model's or an adapter's directory, or a model's name on the hub."""
+    adapter: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=PATH")] = ()
+    """Adapters of the model, each served by a name of its own."""
+    name: str | None = None
+    """What the model is called by those who ask; by default its directory's name."""
+    task: tuple[Path, ...] = ()
+    """Task files, for what was tuned by a contract of which it keeps the hash alone."""
+    host: str = "127.0.0.1"
+    """The address to listen at; one that other machines reach asks for a key."""
+    port: int = 8000
+    """0 takes one that is free."""
+    key: tuple[str, ...] = ()
+    """Keys, any of which opens the server; better kept in the environment, as MODELWRIGHT_KEY."""
+    origin: tuple[str, ...] = ()
+    """Origins (https://example.org) of pages elsewhere that may ask this server."""
+    slots: int = 32
+    """Texts that are computed together."""
+    queue: int = 256
+    """Texts that may wait beside them; more are refused with 429."""
+    seconds: float = 600
+    """That a request may take."""
+    grace: float = 30
+    """Seconds that requests may still take when the server is asked to stop."""
+
+
+def main(args: list[str]) -> int:
+    o = parse(Serve, args, "modelwright serve")
+    limits = check(o)
+    listener = listening(o.host, o.port)
+    with listener:
+        served = open_served(o.model, name_of(o), adapters(o.adapter), tasks(o.task))
+        registry = Registry(served, slots=o.slots)
+        host, port = listener.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print("\n".join(told(list(registry.served.values()), address)), flush=True)
+        run(registry, limits, listener)
+    return 0
+
+
+def check(o: Serve) -> Limits:
+    """Raises ValueError for settings that do not go together."""
+    for name, least in (("slots", 1), ("queue", 0), ("seconds", 1), ("grace", 0)):
+        if getattr(o, name) < least:
+            raise ValueError(f"--{name} is {getattr(o, name)}, and must be at least {least}")
+    if not 0 <= o.port < 1 << 16:
+        raise ValueError(f"--port is {o.port}, and must be from 0 to 65535")
+    keys = tuple(filter(None, (*o.key, os.environ.get(KEY, ""))))
+    if not keys and not is_local(o.host):
+        raise ValueError(
+            f"{o.host} can be reached from other machines: give a key (--key, or {KEY} in the environment)"
+        )
+    return Limits(keys, o.queue, o.slots, o.origin, (), o.seconds, grace=o.grace)
+
+
+def name_of(o: Serve) -> str:
+    """runs/first/model is `first`."""
+    if o.name is not None:
+        return o.name
+    path = Path(o.model).expanduser()
+    if not path.is_dir():
+        return o.model
+    names = [part for part in path.resolve().parts[1:] if part != "model"]
+    return names[-1] if names else "model"
+
+
+def adapters(said: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in said:
+        name, equals, path = one.partition("=")
+        if not (name and equals and path) or name in found:
+            raise ValueError(f"--adapter is {one!r}, and must be NAME=PATH, with another name for each")
+        found[name] = path
+    return found
+
+
+def tasks(paths: Sequence[Path]) -> list[Task]:
+    """With the labels that their training parts have."""
+    return [prepare(read_task(path))[0] for path in paths]
+
+
+def told(served: Sequence[Served], address: str) -> list[str]:
+    """The address, and what is asked for by which name."""
+    lines = [f"serving at {address} (Ctrl-C stops it)"]
+    for one in served:
+        how = f"by its contract {one.contract[:12]}…, {', '.join(one.columns)}" if one.contract else "by a prompt"
+        chats = " or a conversation" if one.chats and not one.contract else ""
+        lines.append(f"  {one.name}  {how}{chats}" if one.writes else f"  {one.name}  for embeddings")
+    return lines
