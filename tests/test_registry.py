@@ -230,37 +230,32 @@ def test_tools_are_shown_to_the_template_as_text() -> None:
     assert served.conversation(chat("a", tools=tools, tool_choice="none")) == served.conversation(chat("a"))
 
 
-class Constrain:
-    """What would make grammars: it tells what it was asked."""
-
-    def json_grammar(self, tokenizer: Any, schema: Any = None, ends: Any = None) -> Any:
-        if schema == {"type": "sound"}:
-            raise ValueError("the schema has the keyword 'sound', which is not supported")
-        return ("json", schema, ends)
-
-    def tool_grammar(
-        self, tokenizer: Any, tools: Any, choice: Any = "auto", parallel: Any = True, ends: Any = None
-    ) -> Any:
-        return ("tools", [tool["function"]["name"] for tool in tools], choice, parallel)
-
-
-def test_grammars_are_asked_for_by_what_is_said() -> None:
-    lm, ends = build(), {1}
+def test_grammars_are_asked_for_by_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    served, ends = Served("a", build()), {1}
     tools = [{"type": "function", "function": {"name": "look"}}]
-    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
-    lacking = Served("a", lm)
-    served = Served("a", lm, constrain=Constrain())
-    assert "modelwright[grammar]" in refusal(lambda: lacking.grammar(chat("a", tools=tools), ends)).message
-    assert lacking.grammar(chat("a", response_format={"type": "text"}), ends) is None
-    assert lacking.grammar(completion(prompt="a"), ends) is None
-    assert served.grammar(chat("a", response_format={"type": "json_object"}), ends) == ("json", None, ends)
-    assert served.grammar(chat("a", response_format=schema), ends) == ("json", {"type": "object"}, ends)
-    assert served.grammar(chat("a", tools=tools), ends) == ("tools", ["look"], "auto", True)
+    schema: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": [7]}}}
+
+    def first(**more: Any) -> set[str]:
+        """What the first token may be."""
+        made = served.grammar(chat("a", **more), ends)
+        assert made is not None
+        found = [served.lm.tokenizer.inner.id_to_token(i) for i in made.allowed().nonzero()[:, 0].tolist()]
+        return {token[:1] for token in found if token}
+
+    assert served.grammar(chat("a", response_format={"type": "text"}), ends) is None
+    assert served.grammar(completion(prompt="a"), ends) is None
+    assert first(response_format={"type": "json_object"}) == {"{"}
+    assert first(response_format=schema) == {"["}
+    assert first(tools=tools, tool_choice="required") == {"{"}
+    assert len(first(tools=tools)) > 9  # a call, or anything that is none
     one = {"type": "function", "function": {"name": "look"}}
-    said = served.grammar(chat("a", tools=tools, tool_choice=one, parallel_tool_calls=False), ends)
-    assert said == ("tools", ["look"], one, False)
-    schema["json_schema"]["schema"] = {"type": "sound"}  # type: ignore[index]
-    assert "'sound'" in refusal(lambda: served.grammar(chat("a", response_format=schema), ends)).message
+    assert first(tools=tools, tool_choice=one, parallel_tool_calls=False) == {"{"}
+    schema["json_schema"]["schema"] = {"sound": 1}
+    found = refusal(lambda: served.grammar(chat("a", response_format=schema), ends))
+    assert (found.status, found.param) == (400, "response_format")
+    assert "'sound'" in found.message
+    monkeypatch.setattr("modelwright.infer.constrain.llguidance", None)
+    assert "modelwright[grammar]" in refusal(lambda: served.grammar(chat("a", tools=tools), ends)).message
 
 
 def test_settings_left_out_are_the_models_own() -> None:

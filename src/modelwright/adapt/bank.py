@@ -8,8 +8,10 @@ Letters: N rows, I inputs and O outputs of a layer, R rank, C width, P tokens of
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +86,17 @@ def bank(model: Transformer, adapters: Mapping[str, Transformer]) -> Bank:
     if lacking:
         raise ValueError(f"the model has no layer {min(lacking)!r}, which an adapter was trained for")
     return found
+
+
+def asked_as(base: Transformer, found: Bank, name: str) -> Transformer:
+    """What a text for an adapter is encoded by: the base's own weights, behind the adapter's soft prompt.
+
+    It is for all that looks at a model's shape and its soft prompt, not for a forward.
+    """
+    shared: dict[int, Any] = {id(t): t for t in (*base.parameters(), *base.buffers())}
+    same = copy.deepcopy(base, shared)
+    same.embed.soft = found.soft(name)
+    return same
 
 
 def loras(model: Transformer) -> dict[str, Thin]:

@@ -222,10 +222,12 @@ class Engine:
         seats = [self.streams[s.text].seat or 0 for s in slices]
         blocks = [s.text.blocks[: -(-s.end // size)] for s in slices]
         parts = [Part(s.start, s.end, lie, seat) for s, lie, seat in zip(slices, blocks, seats, strict=True)]
-        tokens = torch.tensor([[token for s in slices for token in s.text.tokens[s.start : s.end]]], device=self.device)
+        step = Step(self.pages, parts, self.sources)
+        tokens = [token for s in slices for token in s.text.tokens[s.start : s.end]]
         if self.bank is not None:
             self.bank.rows([(self.streams[s.text].request.adapter, s.end - s.start) for s in slices])
-        return self.model.hidden(tokens, cache=Step(self.pages, parts, self.sources))[0]
+        row = torch.tensor([tokens + [0] * step.spare], device=self.device)  # (1, N)
+        return self.model.hidden(row, cache=step)[0, : len(tokens)]
 
     def read_source(self, stream: Stream) -> None:
         """An encoder-decoder's source, once; what the decoder's layers read of it is kept beside the text."""

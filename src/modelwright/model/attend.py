@@ -144,7 +144,7 @@ class Apart:
 
     def each(self, attention: Attending, q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
         """Attention of each by itself: q (1, N, H, D), and for each mask k and v (B, K, S, D) -> (1, N, H, D)."""
-        out = torch.empty_like(q)
+        out = torch.zeros_like(q)
         lanes = self.lanes
         for mask, rows, key, value in zip(self.masks, self.rows, k, v, strict=True):
             if lanes is None:
@@ -195,7 +195,7 @@ def blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout
     blocks = mask.blocks(q.size(0))
     dense, ahead = None if mask.plain_causal else mask.narrow(q.dtype), mask.looks_ahead
     triangle = ahead and (mask.apart or dense is None)  # else it stands in the mask
-    edges = (EDGE, EDGE) if mask.apart else (1, 1) if mask.first is None else (1, BLOCK)
+    edges = (EDGE, EDGE) if mask.apart else (1, 1) if mask.first is None else (EDGE, BLOCK)
     more = blocks, triangle, edges, H, scale, dropout
     y: Tensor = _Blockwise.apply(*heads, mask.bias, dense, *more)  # type: ignore[no-untyped-call]
     return y.view(q.shape)

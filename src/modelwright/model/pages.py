@@ -221,17 +221,27 @@ def _grid(places: Sequence[Place], device: torch.device | None) -> Grid:
     return Grid(rows, at, first, of, max(ends))
 
 
+def rounded(rows: int) -> int:
+    """The next size that a step comes in: a product keeps what it prepared for each size that it meets."""
+    grain = 1 if rows <= 16 else 8 if rows <= 64 else 32
+    return -(-rows // grain) * grain
+
+
 class Step:
-    """A forward over parts of many texts, whose N new tokens stand one after the other in a single row."""
+    """A forward over parts of many texts, whose new tokens stand one after the other in a single row, and behind them
+    some that are nobody's: N in all."""
 
     def __init__(self, pages: Pages, parts: Sequence[Part], sources: Sources | None = None):
         self.pages = pages
         rows = [0, *itertools.accumulate(part.end - part.start for part in parts)]
+        self.rows = rows[-1]
+        self.spare = rounded(self.rows) - self.rows
         places = [pages.place(part, row) for part, row in zip(parts, rows, strict=False)]
         self.own = Reading(pages, places, pages.device)
-        self.pos = torch.cat([pages.count[part.start : part.end] for part in parts])[None]  # (1, N)
+        pos = [pages.count[part.start : part.end] for part in parts]
+        self.pos = torch.cat([*pos, pages.count.new_zeros(self.spare)])[None]  # (1, N)
         slots = zip(parts, places, strict=True)
-        self.new = torch.cat([pages.count[place.at][part.start :] for part, place in slots])  # (N)
+        self.new = torch.cat([pages.count[place.at][part.start :] for part, place in slots])  # (rows)
         self.cross: Reading | None = None
         if sources is not None:
             read = [sources.place(part, row) for part, row in zip(parts, rows, strict=False)]
@@ -240,5 +250,5 @@ class Step:
     def append(self, layer: int, k: Tensor, v: Tensor) -> Lists:
         """Write k, v (1, K, N, D) where the new tokens lie; answer all that the texts read."""
         for pool, fresh in ((self.pages.k[layer], k), (self.pages.v[layer], v)):
-            pool.index_copy_(1, self.new, fresh[0].to(pool.dtype))
+            pool.index_copy_(1, self.new, fresh[0, :, : self.rows].to(pool.dtype))
         return self.own.views(layer)

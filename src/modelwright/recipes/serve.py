@@ -12,8 +12,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 import tyro
 
 from modelwright.data.kind import Task
@@ -45,6 +46,8 @@ class Serve:
     """Keys, any of which opens the server; better kept in the environment, as MODELWRIGHT_KEY."""
     origin: tuple[str, ...] = ()
     """Origins (https://example.org) of pages elsewhere that may ask this server."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Of weights and computation; int8: the products' weights and inputs rounded to eight bits."""
     slots: int = 32
     """Texts that are computed together."""
     queue: int = 256
@@ -60,8 +63,9 @@ def main(args: list[str]) -> int:
     limits = check(o)
     listener = listening(o.host, o.port)
     with listener:
-        served = open_served(o.model, name_of(o), adapters(o.adapter), tasks(o.task))
-        registry = Registry(served, slots=o.slots)
+        dtype = torch.bfloat16 if o.precision == "bf16" else torch.float32
+        served = open_served(o.model, name_of(o), adapters(o.adapter), tasks(o.task), dtype)
+        registry = Registry(served, slots=o.slots, int8=o.precision == "int8")
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         print("\n".join(told(list(registry.served.values()), address)), flush=True)

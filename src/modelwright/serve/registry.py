@@ -15,8 +15,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import torch
+
+from modelwright.adapt.bank import Bank, asked_as, bank
 from modelwright.adapt.lora import merged_copy
 from modelwright.adapt.open import is_adapter, open_model, prompter_of, read_record
 from modelwright.adapt.prompt import soft_ids
@@ -27,27 +30,17 @@ from modelwright.data.prompt import Prompter
 from modelwright.data.task import contract, of_terms
 from modelwright.data.template import variables
 from modelwright.hub.open import LanguageModel
-from modelwright.infer.engine import LONG, SIZE, Engine, Grammar, Request, room
+from modelwright.infer.constrain import Constraint, json_grammar, tool_grammar
+from modelwright.infer.engine import LONG, SIZE, Engine, Request, room
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators, settings
 from modelwright.infer.text import encode_prompts, eos_ids
+from modelwright.model.transformer import Transformer
 from modelwright.serve.protocol import Body, ChatBody, CompletionBody, EmbeddingBody, Refusal
 
 NAME = re.compile(r"\w[\w.:-]*(/\w[\w.:-]*)*")
 UNBOUND = 1 << 15  # tokens of a prompt where positions are relative, and the context has no end
 KNOWN = 20  # names that a refusal lists
-
-
-class Constrain(Protocol):
-    """Grammars, as `infer.constrain` makes them."""
-
-    def json_grammar(
-        self, tokenizer: Any, schema: Mapping[str, Any] | None = None, ends: Collection[int] | None = None
-    ) -> Grammar: ...
-    def tool_grammar(
-        self, tokenizer: Any, tools: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any] = "auto",
-        parallel: bool = True, ends: Collection[int] | None = None,
-    ) -> Grammar: ...  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,6 @@ class Served:
     adapter_of: str | None = None
     engine: str = ""
     adapter: str | None = None
-    constrain: Constrain | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property
@@ -289,18 +281,16 @@ class Served:
             raise Refusal(400, str(error)) from None
         return replace(asked_for, n=1, logprobs=body.told)
 
-    def grammar(self, body: Body, ends: Collection[int]) -> Grammar | None:
+    def grammar(self, body: Body, ends: Collection[int]) -> Constraint | None:
         """What the answer is held to, a new one for each choice. Raises Refusal where that cannot be."""
         if not isinstance(body, ChatBody) or not (body.offered or body.as_json):
             return None
         param = "tools" if body.offered else "response_format"
-        if self.constrain is None:
-            raise Refusal(400, f"{param} needs an extra: install modelwright[grammar]", param=param)
         try:
             if body.as_json:
-                return self.constrain.json_grammar(self.lm.tokenizer, body.as_json[0], ends)
+                return json_grammar(self.lm.tokenizer, body.as_json[0], ends)
             parallel = body.parallel_tool_calls is not False
-            return self.constrain.tool_grammar(self.lm.tokenizer, body.offered, body.choice, parallel, ends)
+            return tool_grammar(self.lm.tokenizer, body.offered, body.choice, parallel, ends)
         except ValueError as error:
             raise Refusal(400, f"{param}: {error}", param=param) from None
 
@@ -326,9 +316,9 @@ def too_long(error: ValueError) -> str | None:
 class Registry:
     """What is served, by name, and the engines that write for it."""
 
-    def __init__(self, served: Sequence[Served], *, slots: int = 32) -> None:
-        """slots: texts that are computed together."""
-        self.served, self.engines = started(served, slots)
+    def __init__(self, served: Sequence[Served], *, slots: int = 32, int8: bool = False) -> None:
+        """The model first, then its adapters. slots: texts that are computed together; int8: as `infer.packed`'s."""
+        self.served, self.engines = started(served, slots, int8)
 
     def get(self, name: str) -> Served:
         """Raises Refusal (404)."""
@@ -375,21 +365,30 @@ class Registry:
             raise Refusal(400, said, param="max_tokens")
 
 
-def started(served: Sequence[Served], slots: int) -> tuple[dict[str, Served], dict[str, Engine]]:
-    """Every name with its engine. Each adapter has its own, with its update merged into a copy of the weights."""
-    found, engines = {}, {}
-    for one in served:
-        model = prepare(merged_copy(one.lm.model))
-        engines[one.name] = Engine(model, blocks=blocks(one.lm, slots), texts=slots)
-        found[one.name] = replace(one, engine=one.name)
+def started(served: Sequence[Served], slots: int, int8: bool) -> tuple[dict[str, Served], dict[str, Engine]]:
+    """Every name with its engine: one for the model and all adapters that write, each read beside the same weights."""
+    base, *adapters = served
+    written = {one.name: one.lm.model for one in adapters if one.writes}
+    ready = prepare(merged_copy(base.lm.model), int8)
+    beside = bank(ready, written) if written else None
+    engines = {base.name: engine(base, ready, slots, beside)}
+    found = {base.name: replace(base, engine=base.name)}
+    for one in adapters:
+        if beside is not None and one.writes:
+            lm = replace(one.lm, model=asked_as(base.lm.model, beside, one.name))
+            found[one.name] = replace(one, lm=lm, engine=base.name, adapter=one.name)
+        else:  # a model of labels, which only embeds
+            engines[one.name] = engine(one, merged_copy(one.lm.model), slots, None)
+            found[one.name] = replace(one, engine=one.name)
     return found, engines
 
 
-def blocks(lm: LanguageModel, slots: int) -> int:
-    """Of a cache: LONG tokens for each text, or the context where it is shorter; and one whole context at least."""
-    context = lm.model.cfg.context
-    each = LONG if lm.model.cfg.relative is not None else min(context, LONG)
-    return max(slots * (-(-each // SIZE) + 1), -(-context // SIZE) + 1)
+def engine(served: Served, ready: Transformer, slots: int, beside: Bank | None) -> Engine:
+    """With room for LONG tokens of each text, or the context where it is shorter; for one whole context at least."""
+    context = served.lm.model.cfg.context
+    each = LONG if served.lm.model.cfg.relative is not None else min(context, LONG)
+    blocks = max(slots * -(-each // SIZE), -(-context // SIZE) + 1)
+    return Engine(ready, longest=each, blocks=blocks, texts=slots, bank=beside)
 
 
 # -- opening -------------------------------------------------------------------------------------------------------
@@ -400,7 +399,7 @@ def open_served(
     name: str,
     adapters: Mapping[str, str] | None = None,
     tasks: Sequence[Task] = (),
-    constrain: Constrain | None = None,
+    dtype: torch.dtype | None = None,
 ) -> list[Served]:
     """A model and its adapters, each asked as its record says.
 
@@ -415,10 +414,10 @@ def open_served(
         raise ValueError(f"{wrong!r} is no name to serve by: take letters, digits and . : - _ /")
     found, used = [], list[Task]()
     for one, path in paths.items():
-        lm = open_model(path) if one == name else open_adapter(path, model)
+        lm = open_model(path, dtype=dtype) if one == name else open_adapter(path, model, dtype)
         task, hashed = contract_of(one, lm, tasks)
         used += [] if task is None else [task]
-        found.append(Served(one, lm, task, hashed, None if one == name else name, constrain=constrain))
+        found.append(Served(one, lm, task, hashed, None if one == name else name))
     return with_own(found, [task for task in tasks if task not in used])
 
 
@@ -437,10 +436,10 @@ def with_own(served: list[Served], left: Sequence[Task]) -> list[Served]:
     return [replace(first, task=left[0], contract=contract(left[0], first.lm.tokenizer)), *rest]
 
 
-def open_adapter(path: str, base: str) -> LanguageModel:
+def open_adapter(path: str, base: str, dtype: torch.dtype | None) -> LanguageModel:
     if not is_adapter(path):
         raise ValueError(f"{path} is no adapter: it has no adapter_config.json")
-    return open_model(path, base=base)
+    return open_model(path, base=base, dtype=dtype)
 
 
 def contract_of(name: str, lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task | None, str | None]:

@@ -22,6 +22,7 @@ from modelwright.data.tokenizer import Decoder, Tokenizer
 from modelwright.infer.engine import Engine, New, Stream, evaluating
 from modelwright.infer.text import Writer
 from modelwright.model.transformer import Transformer
+from modelwright.serve.protocol import Refusal
 from modelwright.serve.registry import Order, Served
 from modelwright.serve.reply import Beside, Piece, Token
 
@@ -142,8 +143,7 @@ class Worker:
 
     def embed(self, ticket: Ticket, served: Served, rows: Sequence[Sequence[int]]) -> None:
         """The event is a vector for each row of ids."""
-        model = self.engines[served.engine].model
-        self.asked.put(lambda: self.chores.append(self._embed(ticket, model, soft_ids(served.lm.model), rows)))
+        self.asked.put(lambda: self.chores.append(self._embed(ticket, served, rows)))
 
     def leave(self, ticket: Ticket) -> None:
         """Nobody waits for it any more: nothing more is computed for it, from the next step on."""
@@ -206,6 +206,8 @@ class Worker:
         if (draft := self.drafts.get(stream)) is None:
             return
         piece = draft.take(new)
+        if piece.finish and (fault := getattr(stream.request.grammar, "fault", None)):
+            return self._fail(draft.ticket, Refusal(400, f"the answer cannot be completed by the schema: {fault}"))
         self.events.append((draft.ticket, piece))
         if piece.finish:
             engine.leave(stream)
@@ -228,9 +230,9 @@ class Worker:
             self.chores.append(chore)
             break
 
-    def _embed(
-        self, ticket: Ticket, model: Transformer, soft: Sequence[int], rows: Sequence[Sequence[int]]
-    ) -> Iterator[None]:
+    def _embed(self, ticket: Ticket, served: Served, rows: Sequence[Sequence[int]]) -> Iterator[None]:
+        engine, soft = self.engines[served.engine], soft_ids(served.lm.model)
+        model = engine.model
         try:
             vectors: list[list[float]] = []
             for row in rows:
@@ -238,6 +240,8 @@ class Worker:
                 for part in parts(model, row, len(soft)):
                     if ticket.left:
                         return
+                    if engine.bank is not None:
+                        engine.bank.rows([(served.adapter, len(soft) + len(part))])
                     total += summed(model, [*soft, *part], len(soft))
                     yield
                 vectors.append((total / len(row)).float().tolist())
