@@ -88,14 +88,14 @@ def bank(model: Transformer, adapters: Mapping[str, Transformer]) -> Bank:
     return found
 
 
-def asked_as(base: Transformer, found: Bank, name: str) -> Transformer:
-    """What a text for an adapter is encoded by: the base's own weights, behind the adapter's soft prompt.
+def asked_as(base: Transformer, soft: tuple[int, ...]) -> Transformer:
+    """What a text for an adapter is encoded by: the base's own weights, behind the ids of its soft prompt.
 
     It is for all that looks at a model's shape and its soft prompt, not for a forward.
     """
     shared: dict[int, Any] = {id(t): t for t in (*base.parameters(), *base.buffers())}
     same = copy.deepcopy(base, shared)
-    same.embed.soft = found.soft(name)
+    same.embed.soft = soft
     return same
 
 

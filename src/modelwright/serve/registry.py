@@ -317,7 +317,7 @@ class Registry:
     """What is served, by name, and the engines that write for it."""
 
     def __init__(self, served: Sequence[Served], *, slots: int = 32, int8: bool = False) -> None:
-        """The model first, then its adapters. slots: texts that are computed together; int8: as `infer.packed`'s."""
+        """slots: texts that are computed together; int8: as `infer.packed`'s."""
         self.served, self.engines = started(served, slots, int8)
 
     def get(self, name: str) -> Served:
@@ -366,21 +366,20 @@ class Registry:
 
 
 def started(served: Sequence[Served], slots: int, int8: bool) -> tuple[dict[str, Served], dict[str, Engine]]:
-    """Every name with its engine: one for the model and all adapters that write, each read beside the same weights."""
-    base, *adapters = served
-    written = {one.name: one.lm.model for one in adapters if one.writes}
-    ready = prepare(merged_copy(base.lm.model), int8)
-    beside = bank(ready, written) if written else None
-    engines = {base.name: engine(base, ready, slots, beside)}
-    found = {base.name: replace(base, engine=base.name)}
-    for one in adapters:
-        if beside is not None and one.writes:
-            lm = replace(one.lm, model=asked_as(base.lm.model, beside, one.name))
-            found[one.name] = replace(one, lm=lm, engine=base.name, adapter=one.name)
-        else:  # a model of labels, which only embeds
-            engines[one.name] = engine(one, merged_copy(one.lm.model), slots, None)
-            found[one.name] = replace(one, engine=one.name)
-    return found, engines
+    """Every name with its engine: one for a model and those of its adapters that write, beside the same weights."""
+    found, engines = {}, {}
+    for base in served:
+        if base.adapter_of is not None and base.writes:
+            continue
+        own = {one.name: one for one in served if one.adapter_of == base.name and one.writes}
+        ready = prepare(merged_copy(base.lm.model), int8 and base.writes)
+        beside = bank(ready, {name: one.lm.model for name, one in own.items()}) if own else None
+        engines[base.name] = engine(base, ready, slots, beside)
+        found[base.name] = replace(base, engine=base.name)
+        for name, one in own.items():
+            lm = replace(one.lm, model=asked_as(base.lm.model, beside.soft(name) if beside else ()))
+            found[name] = replace(one, lm=lm, engine=base.name, adapter=name)
+    return {one.name: found[one.name] for one in served}, engines
 
 
 def engine(served: Served, ready: Transformer, slots: int, beside: Bank | None) -> Engine:
