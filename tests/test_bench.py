@@ -287,16 +287,25 @@ def test_a_process_that_goes_is_no_longer_watched() -> None:
         main(["serve", "--pid", str(process.pid)])
 
 
+def obeying() -> None:
+    """A process begun in the background of a shell ignores SIGINT, and so would its own; this one is not to."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_reports_what_there_is(stub: Any) -> None:
     words = [sys.executable, "-m", "modelwright.cli", "bench", "serve", "--url", stub.url, "--json"]
     flags = ["--requests", "100000", "--warm", "0", "--input", "1", "--output", "1", "--concurrency", "4"]
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen([*words, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+    with subprocess.Popen([*words, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+                          preexec_fn=obeying) as process:  # fmt: skip
         deadline = time.monotonic() + 60
         while len(stub.asked) < 20 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        try:
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     found = json.loads(out)
     assert (process.returncode, found["interrupted"], found["planned"]) == (130, True, 100_000)
     assert 16 <= found["completed"] == found["requests"] <= len(stub.asked)  # four at most were under way
