@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from modelwright.model.attend import FORBIDDEN
 from modelwright.model.cache import Pair, Shape
 
 ALONE = 400_000  # bytes of keys and values that are read in the time that a call for one text more costs
@@ -59,9 +60,10 @@ class Grid:
         return len(self.ends)
 
     @property
-    def segment(self) -> Tensor:
-        """(count, length): 1 where a text has a token, and 0 beyond."""
-        return (torch.arange(self.length, device=self.ends.device) < self.ends[:, None]).long()
+    def beyond(self) -> Tensor:
+        """(count, 1, 1, length): what to add to the scores, so that no text sees a slot that is not its own."""
+        count = torch.arange(self.length, device=self.ends.device)
+        return torch.where(count < self.ends[:, None], 0.0, FORBIDDEN)[:, None, None]
 
 
 class Store(Protocol):

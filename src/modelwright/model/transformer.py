@@ -357,10 +357,9 @@ class Stack(nn.Module):
         masks: list[Mask] = []
         rows: list[slice | Tensor] = []
         if (grid := reading.grid) is not None:
-            k_pos = reading.count[None, : grid.length]  # (1, S)
-            bias = self.bias(grid.ends[:, None] - 1, k_pos) if own else None  # (lanes, H, 1, S)
-            one = torch.ones_like(grid.ends)[:, None]
-            masks.append(Mask(own, 1, grid.length, one, grid.segment, bias, k_pos.device))
+            bias = self.bias(grid.ends[:, None] - 1, reading.count[None, : grid.length]) if own else None
+            beyond = grid.beyond if bias is None else grid.beyond + bias  # (lanes, 1 or H, 1, S)
+            masks.append(Mask(own, 1, grid.length, bias=beyond, device=beyond.device))
             rows.append(grid.rows)
         for text in reading.alone:
             k_pos = reading.count[None, : text.end]
