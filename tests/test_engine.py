@@ -439,11 +439,21 @@ def test_each_reply_is_what_it_is_alone_whatever_the_schedule(cfg, seed):
     ]
     gone = draw.choice(streams)
     engine.leave(gone)
+    given = ragged(draw.randint(9, 30), seed=seed + 50)[0]  # is scored beside them
+    judged = engine.submit(Request(given, GREEDY, prompts[0] if cfg.encoder else None, scored=5))
     found = {stream: [new.token for new in stream] for stream in draw.sample(streams, len(streams))}
     assert [found[stream] for stream in streams if stream is not gone] == [
         row for row, stream in zip(alone, streams, strict=True) if stream is not gone
     ]
+    assert not list(judged)
+    with torch.no_grad():
+        memory = model.encode(torch.tensor([prompts[0]])) if cfg.encoder else None
+        expected = -model(torch.tensor([given[:-1]]), torch.tensor([given[1:]]), memory=memory)[0, 4:]
+    torch.testing.assert_close(torch.tensor([s.logp for s in judged.scores]), -expected, atol=1e-4, rtol=1e-4)
     assert engine.scheduler.blocks.available == engine.scheduler.blocks.count
+    assert engine.sources is None or sorted(engine.sources.free) == list(range(len(engine.sources.lengths)))
+    assert not engine.read
+    assert engine.step() == []
 
 
 @pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
@@ -498,3 +508,39 @@ def test_a_beginning_that_is_found_is_the_one_that_is_computed_bit_for_bit(cfg, 
         hit, rest = logits(start + end, [start + other])
         assert rest <= whole - 16
         assert [torch.equal(a, b) for a, b in zip(hit, miss, strict=True)] == [True] * len(miss), (stem, tail)
+
+
+@pytest.mark.parametrize("cfg", [GPT2, T5], ids=["gpt2", "t5"])
+@pytest.mark.parametrize(("change", "fault"), [
+    ({"prompt": []}, "at least one token"),
+    ({"scored": 0}, "first token to be scored is 0"),
+    ({"scored": 5}, "it has 5 tokens"),
+    ({"prompt": [3] * 60, "scored": 4}, "60 tokens.*context is 48"),
+    ({"source": []}, "needs a source"),
+    ({"source": "other"}, "needs a source"),
+    ({"adapter": "none"}, "no adapter 'none'"),
+])  # fmt: skip
+def test_a_request_that_would_end_its_neighbours_is_refused(cfg, change, fault):
+    engine, own = Engine(build(cfg)), [5, 6, 7] if cfg.encoder else None
+    asked = Request([3, 4, 5, 6, 7], GREEDY, own)
+    if change.get("source") == "other":  # one where there is none, none where there is one
+        change = {"source": None if cfg.encoder else [5]}
+    if cfg.encoder and "prompt" in change and change["prompt"]:
+        return  # relative positions have no end
+    with pytest.raises(ValueError, match=fault):
+        engine.submit(replace(asked, **change))
+    assert len(engine.run([asked])[0]) == 12
+
+
+def test_the_cache_is_no_larger_than_the_texts_can_become(speaker, monkeypatch):
+    made = []
+
+    class Watched(Engine):
+        def __init__(self, *args, **how):
+            super().__init__(*args, **how)
+            made.append(self.pages.count.numel())
+
+    monkeypatch.setattr(completing, "Engine", Watched)
+    assert generate(speaker, "the cat", max_new=10**6, temperature=0)
+    assert generate(speaker, ["the cat", "a"], max_new=10**6, temperature=0)
+    assert made == [48, 96]

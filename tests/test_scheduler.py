@@ -114,6 +114,7 @@ def random_schedule(rng: Random) -> None:
         arrive()
     run(scheduler, tape, ends, between)
     assert scheduler.blocks.available == count
+    assert not scheduler.coming
     for text, prompt in prompts.items():
         if text not in gone:
             assert text.tokens == alone(prompt, ends[text] - len(prompt))
@@ -188,6 +189,14 @@ def test_what_a_text_left_behind_is_found_again() -> None:
     assert (
         computed(scheduler, tape, Text([*range(4), 60, 61, 62], 8), 8) == 7 - 0
     )  # few would be left: all are computed
+
+
+def test_what_was_written_is_not_found() -> None:
+    scheduler, tape = started()
+    first = Text(list(range(6)), 16)
+    assert computed(scheduler, tape, first, 14) == 13
+    assert computed(scheduler, tape, Text(first.tokens, 15), 15) == 10  # one block of the prompt alone
+    assert not scheduler.coming
 
 
 def test_another_salt_shares_nothing() -> None:

@@ -104,7 +104,7 @@ def _continuations(one: Transformer, other: Transformer, largest: float, draw: t
 
 
 def _greedy(model: Transformer, prompts: list[list[int]], sources: list[list[int]] | None) -> list[list[int]]:
-    engine = Engine(model, blocks=PROMPTS * (LENGTH + NEW))
+    engine = Engine(model, longest=LENGTH + NEW, texts=PROMPTS)
     requests = [Request(p, Sampling(NEW, 0.0), sources[at] if sources else None) for at, p in enumerate(prompts)]
     return [[new.token for new in row] for row in engine.run(requests)]
 

@@ -27,7 +27,7 @@ from modelwright.data.prompt import Prompt
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.evaluate.reading import batches, marks, pad_right, reach, stacked, text_rows
 from modelwright.infer.complete import written
-from modelwright.infer.engine import Engine, Finish, Request
+from modelwright.infer.engine import TEXTS, Engine, Finish, Request
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators
 from modelwright.infer.text import Encoded, LanguageModel
@@ -137,7 +137,8 @@ class ModelScorer:
         for prompt, answer in zip(prompts, answers, strict=True):
             self._check_pair(prompt, answer)
         pairs = [([*prompt.tokens, *answer], prompt) for prompt, answer in zip(prompts, answers, strict=True)]
-        engine = Engine(self.model, longest=max((len(said) for said, _ in pairs), default=1), budget=SCORED)
+        longest = max((len(said) for said, _ in pairs), default=1)
+        engine = Engine(self.model, longest=longest, budget=SCORED, texts=max(1, min(TEXTS, len(pairs))))
         asked = [
             engine.submit(Request(said, GREEDY, prompt.source, scored=len(prompt.tokens))) for said, prompt in pairs
         ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Generator
 
-from modelwright.infer.engine import Engine, Finish, Grammar, New, Request, Stream, room
+from modelwright.infer.engine import TEXTS, Engine, Finish, Grammar, New, Request, Stream, room
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators, settings
 from modelwright.infer.text import Encoded, LanguageModel, Writer, encode_prompts, eos_ids, writer
@@ -99,7 +99,9 @@ def written(
     if not encoded.prompts:
         return
     alone, eos = replace(sampling, n=1), eos_ids(lm) | set(ends)
-    engine = Engine(model, longest=max(map(len, encoded.prompts)) + sampling.max_new)
+    cfg, rows = lm.model.cfg, len(encoded.prompts) * sampling.n
+    longest = max(len(prompt) + room(cfg, len(prompt), sampling.max_new) for prompt in encoded.prompts)
+    engine = Engine(model, longest=longest, texts=min(TEXTS, rows))
     drafts: dict[Stream, Draft] = {}
     for row in short_first(encoded, sampling.n):
         at = row // sampling.n

@@ -155,13 +155,12 @@ class Engine:
         self.sources = Sources(self.cfg, dtype, self.device) if self.cfg.encoder else None
         self.scheduler = Scheduler(blocks, size, budget, texts, lane)
         self.streams: dict[Text, Stream] = {}
+        self.read: dict[bytes, Stream] = {}  # by what a source says, who has read it
 
     def submit(self, request: Request) -> Stream:
         """Raises ValueError, with both lengths, where the prompt leaves no room in the model's context or the cache,
-        and for an adapter that the engine has not."""
-        names = self.bank.names if self.bank else ()
-        if request.adapter is not None and request.adapter not in names:
-            raise ValueError(f"there is no adapter {request.adapter!r}: there is {', '.join(names) or 'none'}")
+        for an adapter that the engine has not, and for a request without what it needs."""
+        self.check(request)
         scored = request.scored is not None
         left = 0 if scored else room(self.cfg, len(request.prompt), request.sampling.max_new)
         tokens = list(request.prompt[:-1] if scored else request.prompt)  # what comes last is foretold, and not read
@@ -179,6 +178,29 @@ class Engine:
         stream = self.streams[text] = Stream(self, request, text, left, generator, past)
         return stream
 
+    def check(self, request: Request) -> None:
+        """Raises ValueError for what would end the step in which it is computed, and all others with it."""
+        names = self.bank.names if self.bank else ()
+        if request.adapter is not None and request.adapter not in names:
+            raise ValueError(f"there is no adapter {request.adapter!r}: there is {', '.join(names) or 'none'}")
+        if not request.prompt:
+            raise ValueError("a request needs a prompt of at least one token")
+        if (request.source is None) == (self.sources is not None) or (
+            request.source is not None and not request.source
+        ):
+            raise ValueError("an encoder-decoder, and it alone, needs a source, of at least one token")
+        if request.scored is None:
+            return
+        if not 0 < request.scored < len(request.prompt):
+            raise ValueError(
+                f"the first token to be scored is {request.scored}, and must stand behind the prompt's first and "
+                f"before its end: it has {len(request.prompt)} tokens"
+            )
+        if self.cfg.relative is None and len(request.prompt) - 1 > self.cfg.context:
+            raise ValueError(
+                f"the text has {len(request.prompt)} tokens, but the model's context is {self.cfg.context}: shorten it"
+            )
+
     def run(self, requests: Iterable[Request]) -> list[list[New]]:
         """What is new for each, when all have ended."""
         return [list(stream) for stream in [self.submit(request) for request in requests]]
@@ -190,11 +212,14 @@ class Engine:
             self.scheduler.leave(stream.text)
             if self.sources is not None and stream.seat is not None:
                 self.sources.leave(stream.seat)
+                self.read = {salt: other for salt, other in self.read.items() if other is not stream}
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Stream, New]]:
         """Compute what the scheduler plans, and draw a token for each text that is read to its end."""
         plan = self.scheduler.plan()
+        if not plan.slices:
+            return []
         if plan.copies:
             self.pages.copy(plan.copies)
         slices = sorted(plan.slices, key=lambda s: self.streams[s.text].request.adapter or "")  # an adapter's together
@@ -234,14 +259,15 @@ class Engine:
         source = stream.request.source
         if self.sources is None or source is None or stream.seat is not None:
             return
-        alike = (other.seat for other in self.streams.values() if other.text.salt == stream.text.salt)
-        if (known := next((seat for seat in alike if seat is not None), None)) is not None:
-            stream.seat = self.sources.copy(known)
+        known = self.read.get(stream.text.salt)
+        if known is not None and known.text in self.streams and known.seat is not None:
+            stream.seat = self.sources.copy(known.seat)
             return
         if self.bank is not None:
             self.bank.rows([(stream.request.adapter, len(source))])
         memory = self.model.encode(torch.tensor([list(source)], device=self.device))
         stream.seat = self.sources.sit(self.model.remember(memory))
+        self.read[stream.text.salt] = stream
 
     def score(self, shares: Sequence[tuple[Stream, Slice, Tensor]]) -> None:
         """How likely the prompts' own tokens are, of those whose requests want it: hidden (T, C) of each slice."""
@@ -249,6 +275,7 @@ class Engine:
         for stream, s, x in shares:
             if stream.request.scored is not None:
                 first = max(s.start, stream.request.scored - 1)
+                del stream.scores[first - stream.request.scored + 1 :]  # of a text that had to begin again
                 if said := stream.request.prompt[first + 1 : s.end + 1]:
                     wanted.append((stream, x[first - s.start :][: len(said)], said))
         if not wanted:

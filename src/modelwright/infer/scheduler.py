@@ -37,8 +37,10 @@ class Text:
     cached: int = 0  # how many of its tokens have their keys and values
     keys: list[bytes] = field(default_factory=list)  # the names of its full blocks
     named: int = 0  # how many of its blocks others can find
+    prompt: int = 0  # tokens that were given
 
     def __post_init__(self) -> None:
+        self.prompt = len(self.tokens)
         last = max(0, len(self.tokens) - FEW)
         self.reusable = last if self.reusable is None else min(self.reusable, last)
 
@@ -253,7 +255,7 @@ class Scheduler:
         whole = -(-len(text.tokens) // self.size)
         text.blocks = self.blocks.take(whole, room=-(-text.length // self.size))
         text.cached = len(have) * self.size
-        for number in range(len(have), len(text.tokens) // self.size):
+        for number in range(len(have), text.prompt // self.size):
             self.coming[text.key(number, self.size)] += 1
         return [(source, to) for source, to in zip(have, text.blocks, strict=False) if source is not None]
 
@@ -283,12 +285,14 @@ class Scheduler:
         return end - text.cached
 
     def _name(self, text: Text) -> None:
-        """Others can find the blocks that are full."""
-        for number in range(text.named, text.cached // self.size):
+        """Others can find the blocks that the prompt has filled. Not those that were written token by token: such sums
+        are not, bit for bit, those of a prompt that says the same."""
+        full = min(text.cached, text.prompt) // self.size
+        for number in range(text.named, full):
             key = text.key(number, self.size)
             self.blocks.name(text.blocks[number], key)
             self._came(key)
-        text.named = text.cached // self.size
+        text.named = full
 
     def _came(self, key: bytes) -> None:
         if self.coming[key] > 1:
@@ -299,7 +303,7 @@ class Scheduler:
     def _stop(self, text: Text) -> None:
         """The text is no longer computed; should it go on, then from its tokens."""
         self.running.remove(text)
-        for key in text.keys[text.cached // self.size :]:
+        for key in text.keys[min(text.cached, text.prompt) // self.size :]:
             self._came(key)
         self.blocks.give(text.blocks)
         text.blocks, text.cached, text.named = [], 0, 0

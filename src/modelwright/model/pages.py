@@ -148,12 +148,13 @@ class Sources:
     def sit(self, pairs: Sequence[Pair]) -> int:
         """A seat for a source, whose keys and values are, by layer, (1, K, S, D) each."""
         length = pairs[0][0].size(2)
-        if not self.free:
-            self.free.append(len(self.lengths))
-            self.lengths.append(0)
-        seat = self.free.pop(self.free.index(min(self.free)))  # those in use stay close together
-        self.lengths[seat] = length
+        seat = min(self.free, default=len(self.lengths))  # those in use stay close together
         self._grow(seat + 1, length)
+        if seat == len(self.lengths):
+            self.lengths.append(length)
+        else:
+            self.free.remove(seat)
+            self.lengths[seat] = length
         for layer, (k, v) in enumerate(pairs):
             self.k[layer][seat, :, :length], self.v[layer][seat, :, :length] = k[0], v[0]
         return seat
