@@ -544,3 +544,39 @@ def test_the_cache_is_no_larger_than_the_texts_can_become(speaker, monkeypatch):
     assert generate(speaker, "the cat", max_new=10**6, temperature=0)
     assert generate(speaker, ["the cat", "a"], max_new=10**6, temperature=0)
     assert made == [48, 96]
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+def test_a_text_that_made_room_for_another_is_scored_once(cfg):
+    model, source = build(cfg), ragged(5)[0] if cfg.encoder else None
+    growing, text = ragged(11, 31, seed=3)
+    engine = Engine(model, blocks=12, size=4, budget=8, texts=4)
+    writer = engine.submit(Request(growing, Sampling(20, 0.0), source))
+    judged = engine.submit(Request(text, GREEDY, source, scored=1))
+    begun = 0
+    while not judged.ended:
+        engine.step()
+        begun += judged.text in engine.scheduler.waiting and bool(judged.scores)
+    assert begun  # it had been read in part when its blocks were needed
+    assert not list(judged)
+    assert len(list(writer)) + writer.written >= 20
+    with torch.no_grad():
+        memory = model.encode(torch.tensor([source])) if source else None
+        expected = model(torch.tensor([text[:-1]]), torch.tensor([text[1:]]), memory=memory)[0]
+    torch.testing.assert_close(torch.tensor([s.logp for s in judged.scores]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_one_owner_has_read_is_not_found_by_another():
+    engine, (text,) = Engine(build(GPT2), size=4), ragged(30)
+    computed = []
+    plan = engine.scheduler.plan
+
+    def planning():
+        found = plan()
+        computed.append(sum(s.end - s.start for s in found.slices))
+        return found
+
+    engine.scheduler.plan = planning
+    for owner in (None, "a", "b", "a", None):
+        engine.run([Request(text, Sampling(1, 0.0), owner=owner)])
+    assert computed == [30, 30, 30, 6, 6]

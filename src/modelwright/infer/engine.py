@@ -46,7 +46,7 @@ class Request:
     reads. `sampling.n` is 1: samples are requests of their own, told apart by `generator`. `scored`: the first of the
     prompt's tokens whose log-probability is wanted. `likely`: how many of the likeliest tokens are told beside each
     new one. `bias`: what is added to the logits of some tokens. `adapter`: the name of one that the engine's bank
-    holds.
+    holds. `owner`: whose text it is, where one is not to learn from how soon an answer comes what another has asked.
     """
 
     prompt: Sequence[int]
@@ -59,6 +59,7 @@ class Request:
     bias: Mapping[int, float] = field(default_factory=dict)
     grammar: Grammar | None = None
     adapter: str | None = None
+    owner: str | None = None
 
 
 class Grammar(Protocol):
@@ -367,10 +368,10 @@ def drawing(streams: Sequence[Stream]) -> list[Generator] | None:
 
 
 def salt(request: Request) -> bytes:
-    """What keys and values depend on beside the tokens before: an adapter, and what an encoder has read."""
-    if request.adapter is None and request.source is None:
-        return b""
-    return hashlib.blake2b(repr((request.adapter, request.source and [*request.source])).encode()).digest()
+    """What keys and values depend on beside the tokens before, an adapter and what an encoder has read; and whose they
+    are."""
+    apart = request.owner, request.adapter, request.source and [*request.source]
+    return hashlib.blake2b(repr(apart).encode()).digest() if any(apart) else b""
 
 
 def fresh(request: Request) -> Generator:
