@@ -580,6 +580,16 @@ def test_a_fault_of_the_engine_ends_the_stream_with_an_error(models: list[Served
                 list(client.completions.create(model="chatty", prompt="the cat", max_tokens=50, stream=True))
 
 
+def test_without_the_engines_thread_nothing_is_taken(models: list[Served]) -> None:
+    with serving(models[:1]) as running, httpx.Client(base_url=running.url, timeout=20) as http:
+        running.service.worker.stop()
+        answer = http.post("/v1/completions", json=LONG)
+        assert (answer.status_code, "start" in answer.json()["error"]["message"]) == (503, True)
+        health = http.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
+        assert not running.service.under_way
+
+
 def test_draining_refuses_what_is_new_and_finishes_what_runs(slow: Running) -> None:
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=slow.url, timeout=30) as http:
         last = pool.submit(http.post, "/v1/completions", json={**LONG, "max_tokens": 20})

@@ -261,7 +261,7 @@ class Service:
         return answered(self.registry.get(request.path_params["name"]).json)
 
     async def health(self, request: Request) -> Response:
-        alive = self.worker.thread.is_alive()
+        alive = self.worker.alive
         status = "failed" if not alive else "draining" if self.draining else "ok"
         levels = {"running": self.worker.running, "waiting": self.worker.waiting}
         return answered({"status": status, **levels}, 200 if alive else 503)
@@ -287,12 +287,14 @@ class Service:
         return read(kind, data) if len(data) < SMALL else await run_in_threadpool(read, kind, data)
 
     def _admit(self, size: int) -> Answer:
-        """Raises Refusal where the server stops (503), or too much waits already (429)."""
+        """Raises Refusal where the server stops or has failed (503), or too much waits already (429)."""
         most = self.limits.slots + self.limits.queue
         if size > most:
             raise Refusal(400, f"the request asks for {size} choices, and the server takes {most} at once", param="n")
         if self.draining:
             raise Refusal(503, "the server is about to stop: ask another, or later")
+        if not self.worker.alive:
+            raise Refusal(503, "the server has failed and computes nothing more: it is to be started again")
         if sum(answer.size for answer in self.under_way) + size > most:
             raise Refusal(429, "too many requests wait already: come again in a second")
         answer = Answer(self, size)
