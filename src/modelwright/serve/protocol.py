@@ -232,6 +232,11 @@ class Body(Strict):
         return None
 
     @property
+    def held(self) -> bool:
+        """Whether the answer is held to a grammar."""
+        return False
+
+    @property
     def most(self) -> int | None:
         return self.max_tokens
 
@@ -402,6 +407,10 @@ class ChatBody(Body):
     @property
     def most(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def held(self) -> bool:
+        return bool(self.offered or self.as_json)
 
     @property
     def offered(self) -> list[dict[str, Any]]:

@@ -288,8 +288,8 @@ class Served:
         return replace(asked_for, n=1, logprobs=body.told)
 
     def grammar(self, body: Body, ends: Collection[int]) -> Constraint | None:
-        """What the answer is held to, a new one for each choice. Raises Refusal where that cannot be."""
-        if not isinstance(body, ChatBody) or not (body.offered or body.as_json):
+        """What the answer is held to. Raises Refusal where that cannot be."""
+        if not isinstance(body, ChatBody) or not body.held:
             return None
         param = "tools" if body.offered else "response_format"
         try:
@@ -299,6 +299,12 @@ class Served:
             return tool_grammar(self.lm.tokenizer, body.offered, body.choice, parallel, ends)
         except ValueError as error:
             raise Refusal(400, f"{param}: {error}", param=param) from None
+
+    def grammars(self, body: Body, ends: Collection[int], count: int) -> list[Constraint | None]:
+        """One for each choice, of which the first is built, and the others are copies of it. Raises Refusal."""
+        first = self.grammar(body, ends)
+        fresh = getattr(first, "fresh", lambda: self.grammar(body, ends))
+        return [first, *(fresh() for _ in range(count - 1))]
 
     def texts(self, body: EmbeddingBody) -> list[list[int]]:
         """The ids of what is to be embedded. Raises Refusal."""
@@ -358,12 +364,13 @@ class Registry:
         n, seed = body.choices, secrets.randbits(63) if sampling.seed is None else sampling.seed
         random = generators([reading.read for reading in readings], n, seed)
         alike = replace(sampling, stop=(), seed=None)  # what is drawn together has the same settings
+        grammars = served.grammars(body, readings[0].ends, len(random))  # a conversation is one reading
         orders = []
         for row, generator in enumerate(random):
             reading = readings[row // n]
             request = Request(
                 reading.tokens, alike, reading.source, reading.ends, generator=generator, likely=body.candidates,
-                bias=body.logit_bias or {}, grammar=served.grammar(body, reading.ends), adapter=served.adapter,
+                bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter,
             )  # fmt: skip
             orders.append(Order(served.engine, request, sampling.stop))
         return orders, sum(len(reading.read) - len(soft_ids(served.lm.model)) for reading in readings)
