@@ -577,12 +577,15 @@ def test_whoever_does_not_read_holds_no_place(models: list[Served], monkeypatch:
     if limit == "HELD":
         monkeypatch.setattr(server, "HELD", 20)
     seconds = 3 if limit == "seconds" else 600
-    with serving(models[:1], slots=16, queue=0, seconds=seconds) as running, deaf(running):
-        with httpx.Client(base_url=running.url, timeout=20) as http:
-            assert http.post("/v1/completions", json=LONG).status_code == 429
-            until(lambda: not running.service.under_way)
-            until(lambda: held(running) == 0)
-            assert http.post("/v1/completions", json={**LONG, "max_tokens": 3}).status_code == 200
+    with (
+        serving(models[:1], slots=16, queue=0, seconds=seconds) as running,
+        deaf(running),
+        httpx.Client(base_url=running.url, timeout=20) as http,
+    ):
+        assert http.post("/v1/completions", json=LONG).status_code == 429
+        until(lambda: not running.service.under_way)
+        until(lambda: held(running) == 0)
+        assert http.post("/v1/completions", json={**LONG, "max_tokens": 3}).status_code == 200
 
 
 def test_hard_grammars_hold_up_nothing_else(models: list[Served], monkeypatch: Any) -> None:
