@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from base64 import b64decode
 from typing import Any
 
@@ -110,6 +111,37 @@ def test_tools_and_schemas_are_checked_in_form() -> None:
          "response_format"),
     ):  # fmt: skip
         assert refused(ChatBody, messages=USER, **fields).param == param, fields
+
+
+def test_lists_are_bounded_before_they_are_looked_at() -> None:
+    """Of millions of bytes of faults none is looked for; such a body is refused as fast as it is parsed."""
+    many = [{}] * 600_000
+    call = {"function": {"name": "f", "arguments": ""}}
+    for fields, param in (
+        ({"messages": many}, "messages"), ({"messages": USER, "tools": many}, "tools"),
+        ({"messages": [{"role": "assistant", "tool_calls": many[:2000]}]}, "messages.0.tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [call] * 129}]}, "messages.0.tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [call] * 128}] * 17}, "messages"),
+        ({"messages": [*USER, {"role": "assistant", "tool_calls": many}]}, "messages"),
+        ({"messages": USER, "fields": {str(at): at for at in range(65)}}, "fields"),
+    ):  # fmt: skip
+        body = json.dumps({"model": "m", **fields}).encode()
+        begun = time.process_time()
+        parse(body)
+        parsed = time.process_time() - begun
+        with pytest.raises(Refusal, match="may hold") as found:
+            read(ChatBody, body)
+        assert found.value.param == param
+        assert time.process_time() - begun < 2.5 * parsed + 0.1
+    assert len(of(ChatBody, messages=[{"role": "assistant", "tool_calls": [call] * 128}]).messages) == 1
+
+
+def test_a_key_that_stands_twice_is_found_at_once() -> None:
+    body = json.dumps({str(at): 0 for at in range(100_000)})[:-1] + ', "99999": 1}'
+    begun = time.process_time()
+    with pytest.raises(Refusal, match="'99999' twice"):
+        parse(body.encode())
+    assert time.process_time() - begun < 2
 
 
 # -- answers -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from modelwright.infer.complete import complete
 from modelwright.infer.sample import Sampling
 from modelwright.model.transformer import Relative
 from modelwright.serve.protocol import ChatBody, CompletionBody, EmbeddingBody, Refusal
-from modelwright.serve.registry import Registry, Served, open_served
+from modelwright.serve.registry import EMBEDDED, Registry, Served, open_served
 from served import GPT2, build
 
 TASK: dict[str, Any] = {
@@ -296,6 +297,15 @@ def test_embeddings_are_of_text_or_ids() -> None:
     assert refusal(lambda: served.texts(EmbeddingBody(model="a", input=[[999]]))).param == "input"
 
 
+def test_embeddings_have_a_bound_in_tokens() -> None:
+    served = Served("a", build())
+    assert len(served.texts(EmbeddingBody(model="a", input=[[5] * (EMBEDDED - 1), [6]]))) == 2
+    for said in ([[5] * EMBEDDED, [6]], ["\x00" * (EMBEDDED + 1)], ["x" * 4_000_000]):
+        found = refusal(lambda: served.texts(EmbeddingBody(model="a", input=said)))  # noqa: B023
+        assert (found.status, found.param) == (400, "input")
+        assert f"may hold {EMBEDDED}" in found.message
+
+
 def test_an_encoder_writes_nothing() -> None:
     lm = build(replace(GPT2, causal=False))
     served = Served("a", lm)
@@ -303,9 +313,30 @@ def test_an_encoder_writes_nothing() -> None:
     assert "writes no text" in refusal(lambda: served.prompts(completion(prompt="a"))).message
 
 
+def relative(heads: int = 4) -> LanguageModel:
+    """An encoder-decoder as T5 is."""
+    own = replace(
+        GPT2, learned=False, relative=Relative(8, 20), attn_scale=1.0, norm="rms", heads=heads, kv_heads=heads
+    )
+    return build(replace(own, encoder=replace(own, causal=False)), decoder_start_token_id=0)
+
+
+@pytest.mark.parametrize(("heads", "most"), [(1, 4096), (4, 4096), (16, 2048)])
+def test_a_prompt_of_relative_positions_has_a_bound_by_its_scores(heads: int, most: int) -> None:
+    served = Served("a", relative(heads))
+    registry = Registry([served], slots=2)
+    assert served.reads == most
+    assert heads * most**2 * 4 <= 1 << 28
+    for within in ([5] * most, "\x00" * (most - 9)):
+        assert registry.orders(registry.get("a"), completion(prompt=within, max_tokens=1))[0]
+    for beyond in ([5] * (most + 1), "\x00" * (most + 1), "x" * 4_000_000):
+        found = refusal(lambda: registry.orders(registry.get("a"), completion(prompt=beyond)))  # noqa: B023
+        assert (found.status, found.code) == (400, "context_length_exceeded")
+        assert re.search(rf"\d+ tokens.* {most}: shorten", found.message)
+
+
 def test_an_encoder_decoder_reads_the_prompt_as_its_source() -> None:
-    own = replace(GPT2, learned=False, relative=Relative(8, 20), attn_scale=1.0, norm="rms")
-    lm = build(replace(own, encoder=replace(own, causal=False)), decoder_start_token_id=0)
+    lm = relative()
     registry = Registry([Served("a", lm)], slots=2)
     body = completion(prompt=["the cat", "a dog sat"], max_tokens=6)
     orders, prompt = registry.orders(registry.get("a"), body)

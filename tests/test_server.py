@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +29,7 @@ from hypothesis import strategies as st
 
 from modelwright.hub.open import save
 from modelwright.infer.complete import complete
+from modelwright.serve import server
 from modelwright.serve.protocol import BODY, Refusal
 from modelwright.serve.registry import Served
 from served import GPT2, Running, build, serving, until
@@ -554,6 +557,64 @@ def test_a_request_has_an_end(models: list[Served]) -> None:
         until(lambda: held(running) == 0)
 
 
+@contextmanager
+def deaf(running: Running) -> Iterator[None]:
+    """A client that asks for a stream of many megabytes and never reads."""
+    body = json.dumps({**LONG, "n": 16, "likely": 50, "temperature": 1, "stream": True})
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(running.url.rsplit(":", 1)[1])))
+        client.sendall(
+            f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        until(lambda: running.service.under_way)
+        yield
+
+
+@pytest.mark.parametrize("limit", ["seconds", "HELD"])
+def test_whoever_does_not_read_holds_no_place(models: list[Served], monkeypatch: Any, limit: str) -> None:
+    """By the time that a request may take, or by what is kept of its answer."""
+    if limit == "HELD":
+        monkeypatch.setattr(server, "HELD", 20)
+    seconds = 3 if limit == "seconds" else 600
+    with (
+        serving(models[:1], slots=16, queue=0, seconds=seconds) as running,
+        deaf(running),
+        httpx.Client(base_url=running.url, timeout=20) as http,
+    ):
+        assert http.post("/v1/completions", json=LONG).status_code == 429
+        until(lambda: not running.service.under_way)
+        until(lambda: held(running) == 0)
+        assert http.post("/v1/completions", json={**LONG, "max_tokens": 3}).status_code == 200
+
+
+def test_hard_grammars_hold_up_nothing_else(models: list[Served], monkeypatch: Any) -> None:
+    """They are built by threads of their own, of which few wait, and a request ends while its own is built."""
+    go, built = threading.Event(), Served.grammar
+
+    def slowly(self: Served, body: Any, ends: Any) -> Any:
+        return (go.wait(20) and None) if body.held else built(self, body, ends)
+
+    monkeypatch.setattr(Served, "grammar", slowly)
+    monkeypatch.setattr(server, "BUILDS", 4)
+    hard = {"model": "chatty", "messages": USER, "max_tokens": 3, "response_format": {"type": "json_object"}}
+    with serving(models[:1], seconds=2) as running, httpx.Client(base_url=running.url, timeout=20) as http:
+        with ThreadPoolExecutor(4) as pool:
+            try:
+                asked = [pool.submit(http.post, "/v1/chat/completions", json=hard) for _ in range(4)]
+                until(lambda: len(running.service.building) == 4)
+                refused = http.post("/v1/chat/completions", json=hard)
+                assert (refused.status_code, "schema or tools" in refused.text) == (429, True)
+                assert http.post("/v1/completions", json={**LONG, "max_tokens": 3}).status_code == 200
+                assert [one.result().json()["error"]["code"] for one in asked] == ["timeout"] * 4
+                assert not running.service.under_way
+                assert len(running.service.building) == 2  # those that waited are not begun
+            finally:
+                go.set()
+        until(lambda: not running.service.building)
+        assert http.post("/v1/chat/completions", json=hard).status_code == 200
+
+
 def test_a_fault_of_the_engine_ends_the_stream_with_an_error(models: list[Served], caplog: Any) -> None:
     with serving(models[:1]) as running, httpx.Client(base_url=running.url, timeout=20) as http:
         engine = running.service.registry.engines["chatty"]
@@ -578,6 +639,16 @@ def test_a_fault_of_the_engine_ends_the_stream_with_an_error(models: list[Served
             count = iter([0, 1, 3, *range(4, 100)])
             with pytest.raises(openai.APIError, match="the server failed"):
                 list(client.completions.create(model="chatty", prompt="the cat", max_tokens=50, stream=True))
+
+
+def test_without_the_engines_thread_nothing_is_taken(models: list[Served]) -> None:
+    with serving(models[:1]) as running, httpx.Client(base_url=running.url, timeout=20) as http:
+        running.service.worker.stop()
+        answer = http.post("/v1/completions", json=LONG)
+        assert (answer.status_code, "start" in answer.json()["error"]["message"]) == (503, True)
+        health = http.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
+        assert not running.service.under_way
 
 
 def test_draining_refuses_what_is_new_and_finishes_what_runs(slow: Running) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,6 +120,43 @@ def test_a_fault_in_a_step_ends_what_is_under_way_and_nothing_else(asked: Asked,
     _, found = asked.submit("the cat", sampling=Sampling(max_new=3, temperature=0.0))
     until(ended(found))
     assert asked.engine.scheduler.blocks.available == asked.engine.scheduler.blocks.count
+
+
+def test_a_fault_while_a_piece_is_told_is_told_to_all_who_are_under_way(asked: Asked, monkeypatch: Any) -> None:
+    """Also to those whose last token came in that step, which the engine knows no more."""
+    take, short = Draft.take, Sampling(max_new=3, temperature=0.0)
+    found: list[list[Event]] = [[], [], []]
+    tickets = [Ticket(one.append) for one in found]
+
+    def failing(self: Draft, new: New) -> Piece:
+        if self.ticket is tickets[0] and new.finish:
+            raise RuntimeError("no piece")
+        return take(self, new)
+
+    monkeypatch.setattr(Draft, "take", failing)
+    orders = [[Order("a", Request([5], sampling), ())] for sampling in (short, short, replace(short, max_new=99))]
+    asked.worker.asked.put(lambda: [asked.worker._submit(*one) for one in zip(tickets, orders, strict=True)] and None)
+    until(lambda: all(one and isinstance(one[-1], RuntimeError) for one in found))
+    assert not asked.worker.drafts
+    assert not asked.engine.streams
+    _, other = asked.submit("the cat", sampling=short)
+    until(ended(other))
+
+
+def test_what_has_no_draft_leaves_nothing_behind(asked: Asked, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Draft, "__init__", lambda *said: 1 / 0)
+    _, found = asked.submit("the cat")
+    until(lambda: found)
+    monkeypatch.undo()
+    assert isinstance(found[0], ZeroDivisionError)
+    assert asked.engine.scheduler.idle
+    asked.worker.asked.put(lambda: asked.engine.submit(Request([5], ENDLESS)) and None)  # one that nobody told of
+    until(lambda: asked.engine.streams)
+    monkeypatch.setattr(asked.engine.model, "logits", lambda hidden: 1 / 0)
+    until(lambda: not asked.engine.streams)
+    monkeypatch.undo()
+    _, other = asked.submit("the cat", sampling=Sampling(max_new=3, temperature=0.0))
+    until(ended(other))
 
 
 def test_embeddings_take_turns_with_steps(asked: Asked) -> None:

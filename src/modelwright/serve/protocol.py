@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,7 +20,9 @@ DEEP = 64  # objects and lists within each other
 CHOICES = 16  # continuations of a prompt
 PROMPTS = 256  # prompts, or texts to embed, in a request
 IDS = 1 << 18  # token ids in a request
-MESSAGES = 2048  # of a conversation
+MESSAGES = 2048  # of a conversation, and calls of tools in all of them
+CALLS = 128  # of tools in a message
+FIELDS = 64  # columns of a task
 STOPS, STOP = 4, 256  # stop strings, and characters of each
 TOP = 20  # candidates beside a token, in OpenAI's form
 LIKELY = 50  # and in ours
@@ -73,8 +76,7 @@ def parse(body: bytes) -> dict[str, Any]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"an object says {twice[:64]!r} twice")
     return found
 
@@ -159,8 +161,23 @@ def _even(temperature: float | None) -> float | None:
     return temperature
 
 
-def _prompts_if_any(said: Any) -> Any:
-    return None if said is None else _prompts(said)
+def _at_most(most: int) -> BeforeValidator:
+    """A bound of a list or an object that holds before any of it is looked at: pydantic finds every fault in it."""
+
+    def check(said: Any) -> Any:
+        if isinstance(said, list | dict) and len(said) > most:
+            raise ValueError(f"holds {len(said)}, and may hold {most}")
+        return said
+
+    return BeforeValidator(check)
+
+
+def _conversation(said: Any) -> Any:
+    """Messages, whose calls of tools are bounded in all."""
+    calls = [one.get("tool_calls") for one in said if isinstance(one, dict)] if isinstance(said, list) else []
+    if (count := sum(len(some) for some in calls if isinstance(some, list))) > MESSAGES:
+        raise ValueError(f"hold {count} calls of tools, and may hold {MESSAGES}")
+    return said
 
 
 # Checked by what stands before: pydantic would look at each id again, and hold up all else while it does.
@@ -195,7 +212,7 @@ class Body(Strict):
     stream_options: StreamOptions | None = None
     likely: int | None = Field(None, ge=0, le=LIKELY)
     """Of each new token, how many of the likeliest candidates are told, and what each rule made of them."""
-    fields: dict[str, str] | None = None
+    fields: Annotated[dict[str, str] | None, _at_most(FIELDS)] = None
     """The columns of the task that the model was tuned on: its prompt is made of them."""
     raw: bool | None = None
     """The text is the prompt as it stands, whatever the model was tuned on."""
@@ -232,6 +249,11 @@ class Body(Strict):
         return None
 
     @property
+    def held(self) -> bool:
+        """Whether the answer is held to a grammar."""
+        return False
+
+    @property
     def most(self) -> int | None:
         return self.max_tokens
 
@@ -247,9 +269,7 @@ class Body(Strict):
 class CompletionBody(Body):
     """/v1/completions."""
 
-    prompt: Annotated[
-        list[str | list[int]] | None, BeforeValidator(lambda said: None if said is None else _prompts(said))
-    ] = None
+    prompt: Prompts | None = None
     logprobs: int | None = Field(None, ge=0, le=TOP)
 
     @model_validator(mode="after")
@@ -295,7 +315,7 @@ class Message(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str | None, BeforeValidator(_content)] = None
     name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Annotated[list[Call] | None, _at_most(CALLS)] = None
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
@@ -365,12 +385,12 @@ class Format(Strict):
 class ChatBody(Body):
     """/v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=MESSAGES)
+    messages: Annotated[list[Message], BeforeValidator(_conversation), _at_most(MESSAGES)] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=1 << 24)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=TOP)
     response_format: Format | None = None
-    tools: list[Tool] | None = Field(None, max_length=TOOLS)
+    tools: Annotated[list[Tool] | None, _at_most(TOOLS)] = None
     tool_choice: Literal["none", "auto", "required"] | Choice | None = None
     parallel_tool_calls: bool | None = None
 
@@ -402,6 +422,10 @@ class ChatBody(Body):
     @property
     def most(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def held(self) -> bool:
+        return bool(self.offered or self.as_json)
 
     @property
     def offered(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ from modelwright.model.transformer import Transformer
 from modelwright.serve.protocol import Body, ChatBody, CompletionBody, EmbeddingBody, Refusal
 
 NAME = re.compile(r"\w[\w.:-]*(/\w[\w.:-]*)*")
-UNBOUND = 1 << 15  # tokens of a prompt where positions are relative, and the context has no end
+UNBOUND = 4096  # tokens of a prompt where positions are relative, and the context has no end
+SCORES = 1 << 28  # bytes of a layer's attention scores there, which an encoder computes whole
+EMBEDDED = 1 << 16  # tokens of the texts to embed in a request
 KNOWN = 20  # names that a refusal lists
 
 
@@ -168,14 +171,20 @@ class Served:
                 400, f"logit_bias names the token {beyond[0]}, and the last is {vocab - 1}", param="logit_bias"
             )
 
+    @cached_property
+    def reads(self) -> int:
+        """The tokens that are read of a prompt at most. Relative positions have no end: the scores (H, S, S) set it."""
+        cfg = self.lm.model.cfg.encoder or self.lm.model.cfg
+        return cfg.context if cfg.relative is None else min(UNBOUND, isqrt(SCORES // (4 * cfg.heads)))
+
     def _check_size(self, texts: Iterable[str], param: str) -> None:
         """Raises Refusal for texts that cannot fit, whatever their tokens: to find those would take long."""
-        size, cfg = sum(map(len, texts)), self.lm.model.cfg.encoder or self.lm.model.cfg
+        size = sum(map(len, texts))
         least = -(-size // self._longest)
-        if least >= (UNBOUND if cfg.relative is not None else cfg.context):
+        if least >= self.reads:
             raise Refusal(
                 400, f"the prompt has {size} characters, which are {least} tokens or more, but the model's context is "
-                f"{cfg.context}: shorten it", param=param, code="context_length_exceeded",
+                f"{self.reads}: shorten it", param=param, code="context_length_exceeded",
             )  # fmt: skip
 
     @cached_property
@@ -199,9 +208,6 @@ class Served:
         ids = [*soft_ids(self.lm.model), *prompt]
         if cfg.encoder is None:
             return Reading(ids, None, self._ends)
-        if cfg.encoder.relative is None and len(ids) > cfg.encoder.context:
-            said = f"the prompt has {len(ids)} tokens, but the model's encoder reads {cfg.encoder.context}"
-            raise Refusal(400, said, param="prompt", code="context_length_exceeded")
         return Reading(encode_prompts(self.lm, ["a"]).prompts[0], ids, self._ends)
 
     def _by_contract(self, fields: Mapping[str, str]) -> Reading:
@@ -282,8 +288,8 @@ class Served:
         return replace(asked_for, n=1, logprobs=body.told)
 
     def grammar(self, body: Body, ends: Collection[int]) -> Constraint | None:
-        """What the answer is held to, a new one for each choice. Raises Refusal where that cannot be."""
-        if not isinstance(body, ChatBody) or not (body.offered or body.as_json):
+        """What the answer is held to. Raises Refusal where that cannot be."""
+        if not isinstance(body, ChatBody) or not body.held:
             return None
         param = "tools" if body.offered else "response_format"
         try:
@@ -294,16 +300,31 @@ class Served:
         except ValueError as error:
             raise Refusal(400, f"{param}: {error}", param=param) from None
 
+    def grammars(self, body: Body, ends: Collection[int], count: int) -> list[Constraint | None]:
+        """One for each choice, of which the first is built, and the others are copies of it. Raises Refusal."""
+        first = self.grammar(body, ends)
+        fresh = getattr(first, "fresh", lambda: self.grammar(body, ends))
+        return [first, *(fresh() for _ in range(count - 1))]
+
     def texts(self, body: EmbeddingBody) -> list[list[int]]:
         """The ids of what is to be embedded. Raises Refusal."""
         width, vocab = self.lm.model.cfg.width, self.lm.model.cfg.vocab
         if body.dimensions not in (None, width):
             raise Refusal(400, f"the embeddings of {self.name} have {width} dimensions", param="dimensions")
+        _check_embedded(sum(len(one) // (self._longest if isinstance(one, str) else 1) for one in body.input))
         rows = [self.lm.tokenizer.encode(one, special=True) if isinstance(one, str) else one for one in body.input]
+        _check_embedded(sum(map(len, rows)))
         for row in rows:
             if not row or max(row) >= vocab:
                 raise Refusal(400, f"input holds no token, or one beyond {vocab - 1}, the last", param="input")
         return rows
+
+
+def _check_embedded(size: int) -> None:
+    if size > EMBEDDED:
+        raise Refusal(
+            400, f"input has {size} tokens or more, and a request may hold {EMBEDDED}: ask in parts", param="input"
+        )
 
 
 def too_long(error: ValueError) -> str | None:
@@ -343,17 +364,21 @@ class Registry:
         n, seed = body.choices, secrets.randbits(63) if sampling.seed is None else sampling.seed
         random = generators([reading.read for reading in readings], n, seed)
         alike = replace(sampling, stop=(), seed=None)  # what is drawn together has the same settings
+        grammars = served.grammars(body, readings[0].ends, len(random))  # a conversation is one reading
         orders = []
         for row, generator in enumerate(random):
             reading = readings[row // n]
             request = Request(
                 reading.tokens, alike, reading.source, reading.ends, generator=generator, likely=body.candidates,
-                bias=body.logit_bias or {}, grammar=served.grammar(body, reading.ends), adapter=served.adapter,
+                bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter,
             )  # fmt: skip
             orders.append(Order(served.engine, request, sampling.stop))
         return orders, sum(len(reading.read) - len(soft_ids(served.lm.model)) for reading in readings)
 
     def _check_room(self, served: Served, reading: Reading, sampling: Sampling, param: str) -> None:
+        if (reading.source is not None or served.lm.model.cfg.relative) and len(reading.read) > served.reads:
+            said = f"the prompt has {len(reading.read)} tokens, but the model reads {served.reads}: shorten it"
+            raise Refusal(400, said, param=param, code="context_length_exceeded")
         engine = self.engines[served.engine]
         holds = engine.pages.size * engine.scheduler.blocks.count
         try:

@@ -14,8 +14,9 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -37,7 +38,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelwright.serve.metrics import Metrics
 from modelwright.serve.protocol import BODY, Body, ChatBody, CompletionBody, EmbeddingBody, Refusal, read
-from modelwright.serve.registry import Order, Registry
+from modelwright.serve.registry import Order, Registry, Served
 from modelwright.serve.reply import DONE, Calls, ChatForm, Form, Piece, TextForm, Usage, dumped, embeddings, event
 from modelwright.serve.worker import Event, Ticket, Worker
 
@@ -47,6 +48,9 @@ OPEN = ("/", "/health")  # without a key
 HEADERS = 16 << 10  # bytes of a request's headers
 HEARD = 16 * BODY  # bytes of a body that is too large, and heard all the same
 SMALL = 16 << 10  # bytes of a body that is read in the event loop
+HELD = 2048  # pieces of a choice that wait for a client to read
+PATIENCE = 1.0  # seconds in which a client reads why its answer ended
+BUILDERS, BUILDS = 2, 32  # threads that build grammars, and requests that are built or wait for it
 log = logging.getLogger("modelwright.serve")
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -80,24 +84,55 @@ class Answer:
     size: int  # choices, or texts
     inbox: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     began: float = field(default_factory=time.perf_counter)
+    task: asyncio.Task[Any] | None = None  # that answers
     watch: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    fault: Exception | None = None  # why it ended before its time
 
     def __post_init__(self) -> None:
-        self.ticket = Ticket(self.inbox.put_nowait)
+        self.ticket = Ticket(self.put)
 
     def begin(self, receive: Receive) -> None:
-        """From now on a client that leaves, and a time that is over, are events too."""
+        """From now on a client that leaves, and a time that is over, end it: whatever this task waits for then."""
         seconds = self.service.limits.seconds
         late = Refusal(503, f"the request took more than {seconds:g} seconds: ask for less", code="timeout")
-        self.timer = asyncio.get_running_loop().call_later(seconds, self.inbox.put_nowait, late)
+        self.task = asyncio.current_task()
+        self.timer = asyncio.get_running_loop().call_later(seconds, self.end, late)
         self.watch = asyncio.create_task(self._watch(receive))
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.service.metrics.left += 1
-        self.inbox.put_nowait(Gone())
+        self.end(Gone())
+
+    def put(self, said: Event) -> None:
+        """What the worker says. Of a client that does not read, so much is kept and no more."""
+        self.inbox.put_nowait(said)
+        if self.inbox.qsize() > HELD * self.size:
+            self.end(Refusal(503, "the answer was not read as fast as it was written", code="timeout"))
+
+    def end(self, fault: Exception) -> None:
+        """Nothing more is computed, and what the task waits for is broken off; a client that reads is told why."""
+        if self.fault is not None or self.task is None or self not in self.service.under_way:
+            return
+        self.fault = fault
+        self.service.worker.leave(self.ticket)
+        self.task.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = asyncio.get_running_loop().call_later(PATIENCE, self.task.cancel)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Round what the task waits for: where it is broken off by `end`, the reason is raised."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.fault is None or self.task is None:
+                raise
+            self.task.uncancel()
+            raise self.fault from None
 
     def close(self) -> None:
         """It is answered, or nobody waits for it: its slots are free."""
@@ -110,7 +145,8 @@ class Answer:
 
     async def event(self) -> Piece | list[list[float]]:
         """The next event. Raises what went wrong."""
-        found = await self.inbox.get()
+        with self.waiting():
+            found = await self.inbox.get()
         if isinstance(found, Exception):
             raise found
         return found
@@ -131,22 +167,23 @@ class Answer:
 
 
 class EventStream(Response):
-    """Server-sent events as they come. Whatever ends it, `close` is called."""
+    """Server-sent events as they come. Whatever ends it, the answer is closed."""
 
-    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None]):
+    def __init__(self, events: AsyncIterator[bytes], answer: Answer):
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(media_type="text/event-stream", headers=headers)
         del self.headers["content-length"]
-        self.events, self.close = events, close
+        self.events, self.answer = events, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for some in self.events:
-                await send({"type": "http.response.body", "body": some, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            with self.answer.waiting():  # a client that reads nothing holds up `send`
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                async for some in self.events:
+                    await send({"type": "http.response.body", "body": some, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
         finally:
-            self.close()
+            self.answer.close()
 
 
 # -- the service ---------------------------------------------------------------------------------------------------
@@ -161,6 +198,8 @@ class Service:
         self.worker = Worker(registry.engines, tokenizers, self._post)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.under_way: set[Answer] = set()
+        self.builders = ThreadPoolExecutor(BUILDERS, "grammar")
+        self.building: set[Future[tuple[list[Order], int]]] = set()
         self.draining = False
 
     @property
@@ -188,6 +227,7 @@ class Service:
         self.loop = asyncio.get_running_loop()
         self.worker.start()
         yield
+        self.builders.shutdown(wait=False, cancel_futures=True)
         await run_in_threadpool(self.worker.stop)
 
     def _post(self, events: list[tuple[Ticket, Event]]) -> None:
@@ -210,12 +250,14 @@ class Service:
         served = self.registry.get(body.model)
         answer = self._admit(body.choices * len((body.prompt if isinstance(body, CompletionBody) else None) or [0]))
         try:
-            orders, prompt = await run_in_threadpool(self.registry.orders, served, body)
+            answer.begin(request.receive)
+            with answer.waiting():
+                orders, prompt = await self._orders(served, body)
             form = kind(served.name, body.top, body.likely or 0, body.usage_wanted)
-            pieces = self._start(request, answer, body, orders, prompt)
+            pieces = self._start(answer, body, orders, prompt)
             if body.stream:
                 first = await anext(pieces)  # what fails before it is an answer with a status of its own
-                return EventStream(streamed(answer, form, chained(first, pieces), prompt), answer.close)
+                return EventStream(streamed(answer, form, chained(first, pieces), prompt), answer)
             found = await gathered(pieces, answer.size)
         except BaseException:
             answer.close()
@@ -224,10 +266,21 @@ class Service:
         usage = Usage(prompt, sum(some[-1].written for some in found))
         return Response(dumped(form.answer(found, usage)), media_type="application/json")
 
-    def _start(
-        self, request: Request, answer: Answer, body: Body, orders: Sequence[Order], prompt: int
-    ) -> AsyncIterator[Piece]:
-        answer.begin(request.receive)
+    async def _orders(self, served: Served, body: Body) -> tuple[list[Order], int]:
+        """Grammars may take seconds to build: they have threads of their own, so that no other request waits for them.
+
+        Raises Refusal (429) where many wait for that already.
+        """
+        if not body.held:
+            return await run_in_threadpool(self.registry.orders, served, body)
+        if len(self.building) >= BUILDS:
+            raise Refusal(429, "too many requests with a schema or tools wait already: come again in a second")
+        future = self.builders.submit(self.registry.orders, served, body)
+        self.building.add(future)
+        future.add_done_callback(self.building.discard)  # not before: a thread that builds cannot be broken off
+        return await asyncio.wrap_future(future)
+
+    def _start(self, answer: Answer, body: Body, orders: Sequence[Order], prompt: int) -> AsyncIterator[Piece]:
         self.metrics.prompt += prompt
         self.worker.submit(answer.ticket, orders)
         offered = [tool["function"]["name"] for tool in body.offered] if isinstance(body, ChatBody) else []
@@ -240,8 +293,9 @@ class Service:
         served = self.registry.get(body.model)
         answer = self._admit(1)
         try:
-            rows = await run_in_threadpool(served.texts, body)
             answer.begin(request.receive)
+            with answer.waiting():
+                rows = await run_in_threadpool(served.texts, body)
             tokens = sum(map(len, rows))
             self.metrics.prompt += tokens
             self.worker.embed(answer.ticket, served, rows)
@@ -261,7 +315,7 @@ class Service:
         return answered(self.registry.get(request.path_params["name"]).json)
 
     async def health(self, request: Request) -> Response:
-        alive = self.worker.thread.is_alive()
+        alive = self.worker.alive
         status = "failed" if not alive else "draining" if self.draining else "ok"
         levels = {"running": self.worker.running, "waiting": self.worker.waiting}
         return answered({"status": status, **levels}, 200 if alive else 503)
@@ -287,12 +341,14 @@ class Service:
         return read(kind, data) if len(data) < SMALL else await run_in_threadpool(read, kind, data)
 
     def _admit(self, size: int) -> Answer:
-        """Raises Refusal where the server stops (503), or too much waits already (429)."""
+        """Raises Refusal where the server stops or has failed (503), or too much waits already (429)."""
         most = self.limits.slots + self.limits.queue
         if size > most:
             raise Refusal(400, f"the request asks for {size} choices, and the server takes {most} at once", param="n")
         if self.draining:
             raise Refusal(503, "the server is about to stop: ask another, or later")
+        if not self.worker.alive:
+            raise Refusal(503, "the server has failed and computes nothing more: it is to be started again")
         if sum(answer.size for answer in self.under_way) + size > most:
             raise Refusal(429, "too many requests wait already: come again in a second")
         answer = Answer(self, size)
@@ -302,7 +358,7 @@ class Service:
     def abort(self) -> None:
         """What is under way ends here, and is told so."""
         for answer in self.under_way:
-            answer.inbox.put_nowait(Refusal(503, "the server stops"))
+            answer.end(Refusal(503, "the server stops"))
 
 
 def hand_out(events: list[tuple[Ticket, Event]]) -> None:
@@ -530,6 +586,8 @@ def listening(host: str, port: int) -> socket.socket:
 def run(registry: Registry, limits: Limits, listener: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     service = Service(registry, limits)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of a client that takes nothing, even the socket has an end
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(1000 * limits.seconds), (1 << 31) - 1))
     config = uvicorn.Config(
         service.app, http="h11", lifespan="on", log_level="warning", access_log=False, server_header=False,
         proxy_headers=False, h11_max_incomplete_event_size=HEADERS, timeout_graceful_shutdown=5,

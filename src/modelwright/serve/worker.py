@@ -35,7 +35,7 @@ class Ticket:
     """A request under way. `put` is what brings its events to who asked; it is called by whom `post` hands them to."""
 
     put: Callable[[Event], None]
-    drafts: list[Draft] = field(default_factory=list)  # the thread's own
+    streams: list[Stream] = field(default_factory=list)  # the thread's own
     left: bool = False
 
 
@@ -150,6 +150,10 @@ class Worker:
         self.asked.put(lambda: self._leave(ticket))
 
     @property
+    def alive(self) -> bool:
+        return self.thread.is_alive()
+
+    @property
     def running(self) -> int:
         return sum(len(engine.scheduler.running) for engine in self.engines.values())
 
@@ -186,9 +190,8 @@ class Worker:
         try:
             for choice, order in enumerate(orders):
                 stream = self.engines[order.engine].submit(order.request)
-                draft = Draft(ticket, choice, stream, self.tokenizers[order.engine], order.stop)
-                self.drafts[stream] = draft
-                ticket.drafts.append(draft)
+                ticket.streams.append(stream)  # before what may fail: who is told of a fault leaves all of these
+                self.drafts[stream] = Draft(ticket, choice, stream, self.tokenizers[order.engine], order.stop)
         except Exception as error:
             self._fail(ticket, error)
 
@@ -199,8 +202,15 @@ class Worker:
                 self._written(engine, stream, new)
         except Exception as error:
             log.exception("a step of %s failed", name)
-            for ticket in {self.drafts[stream].ticket: None for stream in engine.streams.values()}:
-                self._fail(ticket, error)
+            self._give_up(engine, error)
+
+    def _give_up(self, engine: Engine, error: Exception) -> None:
+        """Nothing of this engine's goes on: all that is told here is told the fault, also of a text that the engine
+        itself has ended, and whose last piece was not told."""
+        for ticket in {draft.ticket: None for draft in self.drafts.values() if draft.stream.engine is engine}:
+            self._fail(ticket, error)
+        for stream in list(engine.streams.values()):
+            engine.leave(stream)
 
     def _written(self, engine: Engine, stream: Stream, new: New) -> None:
         if (draft := self.drafts.get(stream)) is None:
@@ -219,9 +229,9 @@ class Worker:
 
     def _leave(self, ticket: Ticket) -> None:
         ticket.left = True
-        for draft in ticket.drafts:
-            draft.stream.engine.leave(draft.stream)
-            self.drafts.pop(draft.stream, None)
+        for stream in ticket.streams:
+            stream.engine.leave(stream)
+            self.drafts.pop(stream, None)
 
     def _chore(self) -> None:
         """One forward for those whose texts are embedded, each in turn."""
