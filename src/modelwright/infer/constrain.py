@@ -12,9 +12,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NamedTuple
+from fractions import Fraction
+from math import isfinite, lcm
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,6 +34,7 @@ except ImportError:  # an extra: only constrained requests need it
 SIZE = 100_000  # characters of all the schemas of a request
 DEPTH = 48  # schemas within schemas
 PATTERN = 1_000  # characters of a regular expression
+MULTIPLE = 10_000  # least common multiple of all multipleOf: 0.1 s at most, where 10 million take minutes
 TOOLS, CALLS = 128, 16  # that are offered at most; that one answer makes at most
 
 # What the grammar keeps to. Any other keyword it would pass over in silence: it is refused.
@@ -72,6 +76,13 @@ class Constraint:
         self.allowed()
         if self.fault:
             raise ValueError(f"the schema cannot be followed: {self.fault}")
+        self.initial = self.matcher.deep_copy()
+
+    def fresh(self) -> Constraint:
+        """Another text under the same grammar, from its beginning: what was compiled is shared."""
+        made = copy(self)
+        made.matcher, made.fault = self.initial.deep_copy(), None
+        return made
 
     def allowed(self) -> Tensor:
         """Which tokens may come next, (V) bool. Those that end a text only where it is complete, and they alone where
@@ -122,6 +133,7 @@ def grammar_of(schema: Mapping[str, Any], where: str = "the schema") -> str:
         raise ValueError(f"{where} must be a JSON object, not {schema!r:.40}")
     try:
         check(schema, where)
+        check_multiples(schema, where)
         text = json.dumps({**schema, "x-guidance": SPELLING}, allow_nan=False)
     except (RecursionError, TypeError) as error:
         raise ValueError(f"{where} is no JSON that can be written: {error}") from None
@@ -157,6 +169,29 @@ def check_values(schema: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where} has multipleOf {unit}: only what is exact in binary is supported, as 0.5 is")
 
 
+def check_multiples(schema: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for units whose remainders are too many to follow: where several hold for one number, there are
+    as many as their least common multiple; which do is not looked into."""
+    units = [Fraction(inner["multipleOf"]) for inner in every(schema) if number(inner.get("multipleOf"))]
+    tenths = max((unit.denominator.bit_length() - 1 for unit in units), default=0)  # decimals: 1/2^n has n of them
+    if lcm(*(int(unit * 10**tenths) for unit in units)) > MULTIPLE:
+        raise ValueError(
+            f"{where} has multipleOf with a least common multiple, in units of the last decimal, of over {MULTIPLE:,}"
+        )
+
+
+def number(value: object) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and isfinite(value))
+
+
+def every(schema: object) -> Iterator[Mapping[str, Any]]:
+    """A schema, and all within it."""
+    if isinstance(schema, Mapping):
+        yield schema
+        for _, inner in parts(schema):
+            yield from every(inner)
+
+
 def parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """The schemas that a schema is made of, each with its place."""
     for keyword, value in schema.items():
@@ -170,13 +205,6 @@ def parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 # -- calls of tools ------------------------------------------------------------------------------
 
 
-class Call(NamedTuple):
-    """A tool that was called; its arguments are JSON, as they were written."""
-
-    name: str
-    arguments: str
-
-
 def tool_grammar(
     tokenizer: Tokenizer,
     tools: Sequence[Mapping[str, Any]],
@@ -188,8 +216,8 @@ def tool_grammar(
 
     tools: [{"type": "function", "function": {"name", "parameters"}}, ...]. choice: "required"; "auto", where the text
     may also be anything that does not begin with "{"; or one tool, {"type": "function", "function": {"name"}}.
-    parallel: up to 16 calls, each on a line of its own. `calls` reads them. Raises ValueError as `json_grammar`, and
-    for a tool or a choice that is none.
+    parallel: up to 16 calls, each on a line of its own. `serve.reply.calls_of` reads them. Raises ValueError
+    as `json_grammar`, and for a tool or a choice that is none.
     """
     functions = offered(tools)
     if isinstance(choice, Mapping):
@@ -246,20 +274,6 @@ def chosen(functions: Sequence[tuple[str, str]], choice: Mapping[str, Any]) -> t
         if known_name == name:
             return known_name, schema
     raise ValueError(f"tool_choice names {name!r}, but the tools are {', '.join(name for name, _ in functions)}")
-
-
-def calls(text: str) -> list[Call]:
-    """The calls that a text under a `tool_grammar` makes; none where it is other text, or ends within a call."""
-    found: list[Call] = []
-    at, reader = 0, json.JSONDecoder()
-    while at < len(text):
-        try:
-            call, end = reader.raw_decode(text, at)
-            found.append(Call(call["name"], text[at + len(begun(call["name"])) : end - 1]))
-        except (ValueError, TypeError, KeyError):
-            return []
-        at = end + 1
-    return found
 
 
 # -- vocabularies --------------------------------------------------------------------------------
