@@ -203,6 +203,17 @@ def test_free_requests_beside_constrained_ones_are_what_they_are_alone(words: To
 
 # -- what is refused -----------------------------------------------------------------------------
 
+TEXT = {"type": "string", "format": "email"}
+MEETING = {  # for the property a of x
+    "$defs": {
+        "x": {"properties": {"a": {"type": "string", "allOf": [{"pattern": f"a{n}"} for n in range(8)]}, "b": TEXT}}
+    },
+    "properties": {"x": {"allOf": [{"$ref": "#/$defs/x"}, {"additionalProperties": TEXT}]}},
+}
+JOINED = {
+    "$defs": {"b": {"type": "object", "patternProperties": {f"^{n}$": {} for n in range(10)}}},
+    "properties": {f"p{n}": {"allOf": [{"$ref": "#/$defs/b"}, {"maxProperties": n}]} for n in range(9)},
+}
 REFUSED: list[tuple[Any, str]] = [
     ({"uniqueItems": True}, "has the keyword 'uniqueItems', which is not supported"),
     ({"properties": {"a": {"items": {"not": {}}}}}, "properties 'a', items has the keyword 'not'"),
@@ -222,6 +233,11 @@ REFUSED: list[tuple[Any, str]] = [
     ({"$ref": "#"}, "no value is valid"),
     ({"type": "object", "minProperties": 3, "required": ["a"]}, "minProperties 3"),
     ({"type": "number", "multipleOf": 0.01}, "multipleOf 0.01"),
+    ({"allOf": [{"pattern": f"a{n}"} for n in range(50)]}, "one text to 50 patterns and formats at once: 8 at most"),
+    (MEETING, "one text to 9 patterns"),
+    ({"patternProperties": {f"^x{n}$": {} for n in range(300)}}, "300 patternProperties in .* schemas: too many"),
+    (JOINED, "patternProperties in .* schemas"),
+    ({"enum": [f"v{n}" for n in range(10_001)], "pattern": "7$"}, "10,001 values of enum beside a pattern"),
     ({"multipleOf": 9999991}, "least common multiple, .* of over 10,000"),
     ({"allOf": [{"type": "integer", "multipleOf": p} for p in (97, 89, 83, 79)]}, "least common multiple"),
     ({"$defs": {"a": {"items": {"multipleOf": 97}}, "b": {"multipleOf": 0.125}}}, "least common multiple"),
