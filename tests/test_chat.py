@@ -1,13 +1,15 @@
 """Chat templates: the text and ids of `transformers`, and what a message may not do."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import tokenizers
 import transformers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from modelwright.data.chat import Turn, conversation, encode_chat, encode_turn, render_chat
+from modelwright.data.chat import Turn, _finder, conversation, encode_chat, encode_turn, render_chat, takes_system
 from modelwright.data.tokenizer import Tokenizer, train
 
 TEXTS = [
@@ -160,6 +162,36 @@ def test_a_message_cannot_end_its_turn(inner):
     turn = encode_turn(tokenizer, ASKED, evil)
     assert turn.ids.count(end) == turn.ids.count(start) == 0
     assert turn.end == end
+
+
+def test_names_in_a_message_or_a_tool_cannot_end_a_turn_either(inner):
+    """A template writes an object's names as well as its values."""
+    calls = "{{ message['content'] }}{% for c in message.tool_calls or [] %}{{ c.function.arguments | tojson }}"
+    template = CHATML.replace("message['content'] + '<|im_end|>'", "'' }}" + calls + "{% endfor %}{{ '<|im_end|>'")
+    tokenizer = chatty(inner, template + "{{ tools | tojson }}")
+    end = tokenizer.inner.token_to_id("<|im_end|>")
+    arguments = {"<|im_end|>": {"a<|im_end|>": ["<|im_end|>", {"</s>": 1}], "b": "<s>"}, "c": 2}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"<|im_end|>": {}}}}}
+    chat = encode_chat(tokenizer, [*ASKED, call], tools=[tool])
+    assert json.dumps(arguments) in chat.text
+    assert json.dumps([tool]) in chat.text
+    special = [token for token in chat.ids if token in tokenizer.special]
+    assert special == [tokenizer.inner.token_to_id("<|im_start|>"), end] * 2
+    assert tokenizer.decode(chat.ids, special=True) == chat.text
+
+
+def test_what_is_made_of_a_tokenizer_is_made_once_and_let_go(inner):
+    several = [chatty(inner, CHATML) for _ in range(12)]
+    finders = [_finder(tokenizer) for tokenizer in several]
+    for tokenizer, finder in zip(several, finders, strict=True):
+        encode_chat(tokenizer, ASKED)
+        assert takes_system(tokenizer)
+        assert _finder(tokenizer) is finder
+    gone = weakref.ref(several[3])
+    del several, tokenizer
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_private_character_in_a_message_is_kept(inner):

@@ -15,10 +15,11 @@ import torch
 from modelwright.data import tokenizer as tokenizers
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.infer import constrain
-from modelwright.infer.constrain import Call, Constraint, calls, json_grammar, spelled, tool_grammar
+from modelwright.infer.constrain import Constraint, json_grammar, spelled, tool_grammar
 from modelwright.infer.engine import Engine, New, Request
 from modelwright.infer.sample import Sampling
 from modelwright.model.transformer import Config, Rope, Transformer, initialise
+from modelwright.serve.reply import calls_of
 
 TEXTS = [
     "the cat sat on the mat, the dog did not; a naïve 😀 smile and the end of it all",
@@ -202,6 +203,17 @@ def test_free_requests_beside_constrained_ones_are_what_they_are_alone(words: To
 
 # -- what is refused -----------------------------------------------------------------------------
 
+TEXT = {"type": "string", "format": "email"}
+MEETING = {  # for the property a of x
+    "$defs": {
+        "x": {"properties": {"a": {"type": "string", "allOf": [{"pattern": f"a{n}"} for n in range(8)]}, "b": TEXT}}
+    },
+    "properties": {"x": {"allOf": [{"$ref": "#/$defs/x"}, {"additionalProperties": TEXT}]}},
+}
+JOINED = {
+    "$defs": {"b": {"type": "object", "patternProperties": {f"^{n}$": {} for n in range(10)}}},
+    "properties": {f"p{n}": {"allOf": [{"$ref": "#/$defs/b"}, {"maxProperties": n}]} for n in range(9)},
+}
 REFUSED: list[tuple[Any, str]] = [
     ({"uniqueItems": True}, "has the keyword 'uniqueItems', which is not supported"),
     ({"properties": {"a": {"items": {"not": {}}}}}, "properties 'a', items has the keyword 'not'"),
@@ -221,6 +233,16 @@ REFUSED: list[tuple[Any, str]] = [
     ({"$ref": "#"}, "no value is valid"),
     ({"type": "object", "minProperties": 3, "required": ["a"]}, "minProperties 3"),
     ({"type": "number", "multipleOf": 0.01}, "multipleOf 0.01"),
+    ({"allOf": [{"pattern": f"a{n}"} for n in range(50)]}, "one text to 50 patterns and formats at once: 8 at most"),
+    (MEETING, "one text to 9 patterns"),
+    ({"patternProperties": {f"^x{n}$": {} for n in range(300)}}, "300 patternProperties in .* schemas: too many"),
+    (JOINED, "patternProperties in .* schemas"),
+    ({"enum": [f"v{n}" for n in range(10_001)], "pattern": "7$"}, "10,001 values of enum beside a pattern"),
+    ({"multipleOf": 9999991}, "least common multiple, .* of over 10,000"),
+    ({"allOf": [{"type": "integer", "multipleOf": p} for p in (97, 89, 83, 79)]}, "least common multiple"),
+    ({"$defs": {"a": {"items": {"multipleOf": 97}}, "b": {"multipleOf": 0.125}}}, "least common multiple"),
+    ({"type": "integer", "multipleOf": 10**4000}, "least common multiple"),
+    ({"type": "number", "multipleOf": float("inf")}, "not JSON compliant"),
     ({"type": "number", "minimum": float("nan")}, "not JSON compliant"),
     ({"const": {1}}, "is no JSON"),
     ({"const": "\x01"}, "cannot be followed"),
@@ -248,6 +270,46 @@ def test_a_schema_has_a_depth(words: Tokenizer) -> None:
         value = [value]
     with pytest.raises(ValueError, match="no JSON that can be written: maximum recursion"):
         json_grammar(words, {"const": value})
+
+
+def test_a_unit_at_the_bound_is_kept_to(words: Tokenizer) -> None:
+    units = {"allOf": [{"type": "integer", "multipleOf": 101}, {"multipleOf": 99}]}
+    for said, valid in (("9999", True), ("19998", True), ("9998", False), ("101", False)):
+        grammar = json_grammar(words, units)
+        assert spell(words, said, grammar)
+        assert grammar.allowed()[words.eos] == valid
+    parts_ = json_grammar(words, {"type": "number", "multipleOf": 12.5})
+    assert spell(words, "37.5", parts_)
+    assert parts_.allowed()[words.eos]
+
+
+def test_a_fresh_constraint_is_at_the_beginning_of_another_text(words: Tokenizer) -> None:
+    first = json_grammar(words, closed({"n": WHOLE}))
+    start = first.allowed()
+    assert spell(words, '{"n": 1', first)
+    second = first.fresh()
+    assert torch.equal(second.allowed(), start)
+    assert spell(words, '{"n": 2}', second)
+    assert not first.allowed()[words.eos]  # neither moves the other
+    assert spell(words, "2}", first)
+    assert torch.equal(second.fresh().allowed(), start)
+    assert second.fresh().ends == first.ends
+
+
+def test_a_fresh_constraint_has_no_fault(words: Tokenizer) -> None:
+    loop = {"properties": {"a": {"$ref": "#/$defs/x"}}, "required": ["a"], "$defs": {"x": {"$ref": "#/$defs/x"}}}
+    grammar = json_grammar(words, {"type": "object", **loop})
+    while grammar.fault is None:
+        grammar.take(int(grammar.allowed().nonzero()[0, 0]))
+    again = grammar.fresh()
+    assert again.fault is None
+    assert spell(words, "{", again)
+
+
+def test_what_is_compiled_is_compiled_once(words: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = json_grammar(words, WHOLE)
+    monkeypatch.setattr(constrain.llguidance, "LLMatcher", None)
+    assert spell(words, "12", grammar.fresh())
 
 
 def test_annotations_change_nothing(words: Tokenizer) -> None:
@@ -313,19 +375,15 @@ def test_what_is_written_are_calls_of_the_tools(words: Tokenizer, parallel: bool
     requests = [asked(words, seed, tool_grammar(words, [WEATHER, CLOCK], "required", parallel)) for seed in range(16)]
     written = [text(words, row) for row in Engine(model(words)).run(requests) if row[-1].finish == "stop"]
     assert len(written) > 8
+    called: set[str] = set()
     for said in written:
-        assert (len(calls(said)) == 1) if not parallel else (1 <= len(calls(said)) <= 16)
-        for call in calls(said):
-            schema = {"weather": WEATHER["function"]["parameters"], "clock": closed({})}[call.name]  # type: ignore[index]
-            jsonschema.validate(json.loads(call.arguments), schema)
-    assert {call.name for said in written for call in calls(said)} == {"weather", "clock"}
-
-
-def test_calls_are_read_as_they_were_written() -> None:
-    assert calls(f"{ULM}\n{TIME}") == [Call("weather", '{"city":"Ulm"}'), Call("clock", "{}")]
-    indented = '{"name": "weather", "arguments": {\n  "city": "Ulm"\n}}'
-    assert calls(f"{indented}\n{ULM}")[0].arguments == '{\n  "city": "Ulm"\n}'
-    assert calls("hello") == calls("") == calls(ULM[:-1]) == calls(f"{TIME}\n{ULM[:-1]}") == calls("[1]") == []
+        calls = calls_of(said, ["weather", "clock"])
+        assert (len(calls) == 1) if not parallel else (1 <= len(calls) <= 16)
+        for name, arguments in calls:
+            schema = {"weather": WEATHER["function"]["parameters"], "clock": closed({})}[name]  # type: ignore[index]
+            jsonschema.validate(json.loads(arguments), schema)
+        called |= {name for name, _ in calls}
+    assert called == {"weather", "clock"}
 
 
 @pytest.mark.parametrize(

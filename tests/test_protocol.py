@@ -161,9 +161,10 @@ def test_a_call_is_held_back_and_other_text_is_not() -> None:
         pieces = [Piece(0, text, finish="stop" if at == len(texts) - 1 else None) for at, text in enumerate(texts)]
         return [found for piece in pieces if (found := calls.take(piece)) is not None]
 
-    [call] = shown("", ' {"name"', ': "f", "arguments": ', '{"x": 1}}')
+    [call] = shown("", '{"name"', ': "f", "arguments": ', '{"x": 1}}')
     assert (call.text, call.calls, call.finish) == ("", [("f", '{"x": 1}')], "stop")
     assert [piece.text for piece in shown("so ", "it ", "{ goes")] == ["so ", "it ", "{ goes"]
+    assert [piece.text for piece in shown("Use a ", "{set}", " of")] == ["Use a ", "{set}", " of"]
     assert [piece.text for piece in shown("{", "x}")] == ["{x}"]
     assert shown('{"name": "f"', ', "arguments": {}')[0].calls == ()
     form = ChatForm("m", None, 0)
@@ -173,6 +174,42 @@ def test_a_call_is_held_back_and_other_text_is_not() -> None:
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x": 1}'}
     first, last = [json.loads(chunk[6:])["choices"][0] for chunk in form.chunk(0, call, 0)]
     assert (first["delta"]["tool_calls"][0]["index"], last["finish_reason"]) == (0, "tool_calls")
+
+
+CALL = '{"name": "f", "arguments": {}}'
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+@pytest.mark.parametrize(
+    ("text", "called"),
+    [
+        (CALL, 1), (f"{CALL}\n{CALL}", 2), (CALL[:-1], 0), (f"{CALL}\n{CALL[:9]}", 0), (f" {CALL}", 0), ("{", 0),
+        (f"I {CALL}", 0), (f"\n\n{CALL}", 0), ("a {b}", 0), ("", 0),
+    ],
+)  # fmt: skip
+def test_calls_do_not_depend_on_how_a_text_is_cut(text: str, called: int, finish: str) -> None:
+    """A text of two choices, cut in two anywhere and in characters, with a last piece that is empty or is not."""
+    cuts = [[text[:at], text[at:]] for at in range(len(text) + 1)] + [[*text, ""], ["", *text]]
+    for parts in cuts:
+        calls, shown = Calls(["f"]), [[], []]  # type: tuple[Calls, list[list[Piece]]]
+        for at, part in enumerate(parts):
+            last = at == len(parts) - 1
+            for choice, said in enumerate((part, "plain" * last)):  # the second choice goes its own way
+                piece = Piece(choice, said, finish=finish if last else None, written=last * 7)
+                shown[choice] += [found for found in [calls.take(piece)] if found is not None]
+        form = ChatForm("m", None, 0)
+        first, second = form.answer(shown, Usage(1, 7))["choices"]
+        message = first["message"]
+        assert (second["message"]["content"], second["finish_reason"]) == ("plain", finish)
+        assert first["finish_reason"] == ("tool_calls" if called else finish)
+        assert len(message.get("tool_calls", [])) == called
+        assert message["content"] == (None if called else text)
+        deltas = [
+            json.loads(event[6:])["choices"][0]["delta"] for piece in shown[0] for event in form.chunk(0, piece, 0)
+        ]
+        assert "".join(delta.get("content", "") for delta in deltas) == (message["content"] or "")
+        assert [call["index"] for delta in deltas for call in delta.get("tool_calls", [])] == list(range(called))
+        assert shown[0][-1].written == 7
 
 
 def test_a_stream_and_an_answer_say_the_same() -> None:

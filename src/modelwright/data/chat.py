@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import jinja2
 import tokenizers
@@ -113,20 +114,37 @@ def _mark(messages: Iterable[Message]) -> str:
 
 
 def _marked(messages: Sequence[Message], mark: str, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """The messages with a mark before every special token that their texts spell."""
+    """The messages with a mark before every special token that their texts spell, and the names in them: a template
+    may write both, as it does of a call's arguments or of a tool's properties."""
     names = specials(tokenizer)
 
     def change(value: Any) -> Any:
         if isinstance(value, str):
             return names.sub(lambda found: mark + found[0], value)
         if isinstance(value, Mapping):
-            return {key: change(inner) for key, inner in value.items()}
+            return {change(key): change(inner) for key, inner in value.items()}
         return [change(inner) for inner in value] if isinstance(value, list | tuple) else value
 
-    return [{key: change(value) for key, value in message.items()} for message in messages]
+    return [change(message) for message in messages]
 
 
-@lru_cache(maxsize=8)
+Made = TypeVar("Made")
+
+
+def once(make: Callable[[Tokenizer], Made]) -> Callable[[Tokenizer], Made]:
+    """Makes it once for as long as there is the tokenizer: each adapter may bring its own."""
+    known: WeakKeyDictionary[Tokenizer, Made] = WeakKeyDictionary()
+
+    @wraps(make)
+    def found(tokenizer: Tokenizer) -> Made:
+        if tokenizer not in known:
+            known[tokenizer] = make(tokenizer)
+        return known[tokenizer]
+
+    return found
+
+
+@once
 def specials(tokenizer: Tokenizer) -> re.Pattern[str]:
     """Finds the special tokens in a text, the longest first."""
     names = [tokenizer.inner.id_to_token(token) or "" for token in tokenizer.special]
@@ -161,7 +179,7 @@ def encoded(inner: tokenizers.Tokenizer, text: str) -> list[int]:
     return inner.encode(text, add_special_tokens=False).ids
 
 
-@lru_cache(maxsize=4)
+@once
 def _finder(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     """A copy of the tokenizer to which a special token in a text is that token."""
     copy = tokenizers.Tokenizer.from_str(tokenizer.inner.to_str())
@@ -197,7 +215,7 @@ def conversation(
     return [{"role": "user", "content": instruction + separator + turns[0]["content"]}, *turns[1:]]
 
 
-@lru_cache(maxsize=8)
+@once
 def takes_system(tokenizer: Tokenizer) -> bool:
     """Whether the template shows what a system's message says."""
     probe = [{"role": "system", "content": "qxzv"}, {"role": "user", "content": "a"}]

@@ -12,9 +12,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
+from math import isfinite, lcm
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,6 +35,10 @@ except ImportError:  # an extra: only constrained requests need it
 SIZE = 100_000  # characters of all the schemas of a request
 DEPTH = 48  # schemas within schemas
 PATTERN = 1_000  # characters of a regular expression
+MET = 8  # patterns and formats that hold for one text
+PAIRS = 5_000  # patterns of names, squared, by the schemas where they could be joined
+VALUES = 10_000  # of enum, beside patterns
+MULTIPLE = 10_000  # least common multiple of all multipleOf: 0.1 s at most, where 10 million take minutes
 TOOLS, CALLS = 128, 16  # that are offered at most; that one answer makes at most
 
 # What the grammar keeps to. Any other keyword it would pass over in silence: it is refused.
@@ -47,6 +55,7 @@ ANNOTATIONS = {
     "deprecated", "readOnly", "writeOnly", "discriminator", "contentMediaType", "contentEncoding",
 }  # fmt: skip
 WITHIN = {"items", "additionalItems", "additionalProperties", "anyOf", "oneOf", "allOf", "prefixItems"}  # schemas
+NAMES = ("properties", "patternProperties")
 NAMED = {"properties", "patternProperties", "$defs", "definitions"}  # names -> schemas
 
 # A model can write spaces for ever: between two things there is one, or a line break and an indent. And a character has
@@ -72,6 +81,13 @@ class Constraint:
         self.allowed()
         if self.fault:
             raise ValueError(f"the schema cannot be followed: {self.fault}")
+        self.initial = self.matcher.deep_copy()
+
+    def fresh(self) -> Constraint:
+        """Another text under the same grammar, from its beginning: what was compiled is shared."""
+        made = copy(self)
+        made.matcher, made.fault = self.initial.deep_copy(), None
+        return made
 
     def allowed(self) -> Tensor:
         """Which tokens may come next, (V) bool. Those that end a text only where it is complete, and they alone where
@@ -122,6 +138,8 @@ def grammar_of(schema: Mapping[str, Any], where: str = "the schema") -> str:
         raise ValueError(f"{where} must be a JSON object, not {schema!r:.40}")
     try:
         check(schema, where)
+        check_multiples(schema, where)
+        check_work(weigh(schema, schema, {}), where)
         text = json.dumps({**schema, "x-guidance": SPELLING}, allow_nan=False)
     except (RecursionError, TypeError) as error:
         raise ValueError(f"{where} is no JSON that can be written: {error}") from None
@@ -157,6 +175,95 @@ def check_values(schema: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where} has multipleOf {unit}: only what is exact in binary is supported, as 0.5 is")
 
 
+def check_multiples(schema: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for units whose remainders are too many to follow: where several hold for one number, there are
+    as many as their least common multiple; which do is not looked into."""
+    units = [Fraction(inner["multipleOf"]) for inner in every(schema) if number(inner.get("multipleOf"))]
+    tenths = max((unit.denominator.bit_length() - 1 for unit in units), default=0)  # decimals: 1/2^n has n of them
+    if lcm(*(int(unit * 10**tenths) for unit in units)) > MULTIPLE:
+        raise ValueError(
+            f"{where} has multipleOf with a least common multiple, in units of the last decimal, of over {MULTIPLE:,}"
+        )
+
+
+class Work(NamedTuple):
+    """What compiling a schema takes, each $ref counted wherever it stands."""
+
+    met: int = 0  # patterns and formats that can hold for one text: a product of automata
+    names: int = 0  # patterns of names, which are compared in pairs wherever schemas are joined
+    values: int = 0  # of enum, which are matched with the patterns that hold for them
+    schemas: int = 1
+
+
+def weigh(schema: object, root: Mapping[str, Any], known: dict[str, Work]) -> Work:
+    """known: what was found for each $ref. One that leads back to itself adds nothing the second time."""
+    if not isinstance(schema, Mapping):
+        return Work()
+    found = {keyword: [weigh(one, root, known) for one in inside(schema, keyword)] for keyword in (*WITHIN, *NAMES)}
+    ref = schema.get("$ref")
+    if isinstance(ref, str):
+        if ref not in known:
+            known[ref] = Work()
+            known[ref] = weigh(pointed(root, ref), root, known)
+        found["allOf"].append(known[ref])
+    values = len(schema["enum"]) if isinstance(schema.get("enum"), list) else 0
+    every_ = [work for works in found.values() for work in works]
+    return Work(
+        met(schema, found),
+        len(found["patternProperties"]) + sum(work.names for work in every_),
+        values + sum(work.values for work in every_),
+        1 + sum(work.schemas for work in every_),
+    )
+
+
+def met(schema: Mapping[str, Any], found: Mapping[str, Sequence[Work]]) -> int:
+    """Of this value or of one within it, whichever has more; those of allOf and of an alternative hold beside."""
+    most = {keyword: max((work.met for work in works), default=0) for keyword, works in found.items()}
+    own = ("pattern" in schema) + ("format" in schema)
+    deeper = [most[keyword] for keyword in ("items", "prefixItems", "additionalItems", "additionalProperties")]
+    deeper.append(most["properties"] + most["patternProperties"])
+    return max(own, *deeper) + sum(work.met for work in found["allOf"]) + most["anyOf"] + most["oneOf"]
+
+
+def inside(schema: Mapping[str, Any], keyword: str) -> list[object]:
+    value = schema.get(keyword)
+    if keyword in NAMES:
+        return list(value.values()) if isinstance(value, Mapping) else []
+    return value if isinstance(value, list) else [value] if value is not None else []
+
+
+def pointed(root: Mapping[str, Any], ref: str) -> object:
+    """What a $ref within a schema points to; None where it is nothing."""
+    found: object = root
+    for step in unquote(ref).split("/")[1:]:
+        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+    return found
+
+
+def check_work(work: Work, where: str) -> None:
+    """Raises ValueError for what could take more than about a second to compile."""
+    if work.met > MET:
+        raise ValueError(f"{where} may hold one text to {work.met} patterns and formats at once: {MET} at most")
+    if work.names > 1 and work.names**2 * work.schemas > PAIRS:
+        raise ValueError(
+            f"{where} has {work.names} patternProperties in {work.schemas} schemas: too many to tell apart"
+        )
+    if work.met and work.values > VALUES:
+        raise ValueError(f"{where} has {work.values:,} values of enum beside a pattern: {VALUES:,} at most")
+
+
+def number(value: object) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and isfinite(value))
+
+
+def every(schema: object) -> Iterator[Mapping[str, Any]]:
+    """A schema, and all within it."""
+    if isinstance(schema, Mapping):
+        yield schema
+        for _, inner in parts(schema):
+            yield from every(inner)
+
+
 def parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """The schemas that a schema is made of, each with its place."""
     for keyword, value in schema.items():
@@ -170,13 +277,6 @@ def parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 # -- calls of tools ------------------------------------------------------------------------------
 
 
-class Call(NamedTuple):
-    """A tool that was called; its arguments are JSON, as they were written."""
-
-    name: str
-    arguments: str
-
-
 def tool_grammar(
     tokenizer: Tokenizer,
     tools: Sequence[Mapping[str, Any]],
@@ -188,8 +288,8 @@ def tool_grammar(
 
     tools: [{"type": "function", "function": {"name", "parameters"}}, ...]. choice: "required"; "auto", where the text
     may also be anything that does not begin with "{"; or one tool, {"type": "function", "function": {"name"}}.
-    parallel: up to 16 calls, each on a line of its own. `calls` reads them. Raises ValueError as `json_grammar`, and
-    for a tool or a choice that is none.
+    parallel: up to 16 calls, each on a line of its own. `serve.reply.calls_of` reads them. Raises ValueError
+    as `json_grammar`, and for a tool or a choice that is none.
     """
     functions = offered(tools)
     if isinstance(choice, Mapping):
@@ -246,20 +346,6 @@ def chosen(functions: Sequence[tuple[str, str]], choice: Mapping[str, Any]) -> t
         if known_name == name:
             return known_name, schema
     raise ValueError(f"tool_choice names {name!r}, but the tools are {', '.join(name for name, _ in functions)}")
-
-
-def calls(text: str) -> list[Call]:
-    """The calls that a text under a `tool_grammar` makes; none where it is other text, or ends within a call."""
-    found: list[Call] = []
-    at, reader = 0, json.JSONDecoder()
-    while at < len(text):
-        try:
-            call, end = reader.raw_decode(text, at)
-            found.append(Call(call["name"], text[at + len(begun(call["name"])) : end - 1]))
-        except (ValueError, TypeError, KeyError):
-            return []
-        at = end + 1
-    return found
 
 
 # -- vocabularies --------------------------------------------------------------------------------

@@ -236,23 +236,29 @@ def calls_of(text: str, offered: Collection[str]) -> list[tuple[str, str]]:
 
 @dataclass
 class Calls:
-    """Holds back what may become a call of a tool, until it is one, or is none."""
+    """Holds back what may become calls of tools, until they are whole.
+
+    The first character says what a text is, as in `infer.constrain.tool_grammar`: one that begins with { is calls, any
+    other is text. So it is the same however the text comes in pieces.
+    """
 
     offered: Collection[str]
     held: dict[int, list[Piece]] = field(default_factory=dict)
+    text: set[int] = field(default_factory=set)  # choices that have begun as text
 
     def take(self, piece: Piece) -> Piece | None:
-        """What can be shown; None where it is held back. A text that does not begin with { is no call."""
-        held = self.held.setdefault(piece.choice, [])
-        if not self.offered or (not held and piece.text.strip() and not piece.text.lstrip().startswith("{")):
-            self.held[piece.choice] = []
+        """What can be shown; None where it is held back. Calls that the text ends within are shown as text."""
+        if not self.offered or piece.choice in self.text:
             return piece
-        whole = join([*held, piece])
-        if piece.finish is None and whole.text.lstrip()[:1] in ("", "{"):
-            held.append(piece)
+        held = self.held.setdefault(piece.choice, [])
+        held.append(piece)
+        begins = next((one.text[0] for one in held if one.text), None)
+        if begins not in (None, "{"):
+            self.text.add(piece.choice)
+        elif piece.finish is None:
             return None
-        held.clear()
-        calls = calls_of(whole.text, self.offered) if piece.finish else []
+        whole = join(self.held.pop(piece.choice))
+        calls = [] if piece.choice in self.text else calls_of(whole.text, self.offered)
         return replace(whole, text="", tokens=(), calls=calls) if calls else whole
 
 
