@@ -684,3 +684,22 @@ def test_the_command_serves_and_stops_when_asked(tmp_path: Path) -> None:
 def test_a_refusal_has_its_kind() -> None:
     assert Refusal(401, "a").body["error"]["type"] == "authentication_error"
     assert Refusal(503, "a").body["error"]["type"] == "server_error"
+
+
+def test_a_key_does_not_learn_what_another_has_asked(models: list[Served]) -> None:
+    text, computed = "the cat sat on the mat, the dog did not; " * 3, []
+    with serving(models, keys=("one", "two")) as running, httpx.Client(base_url=running.url, timeout=60) as http:
+        scheduler = running.service.registry.engines["chatty"].scheduler
+        plan = scheduler.plan
+
+        def planning() -> Any:
+            found = plan()
+            computed.append(sum(s.end - s.start for s in found.slices))
+            return found
+
+        scheduler.plan = planning  # type: ignore[method-assign]
+        for key in ("one", "two", "two"):
+            body = {"model": "chatty", "prompt": text, "max_tokens": 1}
+            assert http.post("/v1/completions", json=body, headers={"x-api-key": key}).status_code == 200
+    first, other, again = [count for count in computed if count]
+    assert first == other > again + 16

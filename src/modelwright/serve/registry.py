@@ -350,10 +350,11 @@ class Registry:
             )
         return found
 
-    def orders(self, served: Served, body: Body) -> tuple[list[Order], int]:
+    def orders(self, served: Served, body: Body, owner: str | None = None) -> tuple[list[Order], int]:
         """What is to be written for a request, choice by choice, and how many tokens the prompts have.
 
-        Choice j of prompt i is i * n + j. Raises Refusal.
+        Choice j of prompt i is i * n + j. owner: the key that it came with, whose texts no other's time tells of.
+        Raises Refusal.
         """
         chat = isinstance(body, ChatBody)
         readings = [served.conversation(body)] if isinstance(body, ChatBody) else []
@@ -370,7 +371,7 @@ class Registry:
             reading = readings[row // n]
             request = Request(
                 reading.tokens, alike, reading.source, reading.ends, generator=generator, likely=body.candidates,
-                bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter,
+                bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter, owner=owner,
             )  # fmt: skip
             orders.append(Order(served.engine, request, sampling.stop))
         return orders, sum(len(reading.read) - len(soft_ids(served.lm.model)) for reading in readings)

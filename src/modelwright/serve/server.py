@@ -252,7 +252,8 @@ class Service:
         try:
             answer.begin(request.receive)
             with answer.waiting():
-                orders, prompt = await self._orders(served, body)
+                owner = key_of(request.headers) if self.limits.keys else None
+                orders, prompt = await self._orders(served, body, owner)
             form = kind(served.name, body.top, body.likely or 0, body.usage_wanted)
             pieces = self._start(answer, body, orders, prompt)
             if body.stream:
@@ -266,16 +267,16 @@ class Service:
         usage = Usage(prompt, sum(some[-1].written for some in found))
         return Response(dumped(form.answer(found, usage)), media_type="application/json")
 
-    async def _orders(self, served: Served, body: Body) -> tuple[list[Order], int]:
+    async def _orders(self, served: Served, body: Body, owner: str | None) -> tuple[list[Order], int]:
         """Grammars may take seconds to build: they have threads of their own, so that no other request waits for them.
 
         Raises Refusal (429) where many wait for that already.
         """
         if not body.held:
-            return await run_in_threadpool(self.registry.orders, served, body)
+            return await run_in_threadpool(self.registry.orders, served, body, owner)
         if len(self.building) >= BUILDS:
             raise Refusal(429, "too many requests with a schema or tools wait already: come again in a second")
-        future = self.builders.submit(self.registry.orders, served, body)
+        future = self.builders.submit(self.registry.orders, served, body, owner)
         self.building.add(future)
         future.add_done_callback(self.building.discard)  # not before: a thread that builds cannot be broken off
         return await asyncio.wrap_future(future)
@@ -523,9 +524,12 @@ def split(url: str) -> tuple[str, str]:
 
 def known_key(headers: Headers, keys: Sequence[str]) -> bool:
     """Compared in a time that tells nothing of how much is right."""
-    said = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-    found = [hmac.compare_digest(said.encode(), key.encode()) for key in keys]
+    found = [hmac.compare_digest(key_of(headers).encode(), key.encode()) for key in keys]
     return any(found)
+
+
+def key_of(headers: Headers) -> str:
+    return headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
 
 
 def is_local(host: str) -> bool:
