@@ -115,7 +115,7 @@ def test_tools_and_schemas_are_checked_in_form() -> None:
 
 def test_lists_are_bounded_before_they_are_looked_at() -> None:
     """Of millions of bytes of faults none is looked for; such a body is refused as fast as it is parsed."""
-    many = [{}] * 600_000
+    many: list[Any] = [{}] * 600_000
     call = {"function": {"name": "f", "arguments": ""}}
     for fields, param in (
         ({"messages": many}, "messages"), ({"messages": USER, "tools": many}, "tools"),

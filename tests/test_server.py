@@ -576,6 +576,14 @@ def test_whoever_does_not_read_holds_no_place(models: list[Served], monkeypatch:
     """By the time that a request may take, or by what is kept of its answer."""
     if limit == "HELD":
         monkeypatch.setattr(server, "HELD", 20)
+
+    def small(host: str, port: int) -> socket.socket:
+        """Whose connections hold little of what is sent."""
+        made = server.listening(host, port)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return made
+
+    monkeypatch.setattr("served.listening", small)
     seconds = 3 if limit == "seconds" else 600
     with (
         serving(models[:1], slots=16, queue=0, seconds=seconds) as running,
