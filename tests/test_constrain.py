@@ -308,7 +308,7 @@ def test_a_fresh_constraint_has_no_fault(words: Tokenizer) -> None:
 
 def test_what_is_compiled_is_compiled_once(words: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     grammar = json_grammar(words, WHOLE)
-    monkeypatch.setattr(constrain.llguidance, "LLMatcher", None)
+    monkeypatch.setattr("llguidance.LLMatcher", None)
     assert spell(words, "12", grammar.fresh())
 
 
