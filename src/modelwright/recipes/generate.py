@@ -162,12 +162,12 @@ def keeping_to(lm: LanguageModel, path: Path, made: list[Constraint]) -> Callabl
     """What makes each row's grammar and puts it into `made`. A schema that cannot be followed is refused here."""
     try:
         schema = json.loads(path.read_bytes())
-        json_grammar(lm.tokenizer, schema, eos_ids(lm))
+        first = json_grammar(lm.tokenizer, schema, eos_ids(lm))
     except ValueError as error:  # of bytes that are not JSON, too
         raise ValueError(f"{path}: {error}") from error
 
     def one() -> Constraint:
-        made.append(json_grammar(lm.tokenizer, schema, eos_ids(lm)))
+        made.append(first.fresh())
         return made[-1]
 
     return one

@@ -303,8 +303,7 @@ class Served:
     def grammars(self, body: Body, ends: Collection[int], count: int) -> list[Constraint | None]:
         """One for each choice, of which the first is built, and the others are copies of it. Raises Refusal."""
         first = self.grammar(body, ends)
-        fresh = getattr(first, "fresh", lambda: self.grammar(body, ends))
-        return [first, *(fresh() for _ in range(count - 1))]
+        return [first, *(first and first.fresh() for _ in range(count - 1))]
 
     def texts(self, body: EmbeddingBody) -> list[list[int]]:
         """The ids of what is to be embedded. Raises Refusal."""
