@@ -179,9 +179,6 @@ class History:
         self.seen.scatter_(1, tokens[:, None], True)
         self.counts.scatter_add_(1, tokens[:, None], self.counts.new_ones(len(tokens), 1))
 
-    def select(self, rows: Tensor) -> None:
-        self.seen, self.counts = self.seen[rows], self.counts[rows]
-
 
 def history(prompts: Sequence[Sequence[int]], vocab: int, sampling: Sampling, device: torch.device) -> History | None:
     """The history of rows that hold only their prompts; None where no penalty reads it."""
