@@ -313,12 +313,12 @@ def test_an_encoder_writes_nothing() -> None:
     assert "writes no text" in refusal(lambda: served.prompts(completion(prompt="a"))).message
 
 
-def relative(heads: int = 4) -> LanguageModel:
+def relative(heads: int = 4, seed: int = 0) -> LanguageModel:
     """An encoder-decoder as T5 is."""
     own = replace(
         GPT2, learned=False, relative=Relative(8, 20), attn_scale=1.0, norm="rms", heads=heads, kv_heads=heads
     )
-    return build(replace(own, encoder=replace(own, causal=False)), decoder_start_token_id=0)
+    return build(replace(own, encoder=replace(own, causal=False)), seed, decoder_start_token_id=0)
 
 
 @pytest.mark.parametrize(("heads", "most"), [(1, 4096), (4, 4096), (16, 2048)])

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -14,10 +15,16 @@ import pytest
 
 from modelwright.adapt.lora import merged_copy
 from modelwright.adapt.open import open_model
+from modelwright.data.examples import Example
+from modelwright.data.task import Task, parse_task
+from modelwright.evaluate.scorer import ModelScorer
+from modelwright.evaluate.tasks import answers
+from modelwright.hub.open import LanguageModel
 from modelwright.infer.complete import complete
 from modelwright.serve.registry import Served, open_served
-from served import build, serving
+from served import Running, build, serving
 from test_registry import adapted as adapted  # a base, a LoRA and a soft prompt of it
+from test_registry import relative
 
 USER: Any = [{"role": "user", "content": "the cat"}]
 
@@ -87,3 +94,78 @@ def test_adapters_answer_side_by_side_as_each_alone(adapted: dict[str, str]) -> 
         with ThreadPoolExecutor(12) as pool:
             assert all(text == alone[name] for name, text in pool.map(ask, [*alone] * 8))
         assert len(running.service.registry.engines) == 1
+
+
+# -- labels --------------------------------------------------------------------------------------------------------
+
+SORT = parse_task(
+    {"name": "sort", "kind": "classify", "data": {"train": "none"}, "labels": ["cat", "dog", "the cat sat", "1", "10"],
+     "prompt": "{{ text }} is", "decoding": {"max_new": 3, "temperature": 2.0, "stop": ["a"]}},
+    "here", Path(),
+)  # fmt: skip
+SAID = ["the cat", "the dog did", "a naïve smile", "mat", "the end of it all", "sat sat", "dog", "and"]
+
+
+def measured(lm: LanguageModel, task: Task, texts: list[str]) -> list[str]:
+    """What evaluation takes for the answers."""
+    examples = [Example(str(at), {"text": text, "label": "dog"}) for at, text in enumerate(texts)]
+    prompter = Served("a", lm, task).prompter
+    assert prompter is not None
+    prompts = [prompter.prompt(example) for example in examples]
+    return [str(given.answer) for given in answers(ModelScorer(lm), task, prompter, examples, prompts)]
+
+
+SORTERS = {"decoder": build(seed=2, template=None), "chat": build(seed=2), "encoder-decoder": relative(seed=2)}
+
+
+@pytest.fixture(scope="module")
+def sorting() -> Iterator[Running]:
+    with serving([Served(name, lm, SORT, "hash") for name, lm in SORTERS.items()]) as running:
+        yield running
+
+
+def at(running: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.mark.parametrize("name", SORTERS)
+def test_a_label_is_chosen_as_where_it_was_measured(sorting: Running, name: str) -> None:
+    """However it is asked: many at once, drawn with a temperature, streamed, several times."""
+    client, wanted = at(sorting), measured(SORTERS[name], SORT, SAID)
+    assert len(set(wanted)) > 1
+    done = client.completions.create(model=name, prompt=SAID, n=2, temperature=1.5, seed=1)
+    assert [choice.text.strip() for choice in done.choices] == [text for text in wanted for _ in range(2)]
+    assert {choice.finish_reason for choice in done.choices} == {"stop"}
+    for text, label in zip(SAID, wanted, strict=True):
+        user: Any = [{"role": "user", "content": text}]
+        chunks = client.chat.completions.create(model=name, messages=user, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).strip() == label
+    assert sorting.service.registry.engines[name].scheduler.idle
+    assert not sorting.service.worker.weighing
+
+
+def test_a_label_is_told_with_its_own_log_probability(sorting: Running) -> None:
+    client, lm = at(sorting), SORTERS["decoder"]
+    [label] = measured(lm, SORT, ["the cat"])
+    done = client.completions.create(model="decoder", prompt="the cat", logprobs=2).choices[0]
+    assert done.logprobs is not None
+    assert "".join(done.logprobs.tokens or ()) == done.text
+    prompter = Served("a", lm, SORT).prompter
+    assert prompter is not None
+    example = Example("0", {"text": "the cat"})
+    ids = prompter.completion(example, label)
+    [alone] = ModelScorer(lm).loglikelihood([prompter.prompt(example)], [ids])
+    assert sum(lp or 0 for lp in done.logprobs.token_logprobs or ()) == pytest.approx(alone.logp, abs=1e-3)
+
+
+def test_a_label_can_be_cut_and_left_for_free_writing_but_follows_no_schema(sorting: Running) -> None:
+    client = at(sorting)
+    cut = client.completions.create(model="decoder", prompt="the cat", max_tokens=1).choices[0]
+    assert cut.finish_reason == "length"  # its end does not fit any more
+    free = client.completions.create(
+        model="decoder", prompt="the cat is", temperature=0, max_tokens=6, extra_body={"raw": True}
+    )
+    assert free.choices[0].text == complete(SORTERS["decoder"], ["the cat is"], max_new=6, temperature=0)[0].text
+    shape: Any = {"type": "json_object"}
+    with pytest.raises(openai.BadRequestError, match="among the labels"):
+        client.chat.completions.create(model="decoder", messages=USER, response_format=shape)

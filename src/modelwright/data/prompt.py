@@ -108,6 +108,15 @@ class Prompter:
         """Ids of the answer, without the token that ends it; of the reference, or of another `answer`."""
         return tuple(self._answer(example, answer))
 
+    def labels(self, example: Example) -> list[tuple[int, ...]]:
+        """Ids of each label as a whole answer, the token that ends it included: the likeliest of them is the answer.
+
+        So labels of several lengths, and one that begins another ("1", "10"), are compared as whole answers, as
+        training weighs them; a mean over tokens would favour a long label whose later tokens follow from the first.
+        """
+        end = () if self.end < 0 else (self.end,)
+        return [(*self.completion(example, label), *end) for label in self.task.labels]
+
     def row(self, example: Example, shots: Sequence[Example] = (), *, template: int = 0) -> Row:
         """A training row: weight 1 on the answer and the token that ends it, for an encoder on the label or tags.
 

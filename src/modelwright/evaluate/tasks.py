@@ -175,14 +175,10 @@ def likeliest(
     prompts: Sequence[Prompt],
     told: Told = untold,
 ) -> list[str]:
-    """The label that the model is likeliest to answer with and then to end: log p of its tokens and of the end, summed.
-
-    So labels of several lengths, and one that begins another ("1", "10"), are compared as whole answers, as training
-    weighs them; a mean over tokens would favour a long label whose later tokens follow from the first.
-    """
-    labels, ends = task.labels, () if prompter.end < 0 else (prompter.end,)
+    """The label that the model is likeliest to answer with and then to end: log p of its tokens and the end, summed."""
+    labels = task.labels
     asked = [prompt for prompt in prompts for _ in labels]
-    said = [(*prompter.completion(example, label), *ends) for example in examples for label in labels]
+    said = [answer for example in examples for answer in prompter.labels(example)]
     found = scorer.loglikelihood(asked, said, told=lambda done: told(done // len(labels)))
     sums = np.array([one.logp for one in found]).reshape(len(prompts), len(labels))  # (n, L)
     return [labels[i] for i in sums.argmax(1)]

@@ -48,11 +48,18 @@ KNOWN = 20  # names that a refusal lists
 
 @dataclass(frozen=True)
 class Reading:
-    """A prompt as the model reads it, and the tokens that end what it writes."""
+    """A prompt as the model reads it, and the tokens that end what it writes; where a label is to be the answer, all
+    that may be."""
 
     tokens: list[int]
     source: list[int] | None
     ends: frozenset[int]
+    labels: Sequence[tuple[int, ...]] = ()
+
+    @property
+    def least(self) -> int:
+        """Tokens that there must be room for behind it."""
+        return max(map(len, self.labels), default=1)
 
     @property
     def read(self) -> list[int]:
@@ -61,11 +68,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Order:
-    """One continuation to be written, and by which engine."""
+    """One continuation to be written, and by which engine; where there are labels, the likeliest of them."""
 
     engine: str
     request: Request
     stop: tuple[str, ...]
+    labels: Sequence[tuple[int, ...]] = ()
+
+    @property
+    def weighed(self) -> list[Request]:
+        """What tells how likely each label is."""
+        asked = replace(self.request, likely=0, bias={}, scored=len(self.request.prompt))
+        return [replace(asked, prompt=[*self.request.prompt, *label]) for label in self.labels]
 
 
 @dataclass(frozen=True)
@@ -229,7 +243,9 @@ class Served:
                 param="fields", code="context_length_exceeded",
             )  # fmt: skip
         ends = self._ends | ({self.prompter.end} if self.prompter.end >= 0 else set())
-        return Reading(list(prompt.tokens), None if prompt.source is None else list(prompt.source), frozenset(ends))
+        labels = self.prompter.labels(example) if self.task.kind == "classify" else ()
+        source = None if prompt.source is None else list(prompt.source)
+        return Reading(list(prompt.tokens), source, frozenset(ends), labels)
 
     def _canonical(self, fields: Mapping[str, str]) -> dict[str, str]:
         """Columns under the task's names and the file's. Raises Refusal for one that lacks, or is unknown."""
@@ -359,6 +375,8 @@ class Registry:
         readings = [served.conversation(body)] if isinstance(body, ChatBody) else []
         readings = served.prompts(body) if isinstance(body, CompletionBody) else readings
         sampling = served.sampling(body)
+        if labels := readings[0].labels if readings else ():
+            sampling = choosing(sampling, body, labels)
         for reading in readings:
             self._check_room(served, reading, sampling, "messages" if chat else "prompt")
         n, seed = body.choices, secrets.randbits(63) if sampling.seed is None else sampling.seed
@@ -372,7 +390,7 @@ class Registry:
                 reading.tokens, alike, reading.source, reading.ends, generator=generator, likely=body.candidates,
                 bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter, owner=owner,
             )  # fmt: skip
-            orders.append(Order(served.engine, request, sampling.stop))
+            orders.append(Order(served.engine, request, sampling.stop, reading.labels))
         return orders, sum(len(reading.read) - len(soft_ids(served.lm.model)) for reading in readings)
 
     def _check_room(self, served: Served, reading: Reading, sampling: Sampling, param: str) -> None:
@@ -382,12 +400,22 @@ class Registry:
         engine = self.engines[served.engine]
         holds = engine.pages.size * engine.scheduler.blocks.count
         try:
-            whole = len(reading.tokens) + room(engine.cfg, len(reading.tokens), sampling.max_new)
+            whole = len(reading.tokens) + room(engine.cfg, len(reading.tokens), max(sampling.max_new, reading.least))
         except ValueError as error:
             raise Refusal(400, str(error), param=param, code="context_length_exceeded") from None
         if whole > holds:
             said = f"the request may come to {whole} tokens, and the server's cache holds {holds}: lower max_tokens"
             raise Refusal(400, said, param="max_tokens")
+
+
+def choosing(sampling: Sampling, body: Body, labels: Sequence[tuple[int, ...]]) -> Sampling:
+    """How a label is written: it is chosen, as where it was measured, and nothing of it is drawn. Raises Refusal."""
+    if body.held:
+        raise Refusal(
+            400, "this model chooses among the labels of its task: they follow no schema", param="response_format"
+        )
+    most = body.most or max(map(len, labels))
+    return replace(sampling, max_new=most, temperature=0.0, stop=tuple(body.stop or ()))
 
 
 def started(served: Sequence[Served], slots: int, int8: bool) -> tuple[dict[str, Served], dict[str, Engine]]:

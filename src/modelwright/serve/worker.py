@@ -19,7 +19,7 @@ from torch import Tensor
 
 from modelwright.adapt.prompt import soft_ids
 from modelwright.data.tokenizer import Decoder, Tokenizer
-from modelwright.infer.engine import Engine, New, Stream, evaluating
+from modelwright.infer.engine import Engine, New, Request, Stream, evaluating
 from modelwright.infer.text import Writer
 from modelwright.model.transformer import Transformer
 from modelwright.serve.protocol import Refusal
@@ -114,6 +114,39 @@ class Draft:
         return found
 
 
+# -- labels --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Choice:
+    """One choice that is to be a label: all of them are weighed, and then the likeliest is written."""
+
+    ticket: Ticket
+    choice: int
+    order: Order
+    weighed: list[Stream]
+
+    @property
+    def chosen(self) -> Request:
+        """The request that writes it: the first of those whose log p, summed over its tokens, is the highest."""
+        sums = [sum(score.logp for score in stream.scores) for stream in self.weighed]
+        return replace(self.order.request, grammar=Saying(self.order.labels[sums.index(max(sums))]))
+
+
+@dataclass
+class Saying:
+    """A grammar with one sentence."""
+
+    tokens: Sequence[int]
+    at: int = 0
+
+    def allowed(self) -> Tensor:
+        return torch.arange(max(self.tokens) + 1) == self.tokens[self.at]
+
+    def take(self, token: int) -> None:
+        self.at += 1
+
+
 # -- the thread ----------------------------------------------------------------------------------------------------
 
 
@@ -125,6 +158,7 @@ class Worker:
         self.engines, self.tokenizers, self.post = engines, tokenizers, post
         self.asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.drafts: dict[Stream, Draft] = {}
+        self.weighing: list[Choice] = []
         self.chores: deque[Iterator[None]] = deque()  # embeddings, a forward between two steps
         self.events: list[tuple[Ticket, Event]] = []
         self.steps = 0
@@ -189,17 +223,35 @@ class Worker:
             return
         try:
             for choice, order in enumerate(orders):
-                stream = self.engines[order.engine].submit(order.request)
-                ticket.streams.append(stream)  # before what may fail: who is told of a fault leaves all of these
-                self.drafts[stream] = Draft(ticket, choice, stream, self.tokenizers[order.engine], order.stop)
+                if order.labels:
+                    weighed = [self._begin(ticket, order.engine, one) for one in order.weighed]
+                    self.weighing.append(Choice(ticket, choice, order, weighed))
+                else:
+                    self._write(ticket, choice, order, order.request)
         except Exception as error:
             self._fail(ticket, error)
+
+    def _begin(self, ticket: Ticket, engine: str, request: Request) -> Stream:
+        stream = self.engines[engine].submit(request)
+        ticket.streams.append(stream)  # before what may fail: who is told of a fault leaves all of these
+        return stream
+
+    def _write(self, ticket: Ticket, choice: int, order: Order, request: Request) -> None:
+        stream = self._begin(ticket, order.engine, request)
+        self.drafts[stream] = Draft(ticket, choice, stream, self.tokenizers[order.engine], order.stop)
+
+    def _choose(self) -> None:
+        """What was weighed to its end is written."""
+        for one in [one for one in self.weighing if all(stream.ended for stream in one.weighed)]:
+            self.weighing.remove(one)
+            self._write(one.ticket, one.choice, one.order, one.chosen)
 
     def _step(self, name: str, engine: Engine) -> None:
         self.steps += 1
         try:
             for stream, new in engine.step():
                 self._written(engine, stream, new)
+            self._choose()
         except Exception as error:
             log.exception("a step of %s failed", name)
             self._give_up(engine, error)
@@ -207,7 +259,9 @@ class Worker:
     def _give_up(self, engine: Engine, error: Exception) -> None:
         """Nothing of this engine's goes on: all that is told here is told the fault, also of a text that the engine
         itself has ended, and whose last piece was not told."""
-        for ticket in {draft.ticket: None for draft in self.drafts.values() if draft.stream.engine is engine}:
+        drafts = [draft.ticket for draft in self.drafts.values() if draft.stream.engine is engine]
+        weighing = [one.ticket for one in self.weighing if one.weighed[0].engine is engine]
+        for ticket in dict.fromkeys(drafts + weighing):
             self._fail(ticket, error)
         for stream in list(engine.streams.values()):
             engine.leave(stream)
@@ -232,6 +286,7 @@ class Worker:
         for stream in ticket.streams:
             stream.engine.leave(stream)
             self.drafts.pop(stream, None)
+        self.weighing = [one for one in self.weighing if one.ticket is not ticket]
 
     def _chore(self) -> None:
         """One forward for those whose texts are embedded, each in turn."""
