@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from child import measured
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -159,12 +158,7 @@ def limits() -> dict[str, float]:
 
 
 def measure(*words: object, env: dict[str, str] | None = None) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", *map(str, words)]
-    done = subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return measured(__file__, ["--child", *words], env)
 
 
 def compare(shape: str, batch: int, o: argparse.Namespace) -> None:

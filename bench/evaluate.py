@@ -19,12 +19,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
+
+from child import measured
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -91,14 +90,7 @@ def child(who: str, o: argparse.Namespace) -> dict[str, Any]:
 def measure(who: str, o: argparse.Namespace) -> dict[str, Any]:
     names = ("examples", "max-new", "batch", "shots", "longest")
     numbers = [f"--{name}={getattr(o, name.replace('-', '_'))}" for name in names]
-    command = [sys.executable, __file__, o.model, "--child", who, *numbers]
-    done = subprocess.run(
-        command, env=os.environ | (ALLOCATOR if "alloc" in who else {}), capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return measured(__file__, [o.model, "--child", who, *numbers], ALLOCATOR if "alloc" in who else {})
 
 
 def main() -> None:

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from child import measured
 from decode import clock, our_model
 from mixed import requests
 
@@ -172,12 +171,7 @@ def child(who: str, o: argparse.Namespace) -> dict[str, float]:
 
 
 def measure(who: str, o: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", who, f"--shape={o.shape}", f"--requests={o.requests}"]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{who} failed:\n{done.stderr}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return measured(__file__, ["--child", who, f"--shape={o.shape}", f"--requests={o.requests}"])
 
 
 def main() -> None:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from child import measured
 
 SHAPES: dict[str, dict[str, int]] = {
     "smol": {
@@ -142,13 +141,8 @@ def peak() -> float:
 
 def measure(who: str, o: argparse.Namespace) -> dict[str, float]:
     numbers = [f"--{name}={getattr(o, name)}" for name in ("shape", "steps", "context", "batch")]
-    command = [sys.executable, __file__, "--child", who, *numbers, "--targets", *o.targets]
-    env = os.environ | (ALLOCATOR if who.endswith("alloc") else {})
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    said = ["--child", who, *numbers, "--targets", *o.targets]
+    return measured(__file__, said, ALLOCATOR if who.endswith("alloc") else {})
 
 
 def main() -> None:

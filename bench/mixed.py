@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
+from child import measured
 from decode import ALLOCATOR, clock, our_model, peer_model
 
 SHARED = 512
@@ -99,12 +97,7 @@ def child(who: str, o: argparse.Namespace) -> dict[str, float]:
 
 def measure(who: str, o: argparse.Namespace) -> dict[str, float]:
     numbers = [f"--{name}={getattr(o, name)}" for name in ("shape", "requests", "texts")]
-    env = os.environ | (ALLOCATOR if "alloc" in who else {})
-    done = subprocess.run([sys.executable, __file__, "--child", who, *numbers], env=env, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{who} failed:\n{done.stderr}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return measured(__file__, ["--child", who, *numbers], ALLOCATOR if "alloc" in who else {})
 
 
 def main() -> None:

@@ -143,6 +143,39 @@ def test_a_fault_while_a_piece_is_told_is_told_to_all_who_are_under_way(asked: A
     until(ended(other))
 
 
+LABELS = [(5, 9), (7, 9), (5, 6, 7, 9)]
+
+
+def labelled() -> Order:
+    return Order("a", Request([5, 6], Sampling(max_new=4, temperature=0.0), ends=[9]), (), LABELS)
+
+
+def test_a_fault_while_labels_are_weighed_is_told(asked: Asked, monkeypatch: Any) -> None:
+    found: list[Event] = []
+    monkeypatch.setattr(asked.engine.model, "logits", lambda hidden: 1 / 0)
+    asked.worker.submit(Ticket(found.append), [labelled()])
+    until(lambda: found)
+    monkeypatch.undo()
+    assert isinstance(found[0], ZeroDivisionError)
+    assert not asked.worker.weighing
+    assert not asked.engine.streams
+
+
+def test_whoever_leaves_while_labels_are_weighed_is_told_nothing(asked: Asked) -> None:
+    ticket = Ticket(lambda event: pytest.fail("nobody waits"))
+
+    def come_and_go() -> None:
+        asked.worker._submit(ticket, [labelled()])
+        asked.worker._leave(ticket)
+
+    asked.worker.asked.put(come_and_go)
+    found: list[Event] = []
+    asked.worker.submit(Ticket(found.append), [labelled(), labelled()])
+    until(ended(found, 2))
+    assert not asked.worker.weighing
+    assert asked.engine.scheduler.blocks.available == asked.engine.scheduler.blocks.count
+
+
 def test_what_has_no_draft_leaves_nothing_behind(asked: Asked, monkeypatch: Any) -> None:
     monkeypatch.setattr(Draft, "__init__", lambda *said: 1 / 0)
     _, found = asked.submit("the cat")
