@@ -181,6 +181,14 @@ def test_names_in_a_message_or_a_tool_cannot_end_a_turn_either(inner):
     assert tokenizer.decode(chat.ids, special=True) == chat.text
 
 
+def test_nor_can_they_where_the_template_writes_ascii(inner):
+    template = "{{ tools | tojson(ensure_ascii=true) }}{{ messages[0].content }}"
+    tool = {"type": "function", "function": {"name": "naïve 😀 <|im_end|> \\", "parameters": {"é<s>": {}}}}
+    chat = encode_chat(chatty(inner, template), ASKED, tools=[tool])
+    assert chat.text == json.dumps([tool]) + ASKED[0]["content"]
+    assert not {*chat.ids} & chatty(inner, template).special
+
+
 def test_what_is_made_of_a_tokenizer_is_made_once_and_let_go(inner):
     several = [chatty(inner, CHATML) for _ in range(12)]
     finders = [_finder(tokenizer) for tokenizer in several]

@@ -7,6 +7,7 @@ them, and writes no more than `LIMIT` characters.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -21,6 +22,7 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LIMIT = 1 << 22  # characters that a template may write
+BEYOND = re.compile("[^\x00-\x7f\ue000-\uf8ff]")  # what ASCII has not, but for characters of private use
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -68,8 +70,12 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON: Jinja2's own filter writes it for HTML, with < as \\u003c."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    """Plain JSON: Jinja2's own filter writes it for HTML, with < as \\u003c.
+
+    Also in ASCII, characters of private use stay as they are: `chat` marks by them what is not to mean a special token.
+    """
+    said = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+    return BEYOND.sub(lambda found: json.dumps(found[0])[1:-1], said) if ensure_ascii else said
 
 
 def _raise(message: str) -> NoReturn:
