@@ -275,6 +275,11 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     assert sentence(tmp_path / "m", FileNotFoundError).startswith(f"{shard} is missing")
 
 
+def test_of_a_run_s_directory_the_model_is_named(tmp_path: Path) -> None:
+    checkpoint.save(fresh(), tmp_path / "run" / "model")
+    assert sentence(tmp_path / "run", FileNotFoundError).endswith(f"; say {tmp_path / 'run' / 'model'}")
+
+
 @pytest.mark.parametrize("file", ["../elsewhere.safetensors", "/etc/passwd", "pytorch_model.bin", "a/b.safetensors"])
 def test_an_index_names_only_safetensors_beside_it(file: str, tmp_path: Path) -> None:
     checkpoint.save(fresh(), tmp_path / "m", shard_bytes=10_000)

@@ -208,6 +208,7 @@ def test_no_such_path_names_the_nearest(tmp_path):
     assert f"did you mean {tmp_path}/corpus/train.txt?" in said
     assert f"did you mean {tmp_path}/corpus?" in fault(tmp_path / "korpus" / "train.txt", kind=FileNotFoundError)
     assert "did you mean" not in fault(tmp_path / "corpus" / "zzzz", kind=FileNotFoundError)
+    assert "did you mean desk+gaps, the embedded one?" in fault("desk+gap:50k", kind=FileNotFoundError)
 
 
 def test_nothing_is_found_before_anything_is_read(tmp_path):

@@ -22,6 +22,8 @@ import fsspec
 import pyarrow
 import pyarrow.parquet
 
+from modelwright.data.named import DESKS
+
 SEPARATOR = "<|endoftext|>"
 CHUNK = 1 << 20  # bytes read at a time, and the length in characters at which a long text is cut
 LINE = 1 << 26  # bytes; a longer line of JSON is taken for a file that is not JSON Lines
@@ -143,7 +145,9 @@ def _find(source: str) -> list[File]:
         return _folder(system, path, source)
     if re.search(r"[*?\[]", path):
         return _glob(system, path, source)
-    raise FileNotFoundError(f"no such file or folder: {source}{_nearest(system, path)}")
+    word = difflib.get_close_matches(source.partition(":")[0], DESKS, n=1, cutoff=0.8)
+    near = f" (did you mean {word[0]}, the embedded one?)" if word else _nearest(system, path)
+    raise FileNotFoundError(f"no such file or folder: {source}{near}")
 
 
 def _folder(system: Any, path: str, source: str) -> list[File]:

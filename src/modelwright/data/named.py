@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-DESK, EPISODES, GAPS = "desk", "desk+episodes", "desk+gaps"
+DESKS = DESK, EPISODES, GAPS = "desk", "desk+episodes", "desk+gaps"
 
 
 class Twice(ValueError):
@@ -57,7 +57,7 @@ def known(said: Iterable[object], names: Iterable[str], where: str, what: str = 
 
 
 def is_desk(source: str) -> bool:
-    return source.partition(":")[0] in (DESK, EPISODES, GAPS)
+    return source.partition(":")[0] in DESKS
 
 
 def is_path(source: str) -> bool:

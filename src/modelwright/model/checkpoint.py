@@ -289,7 +289,9 @@ def _put(model: nn.Module, ours: str, tensor: Tensor) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; FileNotFoundError where there is none, ValueError where it holds anything else."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: a model directory holds {CONFIG} and {WEIGHTS}")
+        inside = path.parent / "model"  # where a run keeps its model
+        there = f"; say {inside}" if (inside / path.name).exists() else ""
+        raise FileNotFoundError(f"{path} is missing: a model directory holds {CONFIG} and {WEIGHTS}{there}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
