@@ -375,8 +375,8 @@ class Registry:
         readings = [served.conversation(body)] if isinstance(body, ChatBody) else []
         readings = served.prompts(body) if isinstance(body, CompletionBody) else readings
         sampling = served.sampling(body)
-        if labels := readings[0].labels if readings else ():
-            sampling = choosing(sampling, body, labels)
+        if longest := max((reading.least for reading in readings if reading.labels), default=0):
+            sampling = choosing(sampling, body, longest)
         for reading in readings:
             self._check_room(served, reading, sampling, "messages" if chat else "prompt")
         n, seed = body.choices, secrets.randbits(63) if sampling.seed is None else sampling.seed
@@ -408,14 +408,13 @@ class Registry:
             raise Refusal(400, said, param="max_tokens")
 
 
-def choosing(sampling: Sampling, body: Body, labels: Sequence[tuple[int, ...]]) -> Sampling:
-    """How a label is written: it is chosen, as where it was measured, and nothing of it is drawn. Raises Refusal."""
+def choosing(sampling: Sampling, body: Body, longest: int) -> Sampling:
+    """How a label of at most `longest` tokens is written: it was chosen, and nothing of it is drawn. Raises Refusal."""
     if body.held:
         raise Refusal(
             400, "this model chooses among the labels of its task: they follow no schema", param="response_format"
         )
-    most = body.most or max(map(len, labels))
-    return replace(sampling, max_new=most, temperature=0.0, stop=tuple(body.stop or ()))
+    return replace(sampling, max_new=body.most or longest, temperature=0.0, stop=tuple(body.stop or ()))
 
 
 def started(served: Sequence[Served], slots: int, int8: bool) -> tuple[dict[str, Served], dict[str, Engine]]:
