@@ -9,6 +9,7 @@ import pytest
 
 from modelwright.cli import main
 from modelwright.hub.open import save
+from modelwright.recipes.flags import parse
 from modelwright.recipes.serve import Serve, adapters, check, name_of, told
 from modelwright.serve.registry import Served
 from modelwright.serve.server import is_local
@@ -30,6 +31,15 @@ def test_mistakes(flags: list[str], said: str, capsys: pytest.CaptureFixture[str
     port = [] if "--port" in flags else ["--port", "0"]
     assert main(["serve", str(tmp_path / "m"), *flags, *port]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_each_flag_that_may_come_again_is_kept() -> None:
+    words = ["m"]
+    for name, values in {"adapter": ["a=b", "c=d"], "key": ["x", "y"], "origin": ["https://a", "https://b"]}.items():
+        words += [word for value in values for word in (f"--{name}", value)]
+    found = parse(Serve, [*words, "--task", "a.yaml", "--task", "b.yaml"], "modelwright serve")
+    assert (found.adapter, found.key) == (("a=b", "c=d"), ("x", "y"))
+    assert (found.origin, found.task) == (("https://a", "https://b"), (Path("a.yaml"), Path("b.yaml")))
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

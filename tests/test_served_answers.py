@@ -55,6 +55,18 @@ def test_an_answer_by_a_schema_is_valid_by_it(client: openai.OpenAI, seed: int) 
     jsonschema.validate(json.loads(done.choices[0].message.content), SCHEMA)
 
 
+def test_a_model_without_conversations_answers_by_a_schema_too() -> None:
+    with serving([Served("plain", build(template=None))]) as running:
+        done = at(running).completions.create(
+            model="plain", prompt=["the cat", "a dog"], max_tokens=200, temperature=1, seed=1,
+            extra_body={"response_format": {"type": "json_schema", "json_schema": {"name": "seen", "schema": SCHEMA}}},
+        )  # fmt: skip
+        for choice in done.choices:
+            jsonschema.validate(json.loads(choice.text), SCHEMA)
+        with pytest.raises(openai.BadRequestError, match="ask /v1/chat/completions"):
+            at(running).completions.create(model="plain", prompt="a", extra_body={"tools": [LOOK]})
+
+
 def test_a_tool_is_called_streamed_and_whole(client: openai.OpenAI) -> None:
     asked: Any = {"model": "base", "messages": USER, "tools": [LOOK], "tool_choice": "required", "max_tokens": 200,
                   "temperature": 1, "seed": 3, "parallel_tool_calls": False}  # fmt: skip
@@ -158,10 +170,13 @@ def test_a_label_is_told_with_its_own_log_probability(sorting: Running) -> None:
     assert sum(lp or 0 for lp in done.logprobs.token_logprobs or ()) == pytest.approx(alone.logp, abs=1e-3)
 
 
-def test_a_label_can_be_cut_and_left_for_free_writing_but_follows_no_schema(sorting: Running) -> None:
+def test_a_label_is_never_cut_and_follows_no_schema_and_may_be_left_for_free_writing(sorting: Running) -> None:
     client = at(sorting)
-    cut = client.completions.create(model="decoder", prompt="the cat", max_tokens=1).choices[0]
-    assert cut.finish_reason == "length"  # its end does not fit any more
+    whole, asked = (
+        client.completions.create(model="decoder", prompt="the cat", **more).choices[0]
+        for more in ({}, {"max_tokens": 1, "stop": ["a", "c"], "logit_bias": {"5": 100}, "presence_penalty": 2})
+    )
+    assert (asked.text, asked.finish_reason) == (whole.text, "stop")
     free = client.completions.create(
         model="decoder", prompt="the cat is", temperature=0, max_tokens=6, extra_body={"raw": True}
     )

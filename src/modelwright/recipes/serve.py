@@ -32,20 +32,20 @@ class Serve:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A model's or an adapter's directory, or a model's name on the hub."""
-    adapter: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=PATH")] = ()
-    """Adapters of the model, each served by a name of its own."""
+    adapter: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=PATH")] = ()
+    """An adapter of the model, served by a name of its own; again for each."""
     name: str | None = None
     """What the model is called by those who ask; by default its directory's name."""
-    task: tuple[Path, ...] = ()
-    """Task files, for what was tuned by a contract of which it keeps the hash alone."""
+    task: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A task file, for what was tuned by a contract of which it keeps the hash alone."""
     host: str = "127.0.0.1"
     """The address to listen at; one that other machines reach asks for a key."""
     port: int = 8000
     """0 takes one that is free."""
-    key: tuple[str, ...] = ()
-    """Keys, any of which opens the server; better kept in the environment, as MODELWRIGHT_KEY."""
-    origin: tuple[str, ...] = ()
-    """Origins (https://example.org) of pages elsewhere that may ask this server."""
+    key: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A key, of which any opens the server; better kept in the environment, as MODELWRIGHT_KEY."""
+    origin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """The origin (https://example.org) of pages elsewhere that may ask this server."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """Of weights and computation; int8: the products' weights and inputs rounded to eight bits."""
     slots: int = 32

@@ -192,6 +192,24 @@ class StreamOptions(Strict):
     include_usage: bool | None = None
 
 
+class Schema(Strict):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class Format(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Format:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is missing")
+        return self
+
+
 class Body(Strict):
     """What both routes that write take. Fields that are left out, or null, are as the model has them."""
 
@@ -218,12 +236,21 @@ class Body(Strict):
     """The text is the prompt as it stands, whatever the model was tuned on."""
     contract: str | None = None
     """The hash of the prompt contract that the client counts on."""
+    response_format: Format | None = None
 
     @model_validator(mode="after")
     def _streams(self) -> Body:
         if self.stream_options is not None and not self.stream:
             raise Refusal(400, "stream_options go with stream: true", param="stream_options")
+        for schema, param in self._schemas():
+            if len(json.dumps(schema)) > SCHEMA:
+                raise Refusal(400, f"{param} has a schema of over {SCHEMA} characters", param=param)
         return self
+
+    def _schemas(self) -> list[tuple[Any, str]]:
+        """All that a grammar is to be built of, and which field holds it."""
+        said = self.response_format and self.response_format.json_schema
+        return [(said.schema_, "response_format")] if said else []
 
     @property
     def choices(self) -> int:
@@ -251,7 +278,14 @@ class Body(Strict):
     @property
     def held(self) -> bool:
         """Whether the answer is held to a grammar."""
-        return False
+        return self.as_json is not None
+
+    @property
+    def as_json(self) -> tuple[dict[str, Any] | None] | None:
+        """The JSON schema that the answer is to fit, (None,) for any JSON object; None where it is free."""
+        if self.response_format is None or self.response_format.type == "text":
+            return None
+        return (self.response_format.json_schema.schema_ if self.response_format.json_schema else None,)
 
     @property
     def most(self) -> int | None:
@@ -271,9 +305,13 @@ class CompletionBody(Body):
 
     prompt: Prompts | None = None
     logprobs: int | None = Field(None, ge=0, le=TOP)
+    tools: Any = None
+    """A conversation's, and refused here: passed over in silence, an answer would look as if none was wanted."""
 
     @model_validator(mode="after")
     def _something(self) -> CompletionBody:
+        if self.tools:
+            raise Refusal(400, "tools belong to a conversation: ask /v1/chat/completions", param="tools")
         if self.prompt is None and self.fields is None:
             raise Refusal(400, "prompt is missing: a text to continue (or fields, for a tuned model)", param="prompt")
         return self
@@ -364,24 +402,6 @@ class Choice(Strict):
     function: Named
 
 
-class Schema(Strict):
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
-    description: str | None = None
-    strict: bool | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
-
-
-class Format(Strict):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: Schema | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> Format:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise ValueError("json_schema is missing")
-        return self
-
-
 class ChatBody(Body):
     """/v1/chat/completions."""
 
@@ -389,7 +409,6 @@ class ChatBody(Body):
     max_completion_tokens: int | None = Field(None, ge=1, le=1 << 24)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=TOP)
-    response_format: Format | None = None
     tools: Annotated[list[Tool] | None, _at_most(TOOLS)] = None
     tool_choice: Literal["none", "auto", "required"] | Choice | None = None
     parallel_tool_calls: bool | None = None
@@ -405,15 +424,10 @@ class ChatBody(Body):
             raise Refusal(400, f"tool_choice asks for none of the tools {', '.join(names)}", param="tool_choice")
         if self.offered and self.as_json:
             raise Refusal(400, "an answer is JSON or a call: leave out tools or response_format", param="tools")
-        for schema, param in self._schemas():
-            if len(json.dumps(schema)) > SCHEMA:
-                raise Refusal(400, f"{param} has a schema of over {SCHEMA} characters", param=param)
         return self
 
     def _schemas(self) -> list[tuple[Any, str]]:
-        found = [(tool.function.parameters, "tools") for tool in self.tools or ()]
-        said = self.response_format and self.response_format.json_schema
-        return [*found, (said.schema_, "response_format")] if said else [*found]
+        return [*((tool.function.parameters, "tools") for tool in self.tools or ()), *super()._schemas()]
 
     @property
     def top(self) -> int | None:
@@ -425,7 +439,7 @@ class ChatBody(Body):
 
     @property
     def held(self) -> bool:
-        return bool(self.offered or self.as_json)
+        return bool(self.offered) or super().held
 
     @property
     def offered(self) -> list[dict[str, Any]]:
@@ -437,13 +451,6 @@ class ChatBody(Body):
         """Which of them: "auto", "required", or one by its name."""
         said = self.tool_choice or "auto"
         return said if isinstance(said, str) else said.model_dump()
-
-    @property
-    def as_json(self) -> tuple[dict[str, Any] | None] | None:
-        """The JSON schema that the answer is to fit, (None,) for any JSON object; None where it is free."""
-        if self.response_format is None or self.response_format.type == "text":
-            return None
-        return (self.response_format.json_schema.schema_ if self.response_format.json_schema else None,)
 
 
 class EmbeddingBody(Strict):

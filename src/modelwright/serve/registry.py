@@ -305,12 +305,13 @@ class Served:
 
     def grammar(self, body: Body, ends: Collection[int]) -> Constraint | None:
         """What the answer is held to. Raises Refusal where that cannot be."""
-        if not isinstance(body, ChatBody) or not body.held:
+        if not body.held:
             return None
-        param = "tools" if body.offered else "response_format"
+        param = "response_format" if body.as_json else "tools"
         try:
             if body.as_json:
                 return json_grammar(self.lm.tokenizer, body.as_json[0], ends)
+            assert isinstance(body, ChatBody)
             parallel = body.parallel_tool_calls is not False
             return tool_grammar(self.lm.tokenizer, body.offered, body.choice, parallel, ends)
         except ValueError as error:
@@ -414,7 +415,7 @@ def choosing(sampling: Sampling, body: Body, longest: int) -> Sampling:
         raise Refusal(
             400, "this model chooses among the labels of its task: they follow no schema", param="response_format"
         )
-    return replace(sampling, max_new=body.most or longest, temperature=0.0, stop=tuple(body.stop or ()))
+    return replace(sampling, max_new=longest, temperature=0.0, stop=())
 
 
 def started(served: Sequence[Served], slots: int, int8: bool) -> tuple[dict[str, Served], dict[str, Engine]]:

@@ -500,7 +500,8 @@ class Guard:
             return
         if self.limits.keys:
             if not known_key(headers, self.limits.keys):
-                said = "this server asks for a key: Authorization: Bearer KEY, or X-Api-Key: KEY"
+                asks = "this server asks for a key: Authorization: Bearer KEY, or X-Api-Key: KEY"
+                said = "the key is not one of this server's" if key_of(headers) else asks
                 raise Refusal(401, said, code="invalid_api_key")
             return
         said, origin = headers.get("host", ""), headers.get("origin")
