@@ -442,6 +442,22 @@ def test_a_key_is_asked_for_sent_and_kept_for_the_tab_alone(opened: Callable[...
 # -- where it is looked at ----------------------------------------------------------------------
 
 
+def test_in_a_low_window_a_pane_scrolls_and_nothing_of_it_lies_over_the_prompt(opened: Callable[..., Page]) -> None:
+    page = opened(viewport={"width": 844, "height": 390})
+    choose(page, "panes", "2")
+    for pane in page.locator(".pane").all():
+        assert pane.evaluate("p => p.scrollHeight > p.clientHeight && getComputedStyle(p).overflowY") == "auto"
+        pane.locator(".said").scroll_into_view_if_needed()
+        expect(pane.locator(".said")).to_be_in_viewport()
+
+
+def test_control_and_enter_write_from_wherever_one_is(opened: Callable[..., Page]) -> None:
+    page = opened()
+    page.locator("#prompt").fill("The hall")
+    page.locator("[name=seed]").first.press("Control+Enter")
+    expect(page.locator(".pane .text").last).to_contain_text("nobody knew why")
+
+
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844), (320, 568)])
 def test_nothing_stands_beyond_the_window(opened: Callable[..., Page], width: int, height: int) -> None:
     page = opened(viewport={"width": width, "height": height})
