@@ -23,6 +23,7 @@ from served import build
         (["--port", "70000"], "--port"),
         (["--slots", "0"], "--slots"),
         (["--adapter", "x"], "NAME=PATH"),
+        (["--origin", "example.org"], "https://example.org"),
         (["--sots", "1"], "perhaps you meant --slots"),
     ],
 )

@@ -82,6 +82,16 @@ def test_a_tool_is_called_streamed_and_whole(client: openai.OpenAI) -> None:
     assert chunks[-1].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tool_that_is_named_is_called_once(client: openai.OpenAI, seed: int) -> None:
+    one: Any = {"type": "function", "function": {"name": "look"}}
+    done = client.chat.completions.create(
+        model="base", messages=USER, tools=[LOOK], tool_choice=one, max_tokens=200, temperature=1, seed=seed
+    )
+    assert done.choices[0].finish_reason == "tool_calls"
+    assert len(done.choices[0].message.tool_calls or ()) == 1
+
+
 def test_a_keyword_that_is_not_followed_is_named(client: openai.OpenAI) -> None:
     shape: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "if": {}}}}
     with pytest.raises(openai.BadRequestError, match="'if'"):

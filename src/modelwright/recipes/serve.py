@@ -9,6 +9,7 @@ Left out: several models, TLS (put a proxy before it), more than one process.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,8 @@ def check(o: Serve) -> Limits:
             raise ValueError(f"--{name} is {getattr(o, name)}, and must be at least {least}")
     if not 0 <= o.port < 1 << 16:
         raise ValueError(f"--port is {o.port}, and must be from 0 to 65535")
+    if wrong := next((one for one in o.origin if not re.fullmatch(r"https?://[^/]+", one)), None):
+        raise ValueError(f"--origin is {wrong!r}, and must be as a browser says it: https://example.org")
     keys = tuple(filter(None, (*o.key, os.environ.get(KEY, ""))))
     if not keys and not is_local(o.host):
         raise ValueError(

@@ -312,7 +312,9 @@ class Served:
             if body.as_json:
                 return json_grammar(self.lm.tokenizer, body.as_json[0], ends)
             assert isinstance(body, ChatBody)
-            parallel = body.parallel_tool_calls is not False
+            parallel = body.parallel_tool_calls is not False and isinstance(
+                body.choice, str
+            )  # a tool by name: one call
             return tool_grammar(self.lm.tokenizer, body.offered, body.choice, parallel, ends)
         except ValueError as error:
             raise Refusal(400, f"{param}: {error}", param=param) from None
