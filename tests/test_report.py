@@ -21,7 +21,7 @@ from modelwright.project.curve import Point, fit_curve
 from modelwright.project.evidence import compared, learning_curve
 from modelwright.project.ladder import BASE, Climb, Cost, Entry, Limits, climb, nearest
 from modelwright.project.page import marked, page
-from modelwright.project.plots import Bar, Dot, apart, log_scale
+from modelwright.project.plots import CLOCK, Bar, Dot, apart, clock, log_scale
 from modelwright.project.profile import profile
 from modelwright.project.report import Evidence, build, short
 from modelwright.project.spec import Project, parse_project
@@ -353,6 +353,10 @@ def test_places_on_a_log_scale() -> None:
     assert x(1) == pytest.approx(15)
     assert x(10) == pytest.approx(115)
     assert x.ticks == (1, 3, 10, 30, 100)
+    times = log_scale([2.0, 7000.0], 0, 1, CLOCK)
+    assert [clock(tick) for tick in times.ticks] == [
+        "3 s", "10 s", "30 s", "1 min", "3 min", "10 min", "30 min", "1 h",
+    ]  # fmt: skip
 
 
 def test_names_are_moved_apart_and_stay_in_order() -> None:

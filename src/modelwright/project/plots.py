@@ -42,10 +42,10 @@ def scatter(dots: Sequence[Dot], target: float, top: float, metric: str) -> str:
     """Score over seconds, each with its interval and the bound below it, and the line of the target."""
     if not dots:
         return ""
-    x = log_scale([max(dot.seconds, 0.01) for dot in dots], LEFT, WIDTH - RIGHT)
+    x = log_scale([max(dot.seconds, 0.01) for dot in dots], LEFT, WIDTH - RIGHT, CLOCK)
     y = linear_scale(0.0, top, HEIGHT - BOTTOM, TOP)
     ticks = [top * i / 5 for i in range(6)]
-    parts = [grid_y(ticks, y, WIDTH - RIGHT), axis_x(x, "time, training and measuring (log scale)", moment)]
+    parts = [grid_y(ticks, y, WIDTH - RIGHT), axis_x(x, "time, training and measuring (log scale)", clock)]
     parts.append(line(LEFT, y(target), WIDTH - RIGHT, y(target), "target"))
     parts.append(text(LEFT + 4, y(target) - 5, f"target {target:g}", "target-name"))
     heights = apart([y(dot.value) for dot in dots], LINE, TOP + 6, HEIGHT - BOTTOM)
@@ -145,15 +145,24 @@ def linear_scale(low: float, high: float, start: float, end: float) -> Scale:
     return Scale(lambda number: start + (min(max(number, low), high) - low) / span * (end - start), (low, high))
 
 
-def log_scale(numbers: Iterable[float], start: float, end: float) -> Scale:
-    """Room for all numbers and a little more; ticks at 1, 3, 10, 30, ... of them."""
+ROUND = tuple(10.0**power * lead for power in range(-3, 12) for lead in (1, 3))
+CLOCK = (*(at for at in ROUND if at < 60), *(unit * n for unit in (60.0, 3600.0) for n in (1, 3, 10, 30)), 3.6e5, 3.6e6)
+
+
+def log_scale(numbers: Iterable[float], start: float, end: float, marked: Iterable[float] = ROUND) -> Scale:
+    """Room for all numbers and a little more; ticks at those of `marked` that lie among them."""
     found = list(numbers)
     low, high = math.log10(min(found)) - 0.15, math.log10(max(found)) + 0.15
-    ticks = [10.0**power * lead for power in range(math.floor(low), math.ceil(high) + 1) for lead in (1, 3)]
     return Scale(
         lambda number: start + (math.log10(number) - low) / (high - low) * (end - start),
-        tuple(tick for tick in ticks if low <= math.log10(tick) <= high),
+        tuple(tick for tick in marked if low <= math.log10(tick) <= high),
     )
+
+
+def clock(seconds: float) -> str:
+    """A round time in one unit: 600 -> '10 min'."""
+    unit, name = (1, "s") if seconds < 60 else (60, "min") if seconds < 3600 else (3600, "h")
+    return f"{seconds / unit:g} {name}"
 
 
 def grid_y(ticks: Iterable[float], y: Scale, right: float) -> str:
