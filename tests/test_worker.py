@@ -161,6 +161,15 @@ def test_a_fault_while_labels_are_weighed_is_told(asked: Asked, monkeypatch: Any
     assert not asked.engine.streams
 
 
+def test_a_label_that_cannot_be_written_is_told(asked: Asked, monkeypatch: Any) -> None:
+    found: list[Event] = []
+    monkeypatch.setattr(Draft, "__init__", lambda *said: 1 / 0)
+    asked.worker.submit(Ticket(found.append), [labelled()])
+    until(lambda: found)
+    assert isinstance(found[0], ZeroDivisionError)
+    assert not asked.engine.streams
+
+
 def test_whoever_leaves_while_labels_are_weighed_is_told_nothing(asked: Asked) -> None:
     ticket = Ticket(lambda event: pytest.fail("nobody waits"))
 

@@ -57,11 +57,6 @@ class Reading:
     labels: Sequence[tuple[int, ...]] = ()
 
     @property
-    def least(self) -> int:
-        """Tokens that there must be room for behind it."""
-        return max(map(len, self.labels), default=1)
-
-    @property
     def read(self) -> list[int]:
         return self.tokens if self.source is None else self.source
 
@@ -312,9 +307,8 @@ class Served:
             if body.as_json:
                 return json_grammar(self.lm.tokenizer, body.as_json[0], ends)
             assert isinstance(body, ChatBody)
-            parallel = body.parallel_tool_calls is not False and isinstance(
-                body.choice, str
-            )  # a tool by name: one call
+            named = not isinstance(body.choice, str)  # and called once
+            parallel = body.parallel_tool_calls is not False and not named
             return tool_grammar(self.lm.tokenizer, body.offered, body.choice, parallel, ends)
         except ValueError as error:
             raise Refusal(400, f"{param}: {error}", param=param) from None
@@ -378,7 +372,7 @@ class Registry:
         readings = [served.conversation(body)] if isinstance(body, ChatBody) else []
         readings = served.prompts(body) if isinstance(body, CompletionBody) else readings
         sampling = served.sampling(body)
-        if longest := max((reading.least for reading in readings if reading.labels), default=0):
+        if longest := max((len(label) for reading in readings for label in reading.labels), default=0):
             sampling = choosing(sampling, body, longest)
         for reading in readings:
             self._check_room(served, reading, sampling, "messages" if chat else "prompt")
@@ -403,7 +397,7 @@ class Registry:
         engine = self.engines[served.engine]
         holds = engine.pages.size * engine.scheduler.blocks.count
         try:
-            whole = len(reading.tokens) + room(engine.cfg, len(reading.tokens), max(sampling.max_new, reading.least))
+            whole = len(reading.tokens) + room(engine.cfg, len(reading.tokens), sampling.max_new)
         except ValueError as error:
             raise Refusal(400, str(error), param=param, code="context_length_exceeded") from None
         if whole > holds:

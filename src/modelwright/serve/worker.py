@@ -244,7 +244,10 @@ class Worker:
         """What was weighed to its end is written."""
         for one in [one for one in self.weighing if all(stream.ended for stream in one.weighed)]:
             self.weighing.remove(one)
-            self._write(one.ticket, one.choice, one.order, one.chosen)
+            try:
+                self._write(one.ticket, one.choice, one.order, one.chosen)
+            except Exception as error:
+                self._fail(one.ticket, error)
 
     def _step(self, name: str, engine: Engine) -> None:
         self.steps += 1
