@@ -1,0 +1,131 @@
+"""Losses of a policy that learns from its own answers: PPO and GRPO, a function for each step of the papers.
+
+Letters: B answers, T tokens of an answer (padded on the right), G answers to one prompt. `mask` is 1 on an answer's
+tokens, its end included, and 0 behind it. Losses are unreduced: the loop divides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Estimator = Literal["k1", "k2", "k3"]
+
+
+# -- the price of leaving the reference --------------------------------------------------------------------------
+
+
+def kl(logps: Tensor, reference: Tensor, kind: Estimator = "k1") -> Tensor:
+    """Per token, an estimate of KL(policy, reference) by the token that the policy drew (Schulman 2020): (B, T).
+
+    k1 = log p - log q has the right mean and may be negative; k2 = k1^2 / 2 is never negative and biased; k3 =
+    exp(-k1) - 1 + k1 is neither.
+    """
+    ratio = logps - reference
+    if kind == "k1":
+        return ratio
+    return ratio.square() / 2 if kind == "k2" else torch.exp(-ratio) - 1 + ratio
+
+
+@dataclass
+class Controller:
+    """The coefficient of the KL penalty: fixed without a target, else moved towards it (Ziegler et al. 2019, 2.2)."""
+
+    value: float
+    target: float | None = None
+    horizon: int = 10_000  # answers after which a constant error has moved it by about its own size
+
+    def update(self, measured: float, answers: int) -> None:
+        """measured: the mean KL of an answer, its tokens' summed, over so many `answers`."""
+        if self.target is not None:
+            error = min(max(measured / self.target - 1, -0.2), 0.2)
+            self.value *= 1 + error * answers / self.horizon
+
+
+# -- what an answer was worth ------------------------------------------------------------------------------------
+
+
+def token_rewards(scores: Tensor, penalty: Tensor, mask: Tensor) -> Tensor:
+    """scores (B) at each answer's last token, less `penalty` (B, T) at every token (Ouyang et al. 2022, eq. 2).
+
+    An answer without a token has no place for its score, and gets none.
+    """
+    rewards = -penalty * mask
+    last = mask.sum(1).long() - 1  # (B)
+    there = last >= 0
+    rewards[there, last[there]] += scores[there]
+    return rewards
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Tensor:
+    """Advantages (B, T), 0 behind the end: A_t = d_t + gamma lam A_{t+1} with d_t = r_t + gamma V_{t+1} - V_t.
+
+    Schulman et al. 2016, eq. 16. An answer is over at its end: nothing is worth anything behind it.
+    """
+    values, rewards = values * mask, rewards * mask
+    ahead, following = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])  # A_{t+1} and V_{t+1}, (B)
+    found = []
+    for t in reversed(range(values.size(1))):
+        ahead = rewards[:, t] + gamma * following - values[:, t] + gamma * lam * ahead
+        following = values[:, t]
+        found.append(ahead)
+    return torch.stack(found[::-1], 1) * mask
+
+
+def whiten(x: Tensor, mask: Tensor, *, center: bool = True, unbiased: bool = True) -> Tensor:
+    """x over its standard deviation among the places of the mask, and 0 elsewhere; with `center`, of mean 0.
+
+    unbiased: over n - 1, as TRL has it, or over n, as OpenAI's code of 2019 does.
+    """
+    count = mask.sum()
+    mean = (x * mask).sum() / count
+    variance = ((x - mean).square() * mask).sum() / (count - 1 if unbiased else count)
+    white = (x - mean) * torch.rsqrt(variance + 1e-8)
+    return (white if center else white + mean) * mask
+
+
+def group_advantages(rewards: Tensor, group: int, *, scaled: bool = True) -> Tensor:
+    """Of G answers to each prompt, how much better than their mean each was: rewards (B) -> (B), G one after another.
+
+    Over their standard deviation (Shao et al. 2024, 4.1.2), or not (Liu et al. 2025, who hold that it favours prompts
+    on which all answers are nearly alike). A group of equal rewards teaches nothing: 0.
+    """
+    groups = rewards.view(-1, group)  # (prompts, G)
+    found = groups - groups.mean(1, keepdim=True)
+    if scaled:
+        found = found / (groups.std(1, keepdim=True) + 1e-4)
+    return found.flatten()
+
+
+# -- what is descended -------------------------------------------------------------------------------------------
+
+
+def clipped_surrogate(
+    logps: Tensor, old: Tensor, advantages: Tensor, clip: float = 0.2, above: float | None = None
+) -> Tensor:
+    """-min(r A, clip(r, 1 - clip, 1 + clip) A), r = p / p_old (Schulman et al. 2017, eq. 7), per token: (B, T).
+
+    above: another distance upwards (Yu et al. 2025, eq. 10).
+    """
+    ratio = (logps - old).exp()
+    bounded = ratio.clamp(1 - clip, 1 + (clip if above is None else above))
+    return -torch.minimum(ratio * advantages, bounded * advantages)
+
+
+def clipped_value(values: Tensor, old: Tensor, returns: Tensor, clip: float = 0.2) -> Tensor:
+    """Half the squared error of what was expected, the larger of two: as it is, and with a value that has moved no
+    further than `clip` from the old one (B, T). As in OpenAI's baselines; Schulman et al. 2017 does not have it."""
+    near = old + (values - old).clamp(-clip, clip)
+    return torch.maximum((values - returns).square(), (near - returns).square()) / 2
+
+
+def answer_weights(mask: Tensor, per: Literal["answer", "token"]) -> Tensor:
+    """What each token counts, (B, T), in a sum that is divided by the sum of the weights.
+
+    per answer: each counts as much as any other, and a token of a long one less (Shao et al. 2024, eq. 3). per token:
+    all tokens alike (Yu et al. 2025, eq. 12), so that a long answer's faults weigh as much as a short one's.
+    """
+    return mask / mask.sum(1, keepdim=True).clamp(min=1) if per == "answer" else mask
