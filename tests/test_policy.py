@@ -135,7 +135,7 @@ def test_at_first_the_surrogate_s_slope_is_that_of_the_policy_gradient() -> None
 
 
 def test_a_value_that_has_moved_far_is_not_let_off() -> None:
-    """Old value 0, return 1: at 0.1 the error is plain; 0.9 is near its goal, and the step too far costs all the same."""
+    """Old value 0, return 1: at 0.1 the error is plain; 0.9, which went too far, costs all the same."""
     found = clipped_value(tensor([0.1, 0.9, -0.9]), torch.zeros(3), torch.ones(3))
     assert found.tolist() == pytest.approx([0.81 / 2, 0.64 / 2, 3.61 / 2])
 
