@@ -117,27 +117,24 @@ class Prompter:
         end = () if self.end < 0 else (self.end,)
         return [(*self.completion(example, label), *end) for label in self.task.labels]
 
-    def row(self, example: Example, shots: Sequence[Example] = (), *, template: int = 0) -> Row:
+    def row(
+        self, example: Example, shots: Sequence[Example] = (), *, template: int = 0, answer: str | None = None
+    ) -> Row:
         """A training row: weight 1 on the answer and the token that ends it, for an encoder on the label or tags.
 
-        A decoder's row has the ids of `prompt`, but for an answer longer than `max_new`, which gets the room it needs;
-        one that is too long for the context even so is learned as far as it fits, without an end.
+        The answer is the reference, or another `answer`. A decoder's row has the ids of `prompt`, but for an answer
+        longer than `max_new`, which gets the room it needs; one that is too long for the context even so is learned as
+        far as it fits, without an end.
         """
         if self.shape == "encoder":
             return self._labelled(example, self.prompt(example, shots, template=template))
-        answer = self._answer(example, None)
+        said = self._answer(example, answer)
         most = self._room(example)
         try:
-            prompt = self._prompt(example, shots, template, max(most, len(answer) + 1))
+            prompt = self._prompt(example, shots, template, max(most, len(said) + 1))
         except NoRoom:
             prompt = self._prompt(example, shots, template, most)
-        whole = [*prompt.tokens, *answer, self.end]
-        fitting = self.context if self.shape == "decoder" else len(whole)
-        tokens, targets = whole[:-1][:fitting], np.array(whole[1:][:fitting], np.int64)
-        weight = np.zeros(len(tokens), np.float32)
-        weight[len(prompt.tokens) - 1 :] = 1
-        source = None if prompt.source is None else _alone(prompt.source)
-        return _row(tokens, targets, weight)._replace(source=source)
+        return answered(prompt, [*said, self.end], self.context)
 
     def boundary(self, example: Example, *, template: int = 0) -> str | None:
         """What changes at the prompt's end when the answer follows it, or None: a sentence for the preflight.
@@ -331,6 +328,20 @@ class Prompter:
             raise ValueError(
                 f"a context of {self.context}, less {len(self.soft)} of soft prompt, has no room for {needs}"
             )
+
+
+def answered(prompt: Prompt, ids: Sequence[int], context: int) -> Row:
+    """A prompt and the ids that answer it, the end included where there is one: weight 1 where they are predicted.
+
+    A decoder's row is cut to `context`.
+    """
+    whole = [*prompt.tokens, *ids]
+    fitting = context if prompt.source is None else len(whole)
+    tokens, targets = whole[:-1][:fitting], np.array(whole[1:][:fitting], np.int64)
+    weight = np.zeros(len(tokens), np.float32)
+    weight[len(prompt.tokens) - 1 :] = 1
+    source = None if prompt.source is None else _alone(prompt.source)
+    return _row(tokens, targets, weight)._replace(source=source)
 
 
 def _first_of(*ids: int | None) -> int:
