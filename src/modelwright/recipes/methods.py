@@ -45,9 +45,9 @@ def make_adapter(
     return Adapter(method, LoRA(rank, alpha, targets=chosen))
 
 
-def default_rate(method: Method, width: int) -> float:
-    """`RATES[method]` / width, to one digit."""
-    return float(f"{RATES[method] / width:.1g}")
+def default_rate(method: Method, width: int, share: float = 1.0) -> float:
+    """`RATES[method]` / width, or a share of it, to one digit."""
+    return float(f"{share * RATES[method] / width:.1g}")
 
 
 # -- before -----------------------------------------------------------------------------------------------
