@@ -61,6 +61,17 @@ def test_the_score_stands_at_the_last_token() -> None:
     assert found.tolist() == [[-0.5, 4.5, 0], [-0.5, -0.5, 6.5], [0, 0, 0]]
 
 
+def test_a_prompt_may_stand_before_an_answer() -> None:
+    mask = tensor([[0.0, 0, 1, 1, 0], [0, 1, 0, 0, 0]])
+    found = token_rewards(tensor([5.0, 7.0]), torch.full((2, 5), 0.5), mask)
+    assert found.tolist() == [[0, 0, -0.5, 4.5, 0], [0, 6.5, 0, 0, 0]]
+    values = tensor([[9.0, 9, 0.1, 0.2, 9], [9, 0.3, 9, 9, 9]])
+    rewards = tensor([[0.0, 0, 0, 1, 0], [0, 1, 0, 0, 0]])
+    advantages = gae(rewards, values, mask)
+    assert advantages[0].tolist() == pytest.approx([0, 0, 0.2 - 0.1 + 0.95 * 0.8, 0.8, 0])
+    assert advantages[1].tolist() == pytest.approx([0, 0.7, 0, 0, 0])
+
+
 def test_advantages_by_hand() -> None:
     rewards, values = tensor([[0.0, 0, 1]]), tensor([[0.1, 0.2, 0.3]])
     found = gae(rewards, values, torch.ones(1, 3))

@@ -11,8 +11,8 @@ import torch
 from tokenizers import AddedToken, models, pre_tokenizers
 
 from modelwright.data.examples import Example
-from modelwright.data.prompt import Prompter
 from modelwright.data.kind import Data, Decoding, Task
+from modelwright.data.prompt import Prompter
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
 from modelwright.train.rollout import Answer

@@ -41,6 +41,6 @@ def language_model(model: nn.Module, batch: Rows) -> tuple[Terms, dict[str, Any]
 
 
 def read(model: nn.Module, batch: Rows) -> Any:
-    """What a model says of a batch: log p of its targets (B, T), 0 where they weigh nothing; a critic, its values too."""
+    """What a model says of a batch: log p of its targets (B, T), 0 where they weigh 0; a critic, its values too."""
     targets = batch.targets.masked_fill(batch.weight == 0, -1)
     return model(batch.tokens, targets, pos=batch.pos, segment=batch.segment, source=batch.source)

@@ -1,7 +1,7 @@
 """Losses of a policy that learns from its own answers: PPO and GRPO, a function for each step of the papers.
 
-Letters: B answers, T tokens of an answer (padded on the right), G answers to one prompt. `mask` is 1 on an answer's
-tokens, its end included, and 0 behind it. Losses are unreduced: the loop divides.
+Letters: B answers, T tokens of a row (a prompt may stand before the answer, and padding behind it), G answers to one
+prompt. `mask` is 1 on an answer's tokens, its end included, and 0 elsewhere. Losses are unreduced: the loop divides.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def token_rewards(scores: Tensor, penalty: Tensor, mask: Tensor) -> Tensor:
     An answer without a token has no place for its score, and gets none.
     """
     rewards = -penalty * mask
-    last = mask.sum(1).long() - 1  # (B)
-    there = last >= 0
+    last = (mask * torch.arange(mask.size(1), device=mask.device)).argmax(1)  # (B): a prompt may stand before it
+    there = mask.any(1)
     rewards[there, last[there]] += scores[there]
     return rewards
 

@@ -384,8 +384,8 @@ class Rollouts(Places):
         for start in count(self.place, self.prompts):
             experience = self.experience(start)
             self.resting, left = False, self.epochs * self.prompts * self.count // self.part
-            key = mixed(mixed(self.seed) + start)
-            for at, some in enumerate(minibatches(experience, epochs=self.epochs, rows=self.part, seed=key)):
+            some_of_it = minibatches(experience, epochs=self.epochs, rows=self.part, seed=self.key(start))
+            for at, some in enumerate(some_of_it):
                 if at == left - 1:
                     self.place, self.resting = start + self.prompts, True
                 yield replace(some, told=some.told | {"minibatch": at})
@@ -393,8 +393,12 @@ class Rollouts(Places):
     def experience(self, start: int) -> Experience:
         """Of the prompts from place `start` on."""
         examples = [self.examples[self._row(at)] for at in range(start, start + self.prompts)]
-        answers = self.actor.write(examples, seed=mixed(mixed(self.seed) ^ mixed(start)), count=self.count)
+        answers = self.actor.write(examples, seed=self.key(start), count=self.count)
         return self.actor.experience(answers, self.reward(answers))
+
+    def key(self, start: int) -> int:
+        """The seed of all chance in the experience that begins at place `start`."""
+        return mixed(mixed(self.seed) ^ mixed(start))
 
     def _row(self, place: int) -> int:
         epoch, at = divmod(place, self.rows)
