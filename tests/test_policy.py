@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
-from torch import tensor
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, tensor
 
+from modelwright.data.pack import Batch, collate
+from modelwright.data.prompt import Prompt, answered
+from modelwright.data.supervised import Widths
+from modelwright.losses.language import read
 from modelwright.losses.policy import (
     Controller,
     answer_weights,
@@ -15,10 +23,14 @@ from modelwright.losses.policy import (
     clipped_value,
     gae,
     group_advantages,
+    grpo,
     kl,
     token_rewards,
     whiten,
 )  # fmt: skip
+from modelwright.model import checkpoint
+
+FIXTURE = Path(__file__).parent / "recorded" / "trl_grpo.safetensors"
 
 # -- the price of leaving the reference --------------------------------------------------------------------------
 
@@ -59,6 +71,17 @@ def test_the_score_stands_at_the_last_token() -> None:
     mask = tensor([[1.0, 1, 0], [1, 1, 1], [0, 0, 0]])
     found = token_rewards(tensor([5.0, 7.0, 9.0]), torch.full((3, 3), 0.5), mask)
     assert found.tolist() == [[-0.5, 4.5, 0], [-0.5, -0.5, 6.5], [0, 0, 0]]
+
+
+def test_a_prompt_may_stand_before_an_answer() -> None:
+    mask = tensor([[0.0, 0, 1, 1, 0], [0, 1, 0, 0, 0]])
+    found = token_rewards(tensor([5.0, 7.0]), torch.full((2, 5), 0.5), mask)
+    assert found.tolist() == [[0, 0, -0.5, 4.5, 0], [0, 6.5, 0, 0, 0]]
+    values = tensor([[9.0, 9, 0.1, 0.2, 9], [9, 0.3, 9, 9, 9]])
+    rewards = tensor([[0.0, 0, 0, 1, 0], [0, 1, 0, 0, 0]])
+    advantages = gae(rewards, values, mask)
+    assert advantages[0].tolist() == pytest.approx([0, 0, 0.2 - 0.1 + 0.95 * 0.8, 0.8, 0])
+    assert advantages[1].tolist() == pytest.approx([0, 0.7, 0, 0, 0])
 
 
 def test_advantages_by_hand() -> None:
@@ -151,3 +174,70 @@ def test_a_group_s_loss_is_0_per_answer_and_weighs_lengths_per_token() -> None:
     assert ((loss * per_token).sum() / per_token.sum()).item() == pytest.approx((-1 + 3) / 4)
     assert answer_weights(torch.zeros(1, 2), "answer").tolist() == [[0, 0]]
     assert math.isfinite(per_answer.sum().item())
+
+
+# -- against another library -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Captured:
+    """A step of TRL's GRPOTrainer (make_trl_grpo.py): twelve answers in two micro-batches, in our rows."""
+
+    batch: Batch
+    old: Tensor
+    reference: Tensor
+    theirs: Tensor  # (B, T) log p now
+    advantages: Tensor
+    values: None = None
+    returns: None = None
+    told: dict[str, float] = field(default_factory=dict)
+
+
+def captured(tensors: dict[str, Tensor]) -> Captured:
+    rows, columns = [], {"old": [], "ref": [], "now": [], "advantages": []}
+    for part in ("0", "1"):
+        for at, said in enumerate(tensors[f"{part}.completion_mask"].bool()):
+            prompt = tensors[f"{part}.prompt_ids"][at][tensors[f"{part}.prompt_mask"][at].bool()].tolist()
+            rows.append(
+                answered(Prompt(tuple(prompt), None, ""), tensors[f"{part}.completion_ids"][at][said].tolist(), 64)
+            )
+            columns["old"].append(tensors[f"{part}.old_per_token_logps"][at][said])
+            columns["ref"].append(tensors[f"{part}.ref_per_token_logps"][at][said])
+            columns["now"].append(tensors[f"{part}.logps"][at][said])
+            columns["advantages"].append(tensors[f"{part}.advantages"][at].expand(int(said.sum())))
+    batch = collate(rows, Widths(max(len(row.tokens) for row in rows), 0, 0))
+
+    def placed(parts: list[Tensor]) -> Tensor:
+        return torch.zeros(batch.weight.shape).masked_scatter(batch.weight > 0, torch.cat(parts))
+
+    return Captured(batch, *(placed(columns[name]) for name in ("old", "ref", "now", "advantages")))
+
+
+@pytest.mark.parametrize(("kind", "per"), [("grpo", "answer"), ("dapo", "token")])
+def test_grpo_is_what_trl_says(kind: str, per: str, tmp_path: Path) -> None:
+    with safe_open(FIXTURE, "pt") as file:
+        said, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    models = {}
+    for name in ("weight", f"gradient.{kind}"):  # gradients have the weights' names, and are read by the same table
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / "config.json").write_text(said["config"])
+        own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+        save_file(own, directory / "model.safetensors", {"format": "pt"})
+        models[name] = checkpoint.load(directory)
+    model, theirs = models.values()
+    experience = captured(tensors)
+    logps = read(model, experience.batch)
+    torch.testing.assert_close(logps, experience.theirs, atol=1e-5, rtol=0)
+    terms, metrics = grpo(model, experience, beta=float(said["beta"]), per=per)  # type: ignore[arg-type]
+    total, weight, _ = terms["policy"]
+    loss = total / weight
+    assert metrics["clipfrac"] > 0.2, "a step that shows something"
+    assert loss.item() == pytest.approx(sum(tensors[f"{part}.loss.{kind}"].item() for part in "01"), abs=1e-6)
+    loss.backward()
+    assert model.embed.tokens.weight.grad is not None
+    model.embed.tokens.weight.grad[0] = 0  # theirs learns nothing of its padding token, even where it was drawn
+    one = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    other = torch.cat([p.detach().flatten() for p in theirs.parameters()])
+    assert torch.cosine_similarity(one, other, dim=0) > 0.99999
+    assert ((one - other).abs().max() / other.abs().max()).item() < 1e-4

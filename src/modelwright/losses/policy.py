@@ -1,16 +1,18 @@
 """Losses of a policy that learns from its own answers: PPO and GRPO, a function for each step of the papers.
 
-Letters: B answers, T tokens of an answer (padded on the right), G answers to one prompt. `mask` is 1 on an answer's
-tokens, its end included, and 0 behind it. Losses are unreduced: the loop divides.
+Letters: B answers, T tokens of a row (a prompt may stand before the answer, and padding behind it), G answers to one
+prompt. `mask` is 1 on an answer's tokens, its end included, and 0 elsewhere. Losses are unreduced: the loop divides.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from modelwright.losses.language import Rows, Terms, read
 
 Estimator = Literal["k1", "k2", "k3"]
 
@@ -54,8 +56,8 @@ def token_rewards(scores: Tensor, penalty: Tensor, mask: Tensor) -> Tensor:
     An answer without a token has no place for its score, and gets none.
     """
     rewards = -penalty * mask
-    last = mask.sum(1).long() - 1  # (B)
-    there = last >= 0
+    last = (mask * torch.arange(mask.size(1), device=mask.device)).argmax(1)  # (B): a prompt may stand before it
+    there = mask.any(1)
     rewards[there, last[there]] += scores[there]
     return rewards
 
@@ -82,7 +84,7 @@ def whiten(x: Tensor, mask: Tensor, *, center: bool = True, unbiased: bool = Tru
     """
     count = mask.sum()
     mean = (x * mask).sum() / count
-    variance = ((x - mean).square() * mask).sum() / (count - 1 if unbiased else count)
+    variance = ((x - mean).square() * mask).sum() / ((count - 1).clamp(min=1) if unbiased else count)
     white = (x - mean) * torch.rsqrt(variance + 1e-8)
     return (white if center else white + mean) * mask
 
@@ -129,3 +131,94 @@ def answer_weights(mask: Tensor, per: Literal["answer", "token"]) -> Tensor:
     all tokens alike (Yu et al. 2025, eq. 12), so that a long answer's faults weigh as much as a short one's.
     """
     return mask / mask.sum(1, keepdim=True).clamp(min=1) if per == "answer" else mask
+
+
+# -- the two losses ----------------------------------------------------------------------------------------------
+
+
+class Experience(Protocol):
+    """Answers that were drawn and judged, a row each; all (B, T). `batch.weight` is the mask."""
+
+    @property
+    def batch(self) -> Rows: ...
+    @property
+    def old(self) -> Tensor: ...  # log p of each token under the policy that drew it
+    @property
+    def advantages(self) -> Tensor: ...
+    @property
+    def reference(self) -> Any: ...  # log p under the reference; None where nobody asked for it
+    @property
+    def values(self) -> Any: ...  # what the critic expected before each token; None without one
+    @property
+    def returns(self) -> Any: ...  # what it should have expected
+    @property
+    def told(self) -> Any: ...  # numbers for the monitor
+
+
+def ppo(
+    model: nn.Module, experience: Experience, clip: float = 0.2, value_clip: float = 0.2, value_coefficient: float = 0.1
+) -> tuple[Terms, dict[str, Any]]:
+    """Schulman et al. 2017, eq. 9 without its entropy bonus: L_clip + c L_value, each a mean over all tokens.
+
+    model: a critic. Without dropout, which would have drawn other log-probabilities than those it is held against.
+    """
+    mask = experience.batch.weight
+    logps, values = read(model.eval(), experience.batch)  # (B, T) each
+    policy = clipped_surrogate(logps, experience.old, experience.advantages, clip)
+    value = clipped_value(values, experience.values, experience.returns, value_clip)
+    terms: Terms = {
+        "policy": ((policy * mask).sum(), mask.sum(), 1.0),
+        "value": ((value * mask).sum(), mask.sum(), value_coefficient),
+    }
+    return terms, {**experience.told, **moved(logps, experience, clip)}
+
+
+def grpo(
+    model: nn.Module,
+    experience: Experience,
+    clip: float = 0.2,
+    above: float | None = None,
+    beta: float = 0.0,
+    per: Literal["answer", "token"] = "token",
+) -> tuple[Terms, dict[str, Any]]:
+    """Shao et al. 2024, eq. 3: L_clip + beta k3, with advantages of a group, and the KL in the loss, not the reward.
+
+    per: what is averaged, see `answer_weights`. above: another clip upwards (Yu et al. 2025). No dropout, as in `ppo`.
+    """
+    mask = experience.batch.weight
+    logps = read(model.eval(), experience.batch)  # (B, T)
+    loss = clipped_surrogate(logps, experience.old, experience.advantages, clip, above)
+    if beta:
+        loss = loss + beta * kl(logps, experience.reference, "k3")
+    weights = answer_weights(mask, per)
+    return {"policy": ((loss * weights).sum(), weights.sum(), 1.0)}, {
+        **experience.told, **moved(logps, experience, clip, above)
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def moved(logps: Tensor, experience: Experience, clip: float, above: float | None = None) -> dict[str, float]:
+    """How far the policy is from the one that drew: approxkl (k2), mean and largest ratio, the share that is clipped.
+
+    Before the first step on some experience ratios are 1, but for rounding: else the two were not computed alike.
+    """
+    answered = experience.batch.weight > 0
+    if not answered.any():
+        return {"approxkl": 0.0, "ratio": 1.0, "ratio_max": 1.0, "clipfrac": 0.0}
+    gap = (logps - experience.old)[answered]  # (n)
+    advantages, ratio = experience.advantages[answered], gap.exp()
+    high, low = 1 + (clip if above is None else above), 1 - clip
+    clipped = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
+    return {
+        "approxkl": (gap.square().mean() / 2).item(),
+        "ratio": ratio.mean().item(),
+        "ratio_max": ratio.max().item(),
+        "clipfrac": clipped.float().mean().item(),
+    }
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """The share of the returns' variance that the critic foretold: 1 is all, 0 no better than their mean."""
+    wanted, missed = returns[mask > 0], (returns - values)[mask > 0]
+    spread = wanted.var(correction=0).item() if len(wanted) else 0.0
+    return 1 - missed.var(correction=0).item() / spread if spread else 0.0

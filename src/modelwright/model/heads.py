@@ -1,4 +1,4 @@
-"""Give a model another head: the labels of a task in the place of the vocabulary.
+"""Give a model another head: the labels of a task in the place of the vocabulary, or a value beside it.
 
 Letters: B batch, T tokens of a row, C width, L labels.
 """
@@ -58,3 +58,40 @@ class Scored(nn.Module):
         memory = None if source is None else self.body.encode(source.tokens, source.pos, source.segment)
         x = self.body.hidden(tokens, pos=pos, segment=segment, memory=memory)  # (B, T, C)
         return (x.float() * self.score.weight).sum(-1) + self.score.bias
+
+
+class Critic(nn.Module):
+    """A policy, and beside its vocabulary a head that says what an answer is still going to be worth (PPO's V).
+
+    The head reads what the vocabulary's head reads, so both cost one forward of the body, which learns from both. It
+    begins at 0: before anything was seen, every answer is expected to be worth the same.
+    """
+
+    def __init__(self, policy: Transformer):
+        super().__init__()
+        self.policy = policy
+        self.value = nn.Linear(policy.cfg.width, 1, device=policy.embed.tokens.weight.device)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        pos: Tensor | None = None,
+        segment: Tensor | None = None,
+        source: Encoded | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """tokens and targets (B, T) -> log p(target), 0 where it is < 0, and the value before it is drawn, float32."""
+        model = self.policy
+        memory = None if source is None else model.encode(source.tokens, source.pos, source.segment)
+        x = model.hidden(tokens, pos=pos, segment=segment, memory=memory)  # (B, T, C)
+        with torch.autocast(x.device.type, enabled=False):
+            values: Tensor = self.value(x.float())[..., 0]  # (B, T)
+        return model.head.logps(x, targets), values
+
+
+def policy_of(model: Transformer | Critic) -> Transformer:
+    """The model that writes, without what judges it."""
+    return model.policy if isinstance(model, Critic) else model
