@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import runpy
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -590,3 +591,11 @@ def test_the_loop_of_a_lab_is_what_the_loader_does() -> None:
     assert torch.equal(ours.old, theirs.old)
     assert ours.told == theirs.told
     assert policy_of(trainer.model) is not policy_of(loader.actor.model)
+
+
+@pytest.mark.slow
+def test_the_lab_of_the_examples_learns() -> None:
+    lab = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "ppo_lab.py"))
+    scores = lab["main"](steps=18, seed=3)
+    assert scores[0] < 0.15
+    assert scores[-1] >= 0.95
