@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from modelwright.recipes import dpo, reward
+from modelwright.recipes import dpo, grpo, ppo, reward
 
 WAYS = {
     "reward": (reward.main, "fit a reward model to preferences"),
     "dpo": (dpo.main, "align a model with preferences directly"),
+    "ppo": (ppo.main, "align a model with a reward, kept near where it began"),
+    "grpo": (grpo.main, "align a model with a reward, by groups of answers"),
 }
 LINES = "".join(f"  {name:<8} {line}\n" for name, (_, line) in WAYS.items())
 HELP = f"usage: modelwright align {{{','.join(WAYS)}}} ...\n\n{LINES}"
@@ -20,4 +22,4 @@ def main(argv: list[str]) -> int:
         print(HELP, end="")
         return 0
     said = f"not {argv[0]!r}" if argv else "for instance: modelwright align dpo MODEL --pairs FILE"
-    raise ValueError(f"say how to align, {' or '.join(WAYS)}, {said}")
+    raise ValueError(f"say how to align, {', '.join(list(WAYS)[:-1])} or {list(WAYS)[-1]}, {said}")

@@ -22,7 +22,7 @@ class Hacked(Exception):
 
 
 class Monitor(Watch):
-    """A row of numbers for each experience, and the alarms that ring for them. Raises Hacked where one is to stop it."""
+    """A row of numbers for each experience, and the alarms that ring for them; Hacked is raised where one is to stop."""
 
     def __init__(
         self, directory: Path, steps: int, answers: int, screen: Screen, start: int, limits: Limits, heed: bool

@@ -1,11 +1,11 @@
 """A policy that learns from its own answers, from the settings to what came of it: what `align ppo` and `grpo` share.
 
-    1. prompts     of a task's training part, or of a file; some are kept apart to measure on
-    2. a policy    and its reference: itself before the first step
-    3. a reward    and, if there is one, a gold judge that nothing is learned from
-    4. learning    answers are drawn, judged, and learned from for a few minibatches, again and again; a monitor watches
-    5. what came   the best moment; what each judge says of answers to the prompts kept apart, before and after; the
-                   price in the task's own metric, and in general text that was forgotten
+1. prompts     of a task's training part, or of a file; some are kept apart to measure on
+2. a policy    and its reference: itself before the first step
+3. a reward    and, if there is one, a gold judge that nothing is learned from
+4. learning    answers are drawn, judged, and learned from for a few minibatches, again and again; a monitor watches
+5. what came   the best moment; what each judge says of answers to the prompts kept apart, before and after; the
+               price in the task's own metric, and in general text that was forgotten
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 import tyro
+import yaml
+from pydantic import TypeAdapter
 from torch import nn
 
 from modelwright.adapt.lora import merged_copy
@@ -31,33 +33,39 @@ from modelwright.data.pairs import conversation_task
 from modelwright.data.prompt import Prompter
 from modelwright.data.task import contract, prepare, read_task, terms
 from modelwright.evaluate.forgetting import grown
-from modelwright.evaluate.metrics import METRICS, Metric, metric_of
-from modelwright.evaluate.statistics import Interval, interval, paired
+from modelwright.evaluate.metrics import METRICS, Metric, amounts, metric_of, of_any, ratio
+from modelwright.evaluate.scorer import ModelScorer
+from modelwright.evaluate.statistics import interval, paired
 from modelwright.evaluate.tasks import measure
 from modelwright.hub.open import LanguageModel
+from modelwright.model.heads import Critic
+from modelwright.model.transformer import Transformer
 from modelwright.plan.memory import Precision
 from modelwright.recipes.best import Best, spread
 from modelwright.recipes.flags import parse
 from modelwright.recipes.methods import Adapter, default_rate, make_adapter, put_on, speaking, write
 from modelwright.recipes.monitor import Hacked, Monitor
-from modelwright.recipes.options import PLAN, SETTINGS, refuse_taken, resumed
+from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, refuse_taken, resumed
 from modelwright.recipes.preflight import suited
 from modelwright.recipes.pretrain import choose_precision
 from modelwright.recipes.ready import open_base
 from modelwright.recipes.results import data_digest
 from modelwright.recipes.rewards import reward_of
-from modelwright.recipes.run import Ended, Run, ending_well
+from modelwright.recipes.run import Ended, Run, begun_in, ending_well
 from modelwright.recipes.told import forgotten
-from modelwright.recipes.tune import general_text, loss_on, place
-from modelwright.recipes.tuning import Inputs
+from modelwright.recipes.tune import general_text, loss_on
+from modelwright.recipes.tuning import Inputs, changes
 from modelwright.recipes.watch import Screen, duration, thousands, write_whole
 from modelwright.train import optim
+from modelwright.train.alarms import Limits
 from modelwright.train.loop import Diverged
 from modelwright.train.policy import GRPO, PPO
 from modelwright.train.rollout import Actor, Reward, Rollouts, reference_of
+from modelwright.train.rollout import write as write_answers
 
 HELD_OUT = 0.1  # of a file's prompts
-JUDGED = Metric("score", frozenset(), True, lambda said, right, task: np.array([said, 1.0]), METRICS["accuracy"].value, None)
+GENTLE = 0.1  # share of tuning's rates
+SCORE = Metric("score", frozenset(), True, of_any(amounts), ratio, None)  # of a judge: no worst, no best
 Method = PPO | GRPO
 
 
@@ -81,8 +89,8 @@ class Policy:
     """A file of prompts in place of a task: .txt, one a line, or .jsonl with a column prompt."""
     max_new: int = 64
     """Tokens of an answer, of a file's prompts; a task says it itself (decoding.max_new)."""
-    method: Annotated[str, tyro.conf.arg(metavar="{full,lora}")] = "lora"
-    """full: all weights learn; lora: two thin matrices beside chosen layers, without which the policy is its reference."""
+    method: Literal["full", "lora"] = "lora"
+    """full: all weights learn; lora: two thin matrices beside chosen layers."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("runs/align")
     """The run directory: metrics, checkpoints, and the model or adapter in `model/`."""
     resume: bool = False
@@ -127,9 +135,25 @@ class Policy:
     def algorithm(self) -> Method:
         raise NotImplementedError
 
+    def learner(self, model: Transformer) -> Transformer | Critic:
+        return model
+
 
 Told = TypeVar("Told", bound=Policy)
-POSITIVE = ("max_new", "rounds", "batch", "minibatch", "epochs", "rate", "clip", "rank", "alpha", "tests", "select", "measured")
+POSITIVE = (
+    "max_new",
+    "rounds",
+    "batch",
+    "minibatch",
+    "epochs",
+    "rate",
+    "clip",
+    "rank",
+    "alpha",
+    "tests",
+    "select",
+    "measured",
+)
 
 
 def check(args: Told) -> Told:
@@ -142,8 +166,6 @@ def check(args: Told) -> Told:
         raise ValueError("say what judges its answers: --reward, for instance a reward model's directory")
     if (args.task == Path()) == (args.prompts is None):
         raise ValueError("say what is asked, by --task task.yaml or by --prompts FILE")
-    if args.method not in ("full", "lora"):
-        raise ValueError(f"--method is {args.method!r}, and is to be full or lora")
     for name in POSITIVE:
         if (value := getattr(args, name)) is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
@@ -173,9 +195,8 @@ def get_ready(args: Policy) -> Ready:
     before = dataclasses.replace(base, model=merged_copy(base.model))
     with suited():
         adapter = make_adapter(
-            "full" if args.method == "full" else "lora", base.model,
-            rank=args.rank, alpha=args.alpha, targets=args.targets, tokens=1,
-        )  # fmt: skip
+            args.method, base.model, rank=args.rank, alpha=args.alpha, targets=args.targets, tokens=1
+        )
         generator = torch.Generator().manual_seed(args.seed)
         lm = dataclasses.replace(base, model=put_on(base.model, adapter, None, generator))
         prompter = prompter_of(task, lm)
@@ -230,20 +251,49 @@ def apart(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[E
 # -- 4. learning ---------------------------------------------------------------------------------------------------
 
 
+def policy(args: Policy, screen: Screen) -> dict[str, Any]:
+    """Do what `args` say, and answer what came of it."""
+    # 1. prompts, 2. a policy and its reference, 3. a reward
+    args = dataclasses.replace(args, precision=choose_precision(args.precision)[0])
+    ready = get_ready(args)
+    method, model = args.algorithm(), args.learner(ready.lm.model)
+    actor = Actor(model, ready.prompter, method, reference_of(model), precision=args.precision or "fp32")
+    rollouts = rollouts_of(args, ready, actor)
+    show(screen, args, ready, rollouts)
+    # 4. learning, between two looks at the prompts kept apart
+    if args.resume:
+        recall(args, ready.inputs)
+    texts, named = general_text(args)
+    general, before = loss_on(ready.base, texts), judged(args, ready, ready.base, screen)
+    if not args.resume:
+        remember(args, ready.inputs)
+    actual = learn(args, ready, model, rollouts, screen)
+    # 5. what came of it
+    tuned = speaking(ready.lm, ready.base)
+    after = judged(args, ready, tuned, screen)
+    lost = {**named, **dataclasses.asdict(grown(general, loss_on(tuned, texts), seed=args.seed))}
+    return keep(args, ready, actual, {"judged": compared(before, after, args.seed), "forgetting": lost})
+
+
+def rollouts_of(args: Policy, ready: Ready, actor: Actor) -> Rollouts:
+    answers = args.batch * args.count
+    return Rollouts(
+        actor, ready.train, ready.judges["reward"], prompts=args.batch, count=args.count,
+        minibatch=args.minibatch or max(1, answers // 2), seed=args.seed, epochs=args.epochs or args.passes,
+    )  # fmt: skip
+
+
 def learn(args: Policy, ready: Ready, model: nn.Module, rollouts: Rollouts, screen: Screen) -> dict[str, Any]:
     """Through the loop, and back to the best moment -> what the run took."""
     assert args.precision is not None
     method, steps = args.algorithm(), args.rounds * rollouts.steps
-    optimizer = optim.make(model, "adamw", rate_of(args, ready), decay=0.0, eps=1e-5)
-    run = Run(args.output, model, optimizer, rollouts, keep=1, whole=False)
+    run = Run(args.output, model, optimizer_of(args, ready, model), rollouts, keep=1, whole=False)
     for said in run.restore() if args.resume else ():
         screen.warn(said)
-    best = best_of(args, ready, model)
+    best, stopped = best_of(args, ready, model), ""
+    answers = args.batch * args.count * rollouts.epochs // rollouts.steps  # to a step
     every = rollouts.steps * -(-args.rounds // min(args.tests, args.rounds))
-    answers = args.batch * method_count(args)
-    watch = Monitor(args.output, steps, answers // rollouts.steps, screen, run.start, Limits(), args.heed)
-    stopped = None
-    with watch:
+    with Monitor(args.output, steps, answers, screen, run.start, Limits(), args.heed) as watch:
         try:
             run.fit(
                 method.loss, steps=steps, accumulate=1, clip=args.clip, precision=args.precision,
@@ -252,7 +302,140 @@ def learn(args: Policy, ready: Ready, model: nn.Module, rollouts: Rollouts, scre
             )  # fmt: skip
         except Hacked as end:
             stopped = end.alarm.said
-    if stopped is None or (args.output / "best").exists():
+    if (args.output / "best").exists():  # an alarm may ring before the first test
         best.go_back()
     model.eval()
     return {"seconds": run.seconds, "stopped": stopped} | watch.actual() | run.tested
+
+
+def optimizer_of(args: Policy, ready: Ready, model: nn.Module) -> torch.optim.Optimizer:
+    rate = args.rate or default_rate(args.method, ready.lm.model.cfg.width, GENTLE)
+    return optim.make(model, "adamw", rate, decay=0.0, betas=(0.9, 0.95), eps=1e-5)
+
+
+def best_of(args: Policy, ready: Ready, model: nn.Module) -> Best:
+    """The moment whose answers to some prompts kept apart gold likes best; without gold, the reward."""
+    name = "gold" if "gold" in ready.judges else "reward"
+    judge = ready.judges[name]
+
+    def measured(examples: Sequence[Example]) -> float:
+        said = write_answers(merged_copy(ready.lm.model), ready.prompter, examples, seed=args.seed)
+        return float(np.mean(judge(said)))
+
+    return Best(model, name, True, measured, spread(ready.held, args.select), args.output / "best")
+
+
+# -- 5. what came of it --------------------------------------------------------------------------------------------
+
+
+def judged(args: Policy, ready: Ready, lm: LanguageModel, screen: Screen) -> dict[str, np.ndarray[Any, Any]]:
+    """Of answers to the prompts kept apart, what each judge says (n, 2), and the task's own metric where there is one.
+
+    Judges are asked of what is drawn, as the policy learns; the metric of what is written as the task decodes.
+    """
+    examples = spread(ready.held, args.measured)
+    screen.say(f"answering {len(examples):,} prompts kept apart")
+    lm.model.eval()
+    said = write_answers(lm.model, ready.prompter, examples, seed=args.seed)
+    found = {name: np.array([[score, 1.0] for score in judge(said)]) for name, judge in ready.judges.items()}
+    if args.prompts is None:
+        metric = metric_of(ready.task)
+        outcome = measure(ModelScorer(lm), ready.task, ready.prompter, examples, part="select")
+        found[metric.name] = np.stack([output.stats[metric.name] for output in outcome.outputs])
+    return found
+
+
+def compared(before: Mapping[str, Any], after: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Under each name: before, after and their paired difference, each with its interval."""
+    found = {}
+    for name, old in before.items():
+        metric, new = METRICS.get(name, SCORE), after[name]
+        one, other = (dataclasses.asdict(interval(stats, metric, seed=seed)) for stats in (old, new))
+        found[name] = {"before": one, "after": other, **dataclasses.asdict(paired(new, old, metric, seed=seed))}
+    return found
+
+
+def keep(args: Policy, ready: Ready, actual: dict[str, Any], came: dict[str, Any]) -> dict[str, Any]:
+    """Write what came of it, then the model, which ends the run; what it takes the place of goes."""
+    said = {"inputs": dataclasses.asdict(ready.inputs), "actual": actual, **came, "model": str(args.output / "model")}
+    write_whole(args.output / PLAN, json.dumps(said, indent=2))
+    method = dataclasses.asdict(args.algorithm())
+    lineage = {
+        "contract": ready.inputs.contract, "terms": terms(ready.task), "data": dict(ready.inputs.data),
+        "seed": args.seed, "aligned": {"by": type(args).__name__.lower(), "reward": args.reward, **method}, **came,
+    }  # fmt: skip
+    write(ready.lm, ready.adapter, args.output / "model", args.model, ready.inputs.base, lineage)
+    for name in ("checkpoints", "best"):
+        shutil.rmtree(args.output / name, ignore_errors=True)
+    return said
+
+
+# -- what a resumed run takes back ---------------------------------------------------------------------------------
+
+
+def remember(args: Policy, inputs: Inputs) -> None:
+    settings = TypeAdapter(type(args)).dump_python(args, mode="json")
+    write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
+    write_whole(args.output / PLAN, json.dumps({"inputs": dataclasses.asdict(inputs)}, indent=2))
+
+
+def recall(args: Policy, now: Inputs) -> None:
+    """Raises NotResumable where the run's inputs are others now."""
+    then = Inputs(**json.loads((args.output / PLAN).read_text())["inputs"])
+    if changed := changes(then, now):
+        what = f"{' and '.join(changed)} changed since the run in {args.output} began"
+        raise NotResumable(what, "put back what it was, or begin anew with another --output")
+
+
+# -- what is said --------------------------------------------------------------------------------------------------
+
+
+def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts) -> None:
+    learning = sum(p.numel() for p in ready.lm.model.parameters() if p.requires_grad)
+    judges = f"reward {args.reward}" + (f", gold {args.gold}" if args.gold else "")
+    screen.table(
+        "the plan",
+        {
+            "prompts": f"{len(ready.train):,} to learn from, {len(ready.held):,} kept apart",
+            "model": f"{args.model}: {ready.lm.model.cfg.shape}, {thousands(learning)} parameters learn, {args.method}",
+            "judges": judges,
+            "rounds": f"{args.rounds:,}, each of {args.batch} prompts with {args.count} answers, read "
+            f"{rollouts.epochs} times in {rollouts.steps} steps",
+        },
+    )
+
+
+def finished(screen: Screen, came: dict[str, Any]) -> None:
+    actual = came["actual"]
+    lines = {"time": duration(actual["seconds"])}
+    for name, found in came["judged"].items():
+        apart = found["difference"]
+        lines[name] = (
+            f"{found['before']['value']:.3f} before, {found['after']['value']:.3f} after: {apart['value']:+.3f} "
+            f"({apart['low']:+.3f} to {apart['high']:+.3f}) on {apart['n']} prompts"
+        )
+    lines |= {"best moment": f"step {actual['best_step']}"} if "best_step" in actual else {}
+    lines |= {"stopped": actual["stopped"]} if actual["stopped"] else {}
+    screen.table("done", lines | {"forgetting": forgotten(came["forgetting"]), "model": came["model"]})
+
+
+# -- the command ---------------------------------------------------------------------------------------------------
+
+
+def command(options: type[Told], argv: list[str], name: str) -> int:
+    """`modelwright align NAME`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
+    called = f"modelwright align {name}"
+    args = check(parse(options, argv, called))
+    screen = Screen(quiet=args.json)
+    try:
+        with ending_well(called, args.output, PLAN, screen.say), begun_in(args.output, PLAN):
+            came = policy(args, screen)
+    except Diverged as error:
+        raise ValueError(f"{error}: begin anew with a lower --rate and another --output") from None
+    except Ended as stop:
+        return stop.code
+    if args.json:
+        print(json.dumps(came))
+    else:
+        finished(screen, came)
+    return 0

@@ -89,7 +89,7 @@ def by_label(place: str, label: str) -> Reward:
 
     def reward(answers: Sequence[Answer]) -> list[float]:
         examples = [
-            Example(a.example.id, {name: a.text for name in (*task.inputs, *task.columns.values())}) for a in answers
+            Example(a.example.id, dict.fromkeys((*task.inputs, *task.columns.values()), a.text)) for a in answers
         ]
         return [float(found[at]) for found in scorer.predict([prompter.prompt(example) for example in examples])]
 

@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -147,7 +147,14 @@ def train(
 # -- 7. what came of it -----------------------------------------------------------------------------------
 
 
-def general_text(args: Learning) -> tuple[list[str], dict[str, Any]]:
+class General(Protocol):
+    """Settings that may name general text."""
+
+    @property
+    def general(self) -> tuple[str, ...]: ...
+
+
+def general_text(args: General) -> tuple[list[str], dict[str, Any]]:
     """The texts that forgetting is measured on, what to call them, and whether that is because nobody named any."""
     found = documents.read(list(args.general)) if args.general else desk_documents(0, "valid", count=GENERAL)
     name = ", ".join(args.general) or "dialogues of the embedded desk"
