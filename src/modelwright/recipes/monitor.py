@@ -22,7 +22,7 @@ class Hacked(Exception):
 
 
 class Monitor(Watch):
-    """A row of numbers for each experience, and the alarms that ring for them; Hacked is raised where one is to stop."""
+    """A row of numbers for each experience, and the alarms that ring for them; raises Hacked for one that stops."""
 
     def __init__(
         self, directory: Path, steps: int, answers: int, screen: Screen, start: int, limits: Limits, heed: bool
