@@ -60,11 +60,11 @@ from modelwright.train import optim
 from modelwright.train.alarms import Limits
 from modelwright.train.loop import Diverged
 from modelwright.train.policy import GRPO, PPO
-from modelwright.train.rollout import Actor, Reward, Rollouts, reference_of
+from modelwright.train.rollout import Actor, Reward, Rollouts, checked, reference_of
 from modelwright.train.rollout import write as write_answers
 
 HELD_OUT = 0.1  # of a file's prompts
-GENTLE = 0.1  # share of tuning's rates
+GENTLE = 0.03  # share of tuning's rates
 SCORE = Metric("score", frozenset(), True, of_any(amounts), ratio, None)  # of a judge: no worst, no best
 Method = PPO | GRPO
 
@@ -104,7 +104,7 @@ class Policy:
     epochs: int | None = None
     """Times that a round's answers are read."""
     rate: float | None = None
-    """AdamW's learning rate; by default 0.01 (full) or 0.1 (lora) over the model's width."""
+    """AdamW's learning rate; by default 0.003 (full) or 0.03 (lora) over the model's width."""
     clip: float = 1.0
     """The largest gradient norm."""
     rank: int = 8
@@ -337,7 +337,10 @@ def judged(args: Policy, ready: Ready, lm: LanguageModel, screen: Screen) -> dic
     screen.say(f"answering {len(examples):,} prompts kept apart")
     lm.model.eval()
     said = write_answers(lm.model, ready.prompter, examples, seed=args.seed)
-    found = {name: np.array([[score, 1.0] for score in judge(said)]) for name, judge in ready.judges.items()}
+    found = {
+        name: np.array([[score, 1.0] for score in checked(said, judge(said)).tolist()])
+        for name, judge in ready.judges.items()
+    }
     if args.prompts is None:
         metric = metric_of(ready.task)
         outcome = measure(ModelScorer(lm), ready.task, ready.prompter, examples, part="select")

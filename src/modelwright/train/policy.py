@@ -106,6 +106,10 @@ class GRPO:
     bound: float | None = None
     """Scores are cut to -bound to bound."""
 
+    def __post_init__(self) -> None:
+        if self.group < 2:
+            raise ValueError(f"a group is of {self.group} answers: GRPO needs 2 or more to each prompt")
+
     @property
     def needs_reference(self) -> bool:
         return self.beta > 0
