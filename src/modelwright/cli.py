@@ -38,6 +38,7 @@ COMMANDS = {
         "modelwright.recipes.merge", "adapt", "merge a LoRA into its base, and prove that nothing changed"
     ),
     "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
+    "rank": Command("modelwright.recipes.rank", "align", "have people rank several answers to each prompt, on a page"),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
     "chat": Command("modelwright.recipes.chat", "integrate", "talk with a model"),
     "serve": Command("modelwright.recipes.serve", "integrate", "serve a model over HTTP, as OpenAI's API"),

@@ -35,6 +35,21 @@ PROMPTS = ("prompt", "instruction", "question", "input", "text")  # what others 
 
 
 @dataclass(frozen=True)
+class Item:
+    """What is put before labellers: a prompt, and K completions of which no two are the same text.
+
+    writers: of each completion, the models that wrote it, so many times as they did. fields: further columns of the
+    row that the prompt was made of.
+    """
+
+    id: str
+    prompt: Prompt
+    completions: tuple[str, ...]
+    writers: tuple[tuple[str, ...], ...]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Ranking:
     """What one labeller made of K completions of a prompt: ranks (K,), 1 the best, equal for a tie.
 
@@ -161,12 +176,12 @@ def _of_row(example: Example) -> Ranking:
 
 def label_config(rankings: Sequence[Ranking]) -> str:
     """The labelling interface that shows such tasks; one line, to be pasted into a project's settings."""
-    most = max((max(one.ranks) for one in rankings), default=2)
-    buckets = "".join(f'<Bucket name="rank-{at}" title="{at}"/>' for at in range(1, most + 1))
-    inner = f'<Ranker name="rank" toName="answers">{buckets}</Ranker>' if any(r.tied for r in rankings) else ""
+    most = max((max(one.ranks) for one in rankings), default=0)
+    buckets = [f'<Bucket name="rank-{at}" title="{at}"/>' for at in range(1, most + 1)]
+    inner = "".join(buckets) if any(one.tied for one in rankings) else ""
     return (
         '<View><Text name="prompt" value="$prompt"/><List name="answers" value="$answers" title="Answers"/>'
-        f"{inner or '<Ranker name="rank" toName="answers"/>'}</View>"
+        f'<Ranker name="rank" toName="answers">{inner}</Ranker></View>'
     )
 
 
