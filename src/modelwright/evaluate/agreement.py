@@ -42,10 +42,12 @@ def alpha(labels: Array, scale: Scale) -> float:
 
 def coincidences(labels: Array, values: Array) -> Array:
     """(V, V): how often two labels of one unit were this value and that, each unit's pairs over its labels less 1."""
-    counts = np.stack([(labels == value).sum(0) for value in values], 1).astype(float).reshape(-1, len(values))  # (U, V)
+    every = [(labels == value).sum(0) for value in values]
+    counts = np.array(every, float).reshape(len(values), -1).T  # (U, V)
     many = counts[counts.sum(1) > 1]  # a label that stands alone pairs with none
     pairs = many[:, :, None] * many[:, None, :] - many[:, :, None] * np.eye(len(values))  # (U, V, V)
-    return (pairs / (many.sum(1) - 1)[:, None, None]).sum(0)
+    weighed: Array = pairs / (many.sum(1) - 1)[:, None, None]
+    return weighed.sum(0)
 
 
 def alphas(sums: Array, values: Array, scale: Scale) -> Array:

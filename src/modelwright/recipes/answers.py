@@ -22,7 +22,7 @@ from modelwright.infer.complete import written
 from modelwright.infer.engine import room
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators
-from modelwright.infer.text import Encoded, encode_prompts
+from modelwright.infer.text import Encoded, encode_prompts, refuse_labels
 
 KEYS = 9  # completions that the page's keys can tell apart
 
@@ -101,6 +101,9 @@ def draw(
 
     Raises ValueError for a model that cannot write, or a prompt that does not fit its context, named.
     """
+    refuse_labels(lm.model.cfg)
+    if lm.model.cfg.shape == "encoder":
+        raise ValueError(f"{name} is an encoder, which cannot write answers: name a decoder or an encoder-decoder")
     if method(lm) == "lora":
         lm = replace(lm, model=merged_copy(lm.model))  # plain layers can be packed, and write faster
     rows, owners = [], []
@@ -134,6 +137,8 @@ def encode(name: str, lm: LanguageModel, asked: Asked, task: Task | None) -> tup
     if task is not None:
         prompter = prompter_of(task, lm)
         made = prompter.prompt(asked.example)
+        if made.truncated:
+            raise ValueError(f"the prompt is {made.truncated} tokens longer than {name} can read: shorten it")
         sources = None if made.source is None else [list(made.source)]
         return Encoded([list(made.tokens)], sources), {prompter.end} - {-1}
     if isinstance(asked.prompt, str):

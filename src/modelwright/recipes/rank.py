@@ -1,4 +1,4 @@
-"""`modelwright rank`: people rank several answers to each prompt, on a page, and what they ranked goes where it is needed.
+"""`modelwright rank`: people rank several answers to each prompt, on a page.
 
     1. read the prompts; 2. have the models write n answers to each, or read answers; 3. show them blind, each labeller
     in an order of its own, and write every judgement down before it is answered; 4. tell how far labellers agree.
@@ -128,7 +128,7 @@ def check(o: Rank) -> None:
     if not 0 <= o.overlap <= 1:
         raise ValueError(f"--overlap is {o.overlap}, and must be from 0 to 1")
     if not o.temperature > 0:
-        raise ValueError(f"--temperature is {o.temperature}, and must be above 0, or the same answer is drawn each time")
+        raise ValueError(f"--temperature is {o.temperature}, and must be above 0, or all draws are the same")
     if not 0 <= o.port < 1 << 16:
         raise ValueError(f"--port is {o.port}, and must be from 0 to 65535")
     keys_for(o.host, o.key)

@@ -1,8 +1,8 @@
 """A directory of labelling: what was asked for, the answers, the judgements.
 
-    rank.json           criterion, prompts, models with their digests, sampling: the same command goes on, another is refused
-    completions.jsonl   the prompts and their answers, who wrote each: made once
-    judgements.jsonl    a line for each judgement (`data.judgements`)
+rank.json           criterion, prompts, models, sampling: the same command goes on, another is refused
+completions.jsonl   the prompts and their answers, who wrote each: made once
+judgements.jsonl    a line for each judgement (`data.judgements`)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The HTTP server: routes, keys, limits, streams; the only file that knows asyncio and sockets.
+"""The HTTP server: routes, keys, limits, streams; the only file that knows asyncio, and opens sockets.
 
 A request is read and checked, its prompt rendered beside the event loop, and handed to the worker's thread, which
 answers by events. So /health answers while a model computes; a client that leaves is told to the worker at once; and
@@ -218,7 +218,7 @@ class Service:
             CORSMiddleware, allow_origins=list(self.limits.origins), allow_methods=["GET", "POST"],
             allow_headers=["*"], expose_headers=["x-request-id", "retry-after", "retry-after-ms"],
         )  # fmt: skip
-        middleware = [*([cors] if self.limits.origins else []), Middleware(Guard, limits=self.limits, metrics=self.metrics)]
+        middleware = [cors] * bool(self.limits.origins) + [Middleware(Guard, limits=self.limits, metrics=self.metrics)]
         handlers: dict[Any, Any] = {Refusal: refused, HTTPException: no_route}
         return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=self._alive)
 
