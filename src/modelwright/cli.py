@@ -37,6 +37,7 @@ COMMANDS = {
     "merge": Command(
         "modelwright.recipes.merge", "adapt", "merge a LoRA into its base, and prove that nothing changed"
     ),
+    "align": Command("modelwright.recipes.align", "align", "align a model with preferences: a reward model, DPO"),
     "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
     "rank": Command("modelwright.recipes.rank", "align", "have people rank several answers to each prompt, on a page"),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),

@@ -1,6 +1,6 @@
 """Give a model another head: the labels of a task in the place of the vocabulary.
 
-Letters: C width, L labels.
+Letters: B batch, T tokens of a row, C width, L labels.
 """
 
 import copy
@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from modelwright.model.transformer import Head, Labels, Transformer
+from modelwright.model.transformer import Encoded, Head, Labels, Transformer
 
 
 def relabel(model: Transformer, labels: Labels, generator: torch.Generator) -> Transformer:
@@ -34,3 +35,26 @@ def relabel(model: Transformer, labels: Labels, generator: torch.Generator) -> T
             p.zero_() if name.endswith("bias") else p.normal_(0.0, spread, generator=generator)
     found.head.to(model.embed.tokens.weight)
     return found.train(model.training)
+
+
+class Scored(nn.Module):
+    """A model that gives a number at each place, in the place of a distribution: a reward model.
+
+    The head is drawn from N(0, 1 / (C + 1)), so that first scores are of size one (Ziegler et al. 2019's code), and is
+    float32 whatever the body computes in.
+    """
+
+    def __init__(self, body: Transformer, generator: torch.Generator):
+        super().__init__()
+        self.body, self.score = body, nn.Linear(body.cfg.width, 1)
+        with torch.no_grad():
+            self.score.weight.normal_(0.0, (body.cfg.width + 1) ** -0.5, generator=generator)
+            self.score.bias.zero_()
+
+    def forward(
+        self, tokens: Tensor, *, pos: Tensor | None = None, segment: Tensor | None = None, source: Encoded | None = None
+    ) -> Tensor:
+        """tokens (B, T) -> scores (B, T) float32."""
+        memory = None if source is None else self.body.encode(source.tokens, source.pos, source.segment)
+        x = self.body.hidden(tokens, pos=pos, segment=segment, memory=memory)  # (B, T, C)
+        return (x.float() * self.score.weight).sum(-1) + self.score.bias
