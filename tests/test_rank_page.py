@@ -273,6 +273,25 @@ def test_the_end_thanks_and_tells_the_agreement(opened: Callable[..., Page], run
     expect(page.locator("#prompt")).to_contain_text("Twice?")
 
 
+def test_words_that_are_marked_elsewhere_do_not_keep_a_click_from_ranking(
+    opened: Callable[..., Page], running: Running
+) -> None:
+    page = opened(running.url)
+    page.evaluate("() => getSelection().selectAllChildren(document.querySelector('#prompt'))")
+    card(page, "beta").click()
+    expect(card(page, "beta").locator(".rank")).to_have_text("Best")
+
+
+def test_a_finger_ranks_by_touching(opened: Callable[..., Page], running: Running) -> None:
+    page = opened(running.url, viewport={"width": 420, "height": 860}, has_touch=True, is_mobile=True)
+    expect(page.locator("#order")).to_contain_text("Touch the answers")
+    for text in ("delta", "beta", "alpha"):
+        card(page, text).tap()
+    page.get_by_role("button", name="Accept").tap()
+    count(page, "1 of 3")
+    assert running.ranked() == [{"delta": 1, "beta": 2, "alpha": 3, "gamma": 4}]
+
+
 # -- what goes wrong ------------------------------------------------------------------------------
 
 

@@ -47,7 +47,8 @@ def coincidences(labels: Array, values: Array) -> Array:
     many = counts[counts.sum(1) > 1]  # a label that stands alone pairs with none
     pairs = many[:, :, None] * many[:, None, :] - many[:, :, None] * np.eye(len(values))  # (U, V, V)
     weighed: Array = pairs / (many.sum(1) - 1)[:, None, None]
-    return weighed.sum(0)
+    found: Array = weighed.sum(0)
+    return found
 
 
 def alphas(sums: Array, values: Array, scale: Scale) -> Array:
