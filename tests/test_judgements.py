@@ -48,6 +48,7 @@ def test_a_labeller_judges_an_item_once_and_the_same_judgement_may_be_sent_again
         assert journal.add(ONE)
         assert journal.add(ONE)
         assert not journal.add(replace(ONE, id="b", ranks=(1, 2)))
+        assert not journal.add(replace(ONE, labeller="Ben"))  # another's id
         assert list(journal) == [ONE]
     assert len((tmp_path / "j.jsonl").read_bytes().splitlines()) == 1
 

@@ -129,10 +129,8 @@ class Journal:
         """
         with self._lock:
             for one in self._standing.values():
-                if one.id == judgement.id:
-                    return True
-                if (one.item, one.labeller) == (judgement.item, judgement.labeller):
-                    return False
+                if one.id == judgement.id or (one.item, one.labeller) == (judgement.item, judgement.labeller):
+                    return (one.id, one.item, one.labeller) == (judgement.id, judgement.item, judgement.labeller)
             self._write(asdict(judgement))
             self._standing[judgement.id] = judgement
             return True

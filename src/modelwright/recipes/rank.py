@@ -94,7 +94,7 @@ class Rank:
     dry_run: bool = False
     """Show what would be drawn and judged, and stop."""
     json: bool = False
-    """What is told at the end as one JSON object."""
+    """The address, and what came of it at the end, as a line of JSON each."""
 
 
 def main(args: list[str]) -> int:
@@ -151,13 +151,18 @@ def collect(o: Rank, screen: Screen) -> dict[str, Any]:
         labelling = Round(
             o.criterion, items, journal, seed=o.seed, overlap=o.overlap, agreed=lambda judged: asdict(agreed(judged))
         )
-        had = f", {len(list(journal))} judgements so far" if resumed else ""
-        print(f"ranking at {address_of(listener)} (Ctrl-C stops it): {len(items)} prompts{had}", flush=True)
+        begin: dict[str, Any] = {"url": address_of(listener), "prompts": len(items), "judgements": len(list(journal))}
+        print(json.dumps(begin) if o.json else ready(**begin), flush=True)
         run(labelling, Limits(keys_for(o.host, o.key)), listener)
         judged = list(journal)
     screen.say(told(agreed(judged)))
     screen.say(f"kept in {directory}: `modelwright rank export {directory} -o FILE` writes the rankings down")
     return {"directory": str(directory), **counted(judged)}
+
+
+def ready(url: str, prompts: int, judgements: int) -> str:
+    had = f", {judgements} judgements so far" if judgements else ""
+    return f"ranking at {url} (Ctrl-C stops it): {prompts} prompts{had}"
 
 
 def settings(o: Rank) -> dict[str, Any]:
