@@ -33,6 +33,7 @@ from modelwright.recipes.merge import Options as Merge
 from modelwright.recipes.methods import RATES
 from modelwright.recipes.options import Pretrain
 from modelwright.recipes.pretrain import KINDS
+from modelwright.recipes.rank import Rank
 from modelwright.recipes.serve import Serve
 from modelwright.recipes.tokenizer import Tokenize
 from modelwright.recipes.tuning import Tune
@@ -50,6 +51,7 @@ OPTIONS: dict[str, Any] = {
     "tune": Tune,
     "merge": Merge,
     "evaluate": Evaluate,
+    "rank": Rank,
     "generate": Generate,
     "chat": Chat,
     "bench": Bench,

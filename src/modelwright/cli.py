@@ -39,6 +39,7 @@ COMMANDS = {
     ),
     "align": Command("modelwright.recipes.align", "align", "align a model with preferences: a reward model, DPO"),
     "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
+    "rank": Command("modelwright.recipes.rank", "align", "have people rank several answers to each prompt, on a page"),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
     "chat": Command("modelwright.recipes.chat", "integrate", "talk with a model"),
     "serve": Command("modelwright.recipes.serve", "integrate", "serve a model over HTTP, as OpenAI's API"),
