@@ -43,28 +43,29 @@ def of_model(name: str, task: Any, texts: Sequence[str]) -> list[str]:
 
 
 def of_words(task: Any, parts: Mapping[str, Sequence[Any]], texts: Sequence[str]) -> tuple[list[str], str]:
-    """The labels of logistic regression on the prompts' words, and what was said of it."""
+    """The labels of logistic regression on the prompts' words, and how well it does on the part decide."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import f1_score
     from sklearn.pipeline import make_pipeline
 
     from modelwright.data.prompt import rendered
+    from modelwright.evaluate.tasks import judge, metrics_of, score_all
+    from modelwright.recipes import results
 
-    def read(part: str) -> tuple[list[str], list[str]]:
-        both = [(rendered(task, "prompt", task.prompts[0], e), e.fields["label"]) for e in parts[part]]
-        return [text for text, _ in both], [label for _, label in both]
+    read = {part: [rendered(task, "prompt", task.prompts[0], e) for e in examples] for part, examples in parts.items()}
+    metrics = metrics_of(task, parts["train"])
 
-    tried = []
+    def score(model: Any, part: str) -> Any:
+        said = zip(parts[part], model.predict(read[part]), strict=True)
+        return score_all(metrics, [judge(metrics, task, *pair) for pair in said])["macro_f1"]
+
+    labels, tried = [e.fields["label"] for e in parts["train"]], []
     for c in STRENGTHS:
         seen = CountVectorizer(token_pattern=r"[\w']+", ngram_range=(1, 2), binary=True)
-        model = make_pipeline(seen, LogisticRegression(C=c, max_iter=1000)).fit(*read("train"))
-        worth = [
-            f1_score(read(part)[1], model.predict(read(part)[0]), average="macro") for part in ("select", "decide")
-        ]
-        tried.append((worth, c, model))
-    (_, decide), c, best = max(tried, key=lambda one: one[0][0])
-    return list(best.predict(texts)), f"C = {c:g}, macro F1 on decide {decide:.3f}"
+        tried.append(make_pipeline(seen, LogisticRegression(C=c, max_iter=1000)).fit(read["train"], labels))
+    best = max(tried, key=lambda model: score(model, "select").value)
+    found = results.told(vars(score(best, "decide")))
+    return list(best.predict(texts)), f"C = {best[-1].C:g}, macro F1 on decide {found}"
 
 
 def shuffled(text: str, seed: int) -> str:
