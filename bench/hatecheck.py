@@ -25,6 +25,7 @@ READ = {
     "hate alone is hateful": {"0": "hateful", "1": "non-hateful", "2": "non-hateful"},
     "offensive is hateful too": {"0": "hateful", "1": "hateful", "2": "non-hateful"},
 }
+NEITHER = "2"
 STRENGTHS = (0.1, 0.3, 1, 3, 10, 30)
 
 
@@ -124,8 +125,10 @@ def main() -> None:
         print(f"\n{name}\n")
         print("\n".join(table(cases, said, names)))
     for name in list(said)[1:]:
-        same = told([a == b for a, b in zip(said["model"], said[name], strict=True)])
-        print(f"\nthe same of three labels as the model: {name} {same}")
+        pairs = list(zip(said["model"], said[name], strict=True))
+        found = [b != NEITHER for a, b in pairs if a != NEITHER]
+        print(f"\n{name}: the same of three labels as the model {told([a == b for a, b in pairs])}; of {len(found)} cases "
+              f"that the model does not take for neither, nor these {sum(found)}")  # fmt: skip
 
 
 if __name__ == "__main__":
