@@ -127,8 +127,8 @@ def main() -> None:
     for name in list(said)[1:]:
         pairs = list(zip(said["model"], said[name], strict=True))
         found = [b != NEITHER for a, b in pairs if a != NEITHER]
-        print(f"\n{name}: the same of three labels as the model {told([a == b for a, b in pairs])}; of {len(found)} cases "
-              f"that the model does not take for neither, nor these {sum(found)}")  # fmt: skip
+        print(f"\n{name}: the same of three labels as the model {told([a == b for a, b in pairs])}")
+        print(f"of the {len(found)} cases that are not neither to the model, {sum(found)} are not to this")
 
 
 if __name__ == "__main__":
