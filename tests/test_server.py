@@ -369,7 +369,10 @@ def test_a_huge_body_without_a_length_is_cut_off(http: httpx.Client) -> None:
 
 def test_other_routes_and_methods(http: httpx.Client) -> None:
     assert (http.get("/nothing").status_code, http.get("/v1/completions").status_code) == (404, 405)
-    assert "there is /v1/chat/completions" in http.get("/nothing").json()["error"]["message"]
+    told = http.get("/nothing").json()["error"]["message"]
+    for path in ("/", "/health", "/metrics", "/v1/models"):
+        assert http.get(path).status_code == 200
+        assert f" {path}" in told
 
 
 def test_large_headers_are_refused(http: httpx.Client) -> None:

@@ -439,7 +439,7 @@ async def refused(request: Request, error: Exception) -> Response:
 
 async def no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    there = "/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health and /metrics"
+    there = "/ (a page), /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health and /metrics"
     what = (
         f"{request.url.path[:80]!r} takes no {request.method}" if error.status_code == 405 else "there is nothing here"
     )
