@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelwright.infer.complete import complete
+from modelwright.infer.text import eos_ids
 from modelwright.serve.protocol import BODY
 from modelwright.serve.registry import Served
 from served import GPT2, Running, build, serving, until
@@ -103,6 +104,15 @@ def test_several_prompts_and_samples_in_order(models: list[Served], client: open
     assert [choice.text for choice in again.choices] != [choice.text for choice in other.choices]
     greedy = client.completions.create(prompt="a dog", n=2, **{**asked, "temperature": 0})
     assert greedy.choices[0].text == greedy.choices[1].text
+
+
+def test_a_load_is_written_to_the_length_that_it_asks_for(models: list[Served], client: openai.OpenAI) -> None:
+    [end, *_] = eos_ids(models[0].lm)
+    asked: dict[str, Any] = {"model": "chatty", "prompt": "the cat", "max_tokens": 5, "logit_bias": {str(end): 100}}
+    ended = client.completions.create(**asked)
+    assert (ended.choices[0].finish_reason, ended.usage.completion_tokens) == ("stop", 1)
+    whole = client.completions.create(**asked, extra_body={"ignore_eos": True})
+    assert (whole.choices[0].finish_reason, whole.usage.completion_tokens) == ("length", 5)
 
 
 @pytest.mark.parametrize("stop", [None, ["t"], ["e", " d"]])
@@ -281,6 +291,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("completions", {"prompt": "a", "logit_bias": {"320": 1}}, "logit_bias"),
     ("completions", {"prompt": "a", "logit_bias": {"3": 101}}, "logit_bias"),
     ("completions", {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
+    ("completions", {"prompt": "a", "ignore_eos": True, "response_format": {"type": "json_object"}}, "ignore_eos"),
     ("completions", {"prompt": "a", "echo": True}, "echo"),
     ("completions", {"prompt": "a", "suffix": "b"}, "suffix"),
     ("completions", {"prompt": "a", "best_of": 3}, "best_of"),

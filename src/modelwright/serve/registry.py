@@ -383,8 +383,9 @@ class Registry:
         orders = []
         for row, generator in enumerate(random):
             reading = readings[row // n]
+            ends = () if body.ignore_eos and not reading.labels else reading.ends
             request = Request(
-                reading.tokens, alike, reading.source, reading.ends, generator=generator, likely=body.candidates,
+                reading.tokens, alike, reading.source, ends, generator=generator, likely=body.candidates,
                 bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter, owner=owner,
             )  # fmt: skip
             orders.append(Order(served.engine, request, sampling.stop, reading.labels))
