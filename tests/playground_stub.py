@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 PAGE = Path(__file__).parents[1] / "src" / "modelwright" / "serve" / "pages" / "playground.html"
 WORDS = [" The", " lamp", " in", " the", " hall", " was", " lit", ",", " and", " nobody", " knew", " why", ".", "\n"]
+SEED = 2**53 - 1  # of what is drawn, where none is asked for
 CHANCES = (0.5, 0.25, 0.125, 0.0625, 0.0625)  # of the only candidates, which stand in this order beside each token
 OTHERS = (" a", " one", " that", " <b>bold</b>")
 EVIL = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>"
@@ -116,7 +117,8 @@ async def stream(stub: Stub, body: dict[str, Any], chat: bool) -> AsyncIterator[
         for at, (text, tokens) in enumerate(chunks):
             await asyncio.sleep(0.1 if "slow" in asked(body) else 0.01)
             said = {"delta": {"content": text}} if chat else {"text": text}
-            yield event({"choices": [{"index": 0, **said, "tokens": tokens, "finish_reason": None}]})
+            drawn = {} if body.get("temperature") == 0 else {"modelwright": {"seed": body.get("seed", SEED)}}
+            yield event({"choices": [{"index": 0, **said, "tokens": tokens, "finish_reason": None}], **drawn})
             if at == 2 and "break" in asked(body):
                 yield event({"error": {"message": "the engine stumbled over this text", "type": "server_error"}})
                 yield "data: [DONE]\n\n"

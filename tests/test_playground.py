@@ -23,7 +23,7 @@ if CHROMIUM is None:
 
 from playwright.sync_api import Browser, Locator, Page, expect  # noqa: E402
 
-from playground_stub import WORDS, Stub, serving  # noqa: E402
+from playground_stub import SEED, WORDS, Stub, serving  # noqa: E402
 
 pytestmark = pytest.mark.slow
 STORY = "".join(WORDS)
@@ -129,6 +129,7 @@ def test_a_text_comes_token_by_token_after_its_prompt(opened: Callable[..., Page
     assert re.search(r"at [\d.]+/s", took)
     assert re.search(r"first after [\d.]+ m?s", took)
     assert "ended by itself" in took
+    assert f"seed {SEED}" in took
     assert stub.bodies == [
         {
             "model": "base",
@@ -198,6 +199,7 @@ def test_a_greedy_card_has_the_model_alone_and_tells_of_the_candidates_not_shown
     page.get_by_role("button", name="More").click()
     put(page, likely="1")
     write(page, "Once").locator(".token").nth(3).hover()
+    expect(page.locator(".took")).not_to_contain_text("seed")
     rows = [texts(row.locator("th, td")) for row in page.locator("#card tbody tr").all()]
     assert rows == [["␣a", "50.0%", ""], ["␣the", "25.0%", "chosen"], ["4 others, with it", "50.0%", ""]]
 

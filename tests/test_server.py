@@ -115,6 +115,24 @@ def test_a_load_is_written_to_the_length_that_it_asks_for(models: list[Served], 
     assert (whole.choices[0].finish_reason, whole.usage.completion_tokens) == ("length", 5)
 
 
+@pytest.mark.parametrize("route", ["completions", "chat/completions"])
+def test_what_was_drawn_tells_its_seed_and_can_be_drawn_again(http: httpx.Client, route: str) -> None:
+    what: dict[str, Any] = {"prompt": "the cat"} if route == "completions" else {"messages": USER}
+    sent = what | {"temperature": 1, "max_tokens": 12, "n": 2}
+
+    def said(**more: Any) -> tuple[Any, list[Any]]:
+        done = asked(http, route, **sent, **more).json()
+        return done["modelwright"]["seed"], [choice.get("text", choice.get("message")) for choice in done["choices"]]
+
+    seed, texts = said()
+    assert 0 <= seed < 2**53
+    assert said(seed=seed) == (seed, texts)
+    assert said()[0] != seed
+    chunks = events(asked(http, route, **sent, seed=seed, stream=True).text)[:-1]
+    assert {chunk["modelwright"]["seed"] for chunk in chunks} == {seed}
+    assert "modelwright" not in asked(http, route, **what, max_tokens=2).json()  # greedy: nothing was drawn
+
+
 @pytest.mark.parametrize("stop", [None, ["t"], ["e", " d"]])
 def test_streamed_is_unstreamed_is_the_tokens(client: openai.OpenAI, stop: list[str] | None) -> None:
     """Of samples whose tokens are often parts of characters; a stop string never shows."""

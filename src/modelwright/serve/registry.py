@@ -44,6 +44,7 @@ UNBOUND = 4096  # tokens of a prompt where positions are relative, and the conte
 SCORES = 1 << 28  # bytes of a layer's attention scores there, which an encoder computes whole
 EMBEDDED = 1 << 16  # tokens of the texts to embed in a request
 KNOWN = 20  # names that a refusal lists
+SEED = 53  # bits of one that is drawn: whoever reads JSON's numbers as JavaScript does can say it again
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class Order:
-    """One continuation to be written, and by which engine; where there are labels, the likeliest of them."""
+    """One continuation to be written, and by which engine; where there are labels, the likeliest of them.
+
+    seed: by which the request's continuations can be drawn again; None where nothing is drawn.
+    """
 
     engine: str
     request: Request
     stop: tuple[str, ...]
     labels: Sequence[tuple[int, ...]] = ()
+    seed: int | None = None
 
     @property
     def weighed(self) -> list[Request]:
@@ -376,7 +381,7 @@ class Registry:
             sampling = choosing(sampling, body, longest)
         for reading in readings:
             self._check_room(served, reading, sampling, "messages" if chat else "prompt")
-        n, seed = body.choices, secrets.randbits(63) if sampling.seed is None else sampling.seed
+        n, seed = body.choices, secrets.randbits(SEED) if sampling.seed is None else sampling.seed
         random = generators([reading.read for reading in readings], n, seed)
         alike = replace(sampling, stop=(), seed=None)  # what is drawn together has the same settings
         grammars = served.grammars(body, readings[0].ends, len(random))  # a conversation is one reading
@@ -388,7 +393,8 @@ class Registry:
                 reading.tokens, alike, reading.source, ends, generator=generator, likely=body.candidates,
                 bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter, owner=owner,
             )  # fmt: skip
-            orders.append(Order(served.engine, request, sampling.stop, reading.labels))
+            told = None if sampling.greedy else seed
+            orders.append(Order(served.engine, request, sampling.stop, reading.labels, told))
         return orders, sum(len(reading.read) - len(soft_ids(served.lm.model)) for reading in readings)
 
     def _check_room(self, served: Served, reading: Reading, sampling: Sampling, param: str) -> None:

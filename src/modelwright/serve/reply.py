@@ -63,19 +63,22 @@ class Usage:
 
 @dataclass(frozen=True)
 class Form:
-    """How the answers of one route look. `top`, `likely`: candidates beside each token, in either form."""
+    """How the answers of one route look. `top`, `likely`: candidates beside each token, in either form; `seed`: what
+    the same answer can be asked for by."""
 
     model: str
     top: int | None
     likely: int
     usage: bool = False  # whether a stream ends with what was used
+    seed: int | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
     prefix, whole, part = "", "", ""
 
     def head(self, kind: str) -> dict[str, Any]:
-        return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
+        said = {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
+        return said if self.seed is None else said | {"modelwright": {"seed": self.seed}}
 
     def told(self, tokens: Sequence[Token]) -> dict[str, Any]:
         """What stands beside OpenAI's fields: each token with the candidates, and what the rules made of them."""

@@ -254,7 +254,7 @@ class Service:
             with answer.waiting():
                 owner = key_of(request.headers) if self.limits.keys else None
                 orders, prompt = await self._orders(served, body, owner)
-            form = kind(served.name, body.top, body.likely or 0, body.usage_wanted)
+            form = kind(served.name, body.top, body.likely or 0, body.usage_wanted, orders[0].seed)
             pieces = self._start(answer, body, orders, prompt)
             if body.stream:
                 first = await anext(pieces)  # what fails before it is an answer with a status of its own
