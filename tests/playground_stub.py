@@ -30,12 +30,13 @@ EVIL = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>"
 
 def model(name: str, **about: Any) -> dict[str, Any]:
     known = {"shape": "decoder", "chat": False, "context": 1024, "adapter_of": None, "contract": None, "columns": None}
+    own = {"max_tokens": 64, "temperature": 0.7, "top_k": 20, "top_p": None, "min_p": None, "repetition_penalty": 1.1}
     return {
         "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "modelwright",
-        "modelwright": known | {"vocabulary": 5} | about,
+        "modelwright": known | {"vocabulary": 5, "labels": None, "sampling": own} | about,
     }
 
 

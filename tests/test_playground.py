@@ -302,6 +302,26 @@ def test_every_setting_is_sent_as_it_was_said(opened: Callable[..., Page], stub:
     assert not {"temperature", "top_k", "top_p", "min_p", "seed"} & set(own_settings)
 
 
+def test_the_model_s_own_settings_are_shown_and_those_that_were_typed_come_back(opened: Callable[..., Page]) -> None:
+    page = opened()
+    drawn = ("temperature", "top_k", "top_p", "seed")
+    put(page, temperature="1.5", seed="3")
+
+    def shown(said: str = "value") -> list[str | None]:
+        found = [page.locator(f"[name={name}]") for name in drawn]
+        return [one.input_value() if said == "value" else one.get_attribute(said) for one in found]
+
+    choose(page, "draw", "own")
+    assert (shown(), shown("placeholder")) == (["0.7", "20", "", ""], ["none", "none", "none", "any"])
+    assert page.locator("[name=max_tokens]").get_attribute("placeholder") == "64"
+    choose(page, "draw", "greedy")
+    choose(page, "draw", "own")
+    choose(page, "draw", "sampling")
+    assert shown() == ["1.5", "40", "0.95", "3"]
+    page.locator("[name=model]").select_option("triage")  # its prompt stands as it is: nothing is known
+    assert (shown(), shown("placeholder")) == ([""] * 4, [*["model’s own"] * 3, "any"])
+
+
 def test_a_chat_keeps_its_turns_and_forgets_them_when_asked(opened: Callable[..., Page], stub: Stub) -> None:
     page = opened()
     choose(page, "mode", "chat")

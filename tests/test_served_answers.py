@@ -173,6 +173,8 @@ def test_labels_are_told_with_their_probabilities(sorting: Running, name: str) -
     client, lm = at(sorting), SORTERS[name]
     prompter, example = Served("a", lm, SORT).prompter, Example("0", {"text": "the cat"})
     assert prompter is not None
+    about = client.models.retrieve(name).model_dump()["modelwright"]
+    assert (about["labels"], about["sampling"]) == (list(SORT.labels), None)
     ids = prompter.labels(example)
     alone = [one.logp for one in ModelScorer(lm).loglikelihood([prompter.prompt(example)] * len(ids), ids)]
     total = sum(map(math.exp, alone))

@@ -127,10 +127,27 @@ class Served:
         own = {
             "shape": cfg.shape, "chat": self.chats, "context": (cfg.encoder or cfg).context,
             "adapter_of": self.adapter_of, "contract": self.contract, "columns": list(self.columns) or None,
-            "vocabulary": cfg.vocab,
+            "labels": list(self.labels) or None, "vocabulary": cfg.vocab, "sampling": self.own,
         }  # fmt: skip
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "modelwright",
                 "modelwright": own}  # fmt: skip
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Those that it chooses among, where it was tuned to."""
+        return self.task.labels if self.task is not None and self.task.kind == "classify" and self.writes else ()
+
+    @property
+    def own(self) -> dict[str, Any] | None:
+        """What holds where a request says nothing, under the names of its fields; None where there is no such."""
+        if self.labels or not self.writes:
+            return None
+        try:
+            sampling = Sampling(**asdict(self.task.decoding)) if self.task else settings(self.lm.generation)
+        except ValueError:  # a generation_config.json that cannot be followed: who asks is told
+            return None
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        return {"max_tokens": sampling.max_new, **{name: getattr(sampling, name) for name in names}}
 
     # -- prompts
 
@@ -243,7 +260,7 @@ class Served:
                 param="fields", code="context_length_exceeded",
             )  # fmt: skip
         ends = self._ends | ({self.prompter.end} if self.prompter.end >= 0 else set())
-        labels = self.prompter.labels(example) if self.task.kind == "classify" else ()
+        labels = self.prompter.labels(example) if self.labels else ()
         source = None if prompt.source is None else list(prompt.source)
         return Reading(list(prompt.tokens), source, frozenset(ends), labels)
 
