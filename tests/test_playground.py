@@ -387,6 +387,22 @@ def test_a_model_of_a_task_with_one_column_answers_each_message_by_itself(
     ]
 
 
+def test_a_system_message_that_is_not_sent_is_told(opened: Callable[..., Page]) -> None:
+    page = opened()
+    choose(page, "mode", "chat")
+    system, why = page.locator("#system"), page.locator("#system-why")
+    expect(why).to_have_text("")
+    page.locator("[name=model]").select_option("summary")
+    expect(system).to_be_disabled()
+    expect(why).to_contain_text("not for summary, tuned on a task")
+    choose(page, "panes", "2")
+    page.locator("[name=model]").nth(1).select_option("base")
+    expect(system).to_be_enabled()  # for the one of the two that takes it
+    expect(why).to_contain_text("not for summary,")
+    page.locator("[name=model]").nth(0).select_option("polite")
+    expect(why).to_have_text("")
+
+
 @pytest.mark.parametrize("mode", ["prompt", "chat", "fields"])
 def test_the_copied_python_and_curl_send_what_was_sent(opened: Callable[..., Page], stub: Stub, mode: str) -> None:
     pytest.importorskip("openai", reason="needs the openai client")
