@@ -489,6 +489,15 @@ def test_in_a_low_window_a_pane_scrolls_and_nothing_of_it_lies_over_the_prompt(o
         expect(pane.locator(".said")).to_be_in_viewport()
 
 
+def test_what_a_model_is_can_be_read_beside_another(opened: Callable[..., Page]) -> None:
+    page = opened(viewport={"width": 1280, "height": 800})
+    choose(page, "panes", "2")
+    page.locator("[name=model]").nth(1).select_option("triage")
+    facts = page.locator(".facts").nth(1)
+    expect(facts).to_have_text("encoder-decoder · context 1,024 · contract c0ffeec0")
+    assert facts.evaluate("node => node.scrollWidth <= node.clientWidth")
+
+
 def test_control_and_enter_write_from_wherever_one_is(opened: Callable[..., Page]) -> None:
     page = opened()
     page.locator("#prompt").fill("The hall")
