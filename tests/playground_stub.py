@@ -25,6 +25,7 @@ WORDS = [" The", " lamp", " in", " the", " hall", " was", " lit", ",", " and", "
 SEED = 2**53 - 1  # of what is drawn, where none is asked for
 CHANCES = (0.5, 0.25, 0.125, 0.0625, 0.0625)  # of the only candidates, which stand in this order beside each token
 OTHERS = (" a", " one", " that", " <b>bold</b>")
+LABELS = ["praise", "billing", "delivery"]  # the second is chosen: a model gives it 4%, and the others 0.5% each
 EVIL = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>"
 
 
@@ -45,6 +46,7 @@ MODELS = [
     model("polite", chat=True, adapter_of="base"),
     model("triage", contract="c0ffee" * 8, columns=["subject", "message"], chat=True, shape="encoder-decoder"),
     model("summary", contract="decade" * 8, columns=["text"], chat=True),
+    model("sorter", contract="facade" * 8, columns=["text"], chat=True, labels=LABELS, sampling=None),
     model("reader", shape="encoder"),
 ]
 
@@ -94,6 +96,11 @@ def asked(body: dict[str, Any]) -> str:
 
 def answer(body: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """The chunks: a text, and its tokens."""
+    if body["model"] == "sorter" and not body.get("raw"):
+        chances = {1: 0.04, 0: 0.005, 2: 0.005}
+        found = [{"id": at, "text": f" {LABELS[at]}", "logprob": math.log(p), "after": {"labels": p / 0.05}}
+                 for at, p in chances.items()]  # fmt: skip
+        return [(" billing", [found[0] | {"likely": found[: body.get("likely", 0)]}])]
     words = WORDS * 20 if "slow" in asked(body) else WORDS
     if "script" in asked(body):
         words = [" See", " " + EVIL, " there"]

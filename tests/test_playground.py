@@ -204,6 +204,29 @@ def test_a_greedy_card_has_the_model_alone_and_tells_of_the_candidates_not_shown
     assert rows == [["␣a", "50.0%", ""], ["␣the", "25.0%", "chosen"], ["4 others, with it", "50.0%", ""]]
 
 
+def test_a_label_is_shown_among_the_labels(opened: Callable[..., Page]) -> None:
+    page = opened()
+    page.locator("[name=model]").select_option("sorter")
+    expect(page.locator(".facts")).to_contain_text("chooses among 3 labels")
+    for setting in ("max_tokens", "temperature", "draw"):
+        expect(page.locator(f"[name={setting}]").first).to_be_hidden()
+    token = write(page, "The parcel").locator(".token")
+    assert token.all_text_contents() == [" billing"]
+    assert token.get_attribute("data-level") == "2"  # 80% of what the labels have, though the model gives it 4%
+    token.hover()
+    card = page.locator("#card")
+    expect(card.locator(".headline")).to_contain_text("80.0%")
+    expect(card.locator(".headline .soft")).to_have_text("among the labels, the likeliest")
+    assert [texts(row.locator("th, td")) for row in card.locator("tbody tr").all()] == [
+        ["␣billing", "4.0%", "80.0%", "chosen"],
+        ["␣praise", "0.50%", "10.0%", ""],
+        ["␣delivery", "0.50%", "10.0%", ""],
+        ["all else", "95.0%", "", ""],
+    ]
+    page.get_by_label("The prompt as it stands").check()
+    expect(page.locator("[name=temperature]")).to_be_visible()
+
+
 def test_the_keyboard_walks_over_the_tokens_and_back_out(opened: Callable[..., Page]) -> None:
     page = opened()
     tokens = write(page, "Once").locator(".token")
@@ -243,11 +266,11 @@ def test_markup_in_a_model_s_text_is_text(opened: Callable[..., Page]) -> None:
 
 def test_an_encoder_is_not_offered(opened: Callable[..., Page]) -> None:
     page = opened()
-    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "triage", "summary"])
+    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "triage", "summary", "sorter"])
     choose(page, "mode", "chat")
-    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "summary"])
+    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "summary", "sorter"])
     choose(page, "mode", "fields")
-    expect(page.locator("[name=model] option")).to_have_text(["triage", "summary"])
+    expect(page.locator("[name=model] option")).to_have_text(["triage", "summary", "sorter"])
 
 
 # -- what is sent -------------------------------------------------------------------------------
