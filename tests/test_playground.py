@@ -325,7 +325,9 @@ def test_every_setting_is_sent_as_it_was_said(opened: Callable[..., Page], stub:
     assert not {"temperature", "top_k", "top_p", "min_p", "seed"} & set(own_settings)
 
 
-def test_the_model_s_own_settings_are_shown_and_those_that_were_typed_come_back(opened: Callable[..., Page]) -> None:
+def test_the_model_s_own_settings_are_shown_and_those_that_were_typed_come_back(
+    opened: Callable[..., Page], stub: Stub
+) -> None:
     page = opened()
     drawn = ("temperature", "top_k", "top_p", "seed")
     put(page, temperature="1.5", seed="3")
@@ -335,8 +337,10 @@ def test_the_model_s_own_settings_are_shown_and_those_that_were_typed_come_back(
         return [one.input_value() if said == "value" else one.get_attribute(said) for one in found]
 
     choose(page, "draw", "own")
-    assert (shown(), shown("placeholder")) == (["0.7", "20", "", ""], ["none", "none", "none", "any"])
+    assert (shown(), shown("placeholder")) == (["0.7", "20", "", "3"], ["none", "none", "none", "any"])
     assert page.locator("[name=max_tokens]").get_attribute("placeholder") == "64"
+    write(page, "Once")  # what the model draws by its own settings can be drawn again
+    assert (stub.bodies[0]["seed"], "temperature" in stub.bodies[0]) == (3, False)
     choose(page, "draw", "greedy")
     choose(page, "draw", "own")
     choose(page, "draw", "sampling")
