@@ -80,13 +80,12 @@ def optimizer_of(args: Tune, ready: Ready, rate: float, matrix_rate: float) -> t
 
 def timed(args: Tune, ready: Ready, found: Plan, best: Best, precision: Precision) -> Plan:
     """The same plan with the time that it takes, and where a time is given, no more steps than fit into it."""
-    tests, seconds = min(args.tests, found.steps), step_seconds(args, ready, found, precision)
-    answering = tests * best.seconds()
-    steps = found.steps
+    seconds, each, steps = step_seconds(args, ready, found, precision), best.seconds(), found.steps
     if args.time:
         room = parse_time(args.time)
         # What answering takes is a guess from above; half of the time at least is for learning.
-        steps = min(steps, max(1, int(max(room - answering, room / 2) / seconds)))
+        steps = min(steps, max(1, int(max(room - min(args.tests, steps) * each, room / 2) / seconds)))
+    answering = min(args.tests, steps) * each
     return replace(found, steps=steps, warmup=warmup(args, steps), seconds=seconds * steps, answering=answering)
 
 
