@@ -372,6 +372,29 @@ def test_losses_and_gradients_are_those_of_the_papers_formulas(shape: str, kind:
         assert float(weight) == pytest.approx(float(terms[name][1]))
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_what_is_learned_from_once_need_not_be_read_before(beta: float) -> None:
+    """The same loss, gradient and numbers, and a forward less."""
+    model = adapted("decoder", "tuned")
+    actor = actor_of(model, GRPO(group=4, beta=beta))
+    answers = actor.write(toy.prompts(4), seed=0, count=4)
+    scores, found = length(answers), []
+    with torch.no_grad():  # away from the reference, which is a copy
+        next(p for name, p in model.named_parameters() if name.endswith(".B")).add_(0.05)
+    for once in (False, True):
+        experience = actor.experience(answers, scores, once=once)
+        assert (experience.old is None) == once
+        (only,) = minibatches(experience, epochs=1, rows=16, seed=0)
+        terms, metrics = GRPO(group=4, beta=beta).loss(model, only)
+        total, weight, _ = terms["policy"]
+        found.append((total / weight, gradient(model, total / weight), metrics))
+    (loss, slope, metrics), (again, other, told) = found
+    assert loss.item() == pytest.approx(again.item(), abs=1e-5)
+    torch.testing.assert_close(slope, other, atol=1e-5, rtol=1e-4)
+    assert told == pytest.approx(metrics, abs=1e-4)
+    assert told["kl3"] > 1e-3
+
+
 def test_grpo_at_first_has_a_loss_of_0_and_a_gradient() -> None:
     model = toy.model()
     _, experience = experience_of(actor_of(model, GRPO(group=4)))
@@ -440,20 +463,22 @@ def test_a_toy_is_learned_to_95_percent_of_its_best(method: str, seed: int) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("method", TOYS)
-def test_an_encoder_decoder_learns_the_same_toy_by_a_lora(method: str) -> None:
+def test_an_encoder_decoder_learns_the_same_toy(method: str, kind: str) -> None:
+    """By a LoRA nearly as well: a head that is frozen leaves every other word some probability."""
     how, prompts, rate, times = TOYS[method]
-    model = toy.model("encoder-decoder")
-    add_lora(model, LoRA(rank=4, targets=("q", "v", "up", "down")), torch.Generator().manual_seed(1))
-    trainer = Trainer(
-        model, toy.prompter("encoder-decoder"), how, rate=4 * rate, minibatch=64, epochs=2 if method == "ppo" else 1
-    )
+    model, epochs = toy.model("encoder-decoder", louder=1 if kind == "full" else 15), 2 if method == "ppo" else 1
+    if kind == "lora":
+        add_lora(model, LoRA(rank=4, targets=("q", "v", "up", "down")), torch.Generator().manual_seed(1))
+        rate *= 4
+    trainer = Trainer(model, toy.prompter("encoder-decoder"), how, rate=rate, minibatch=64, epochs=epochs)
     examples, scores = toy.prompts(prompts), []
     for _ in range(times):
         answers = trainer.write(examples)
         scores.append(trainer.step(answers, toy.share_of_a(answers))["score"])
     assert scores[0] < 0.15
-    assert scores[-1] > 0.5
+    assert scores[-1] >= (0.95 if kind == "full" else 0.85)
 
 
 # -- the loader, stopped and resumed -----------------------------------------------------------------------------
