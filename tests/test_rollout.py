@@ -210,7 +210,9 @@ def test_neighbours_and_padding_change_nothing(shape: str) -> None:
     model, prompter = Critic(toy.model(shape, louder=30)), toy.prompter(shape)
     nn.init.normal_(model.value.weight, generator=torch.Generator().manual_seed(0))
     answers = write(model.policy, prompter, [*toy.prompts(6), *toy.prompts(6, length=9)], seed=1)
-    logps, values = Reader(rows=5)(model, batch_of(answers, prompter))
+    batch = batch_of(answers, prompter)
+    logps, values = Reader(rows=5)(model, batch)
+    assert (values[batch.weight == 0] == 0).all(), "nothing is expected but of an answer"
     for row, answer in enumerate(answers):
         alone = batch_of([answer], prompter)
         found = Reader()(model, alone)
@@ -517,6 +519,21 @@ def test_prompts_come_once_an_epoch_in_an_order_of_its_own() -> None:
     list(islice(loader, 4))
     assert sorted(asked[:10]) == sorted(asked[10:]) == sorted(example.id for example in toy.prompts(10))
     assert asked[:10] != asked[10:]
+
+
+def test_a_prompt_that_comes_again_is_answered_anew() -> None:
+    model, written = toy.model(), list[tuple[int, ...]]()
+
+    def reward(answers: Sequence[Answer]) -> list[float]:
+        written.extend(answer.ids for answer in answers)
+        return length(answers)
+
+    loader = Rollouts(actor_of(model, GRPO(group=4)), toy.prompts(1), reward, prompts=1, count=4, minibatch=4, seed=0)
+    list(islice(loader, 3))
+    assert len(set(written)) == 12
+    again = Rollouts(loader.actor, toy.prompts(1), reward, prompts=1, count=4, minibatch=4, seed=1)
+    list(islice(again, 1))
+    assert len(set(written)) == 16, "another seed, other answers"
 
 
 @pytest.mark.parametrize("changes", [{"minibatch": 3}, {"accumulate": 3}, {"epochs": 0}])

@@ -394,7 +394,7 @@ class Rollouts(Places):
 
     def key(self, start: int) -> int:
         """The seed of all chance in the experience that begins at place `start`."""
-        return mixed(mixed(self.seed) ^ mixed(start))
+        return mixed(mixed(mixed(self.seed)) + start)
 
     def _row(self, place: int) -> int:
         epoch, at = divmod(place, self.rows)
