@@ -167,6 +167,22 @@ def test_at_first_kl_is_exactly_0_and_every_ratio_1(shape: str, kind: str, metho
     assert max(abs(ratio - 1) for ratio in ratios) < 1e-5
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_in_half_precision_ratios_are_1_within_its_rounding(method: str) -> None:
+    """Old log-probabilities are read in the precision that learns, whatever the engine wrote in."""
+    actor = actor_of(toy.model(louder=8), METHODS[method], precision="bf16")
+    answers, experience = experience_of(actor)
+    assert experience.told["kl"] == 0.0
+    exact = Reader()(actor.model, batch_of(answers, actor.prompter))[0]
+    assert experience.old is not None
+    assert (experience.old - exact).abs().max() > 1e-4, "it was rounded"
+    for some in minibatches(experience, epochs=1, rows=5, seed=0):
+        with torch.autocast("cpu", torch.bfloat16):
+            _, metrics = actor.method.loss(actor.model, some)  # type: ignore[attr-defined]
+        assert abs(metrics["ratio"] - 1) < 1e-2
+        assert metrics["ratio_max"] < 1.1
+
+
 @pytest.mark.parametrize("kind", ["full", "lora", "tuned"])
 def test_the_reference_stays_where_the_policy_began(kind: str) -> None:
     model = adapted("decoder", kind)
@@ -251,6 +267,19 @@ def test_advantages_are_white_over_the_whole_experience_and_returns_are_not() ->
     assert inside.mean().abs() < 1e-5
     assert inside.std() == pytest.approx(1, abs=1e-3)
     assert experience.returns[experience.batch.weight > 0].mean() > 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_whitened_rewards_keep_their_mean(scale: float) -> None:
+    """With gamma 0 and a critic that expects nothing, a token's return is its reward."""
+    actor = actor_of(toy.model(), PPO(beta=0.0, gamma=0.0, whiten_rewards=True))
+    answers = actor.write(toy.prompts(4), seed=0, count=4)
+    scores = [scale * score for score in length(answers)]
+    made = actor.experience(answers, scores)
+    assert made.returns is not None
+    rewards = made.returns[made.batch.weight > 0]
+    assert rewards.std().item() == pytest.approx(1, abs=1e-4)
+    assert rewards.mean().item() == pytest.approx(sum(scores) / len(rewards), rel=1e-4)
 
 
 def test_what_is_taken_for_no_end_and_where_scores_are_cut() -> None:

@@ -48,7 +48,7 @@ class PPO:
     bound: float | None = None
     """Scores are cut to -bound to bound."""
     whiten_rewards: bool = False
-    """Rewards over their standard deviation, their mean kept, so that a reward's scale means nothing."""
+    """The rewards of all tokens get a standard deviation of 1 and keep their mean, as in OpenAI's code of 2019."""
 
     @property
     def needs_reference(self) -> bool:
