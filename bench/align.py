@@ -201,9 +201,8 @@ def main() -> None:
         mine = statistics.median(rates["ours"])
         unit = "pairs/s" if way == "dpo" else "completions/s"
         for who, found in rates.items():
-            print(
-                f"{way:5} {who:17} {statistics.median(found):7.1f} {unit}   ours / this = {mine / statistics.median(found):.2f}"
-            )
+            middle = statistics.median(found)
+            print(f"{way:5} {who:17} {middle:7.1f} {unit}   ours / this = {mine / middle:.2f}")
 
 
 if __name__ == "__main__":
