@@ -25,7 +25,7 @@ import yaml
 from pydantic import TypeAdapter
 from torch import nn
 
-from modelwright.adapt.lora import merged_copy
+from modelwright.adapt.lora import merged_copy, reference_of
 from modelwright.adapt.open import digest, prompter_of
 from modelwright.data.examples import Example, read_examples
 from modelwright.data.kind import Task
@@ -60,7 +60,7 @@ from modelwright.train import optim
 from modelwright.train.alarms import Limits
 from modelwright.train.loop import Diverged
 from modelwright.train.policy import GRPO, PPO
-from modelwright.train.rollout import Actor, Reward, Rollouts, checked, reference_of
+from modelwright.train.rollout import Actor, Reward, Rollouts, checked
 from modelwright.train.rollout import write as write_answers
 
 HELD_OUT = 0.1  # of a file's prompts
@@ -257,7 +257,7 @@ def policy(args: Policy, screen: Screen) -> dict[str, Any]:
     args = dataclasses.replace(args, precision=choose_precision(args.precision)[0])
     ready = get_ready(args)
     method, model = args.algorithm(), args.learner(ready.lm.model)
-    actor = Actor(model, ready.prompter, method, reference_of(model), precision=args.precision or "fp32")
+    actor = Actor(model, ready.prompter, method, reference_of(ready.lm.model), precision=args.precision or "fp32")
     rollouts = rollouts_of(args, ready, actor)
     show(screen, args, ready, rollouts)
     # 4. learning, between two looks at the prompts kept apart
