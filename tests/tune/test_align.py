@@ -180,7 +180,7 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
 @pytest.mark.parametrize(
     ("command", "fault"),
     [
-        ("align", "say how to align, reward or dpo"),
+        ("align", "say how to align, reward, dpo, ppo or grpo"),
         ("align ppq", "not 'ppq'"),
         ("align dpo", "say which model to align"),
         ("align dpo MODEL", "say from which preferences: --pairs FILE"),

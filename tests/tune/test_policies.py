@@ -28,7 +28,9 @@ def fewer(prompt, answer): return -letter(prompt, answer)
 """
 
 
-PPO = ["--beta", "0.001", "--batch", "32", "--rate", "0.003", "--rounds", "20", "--epochs", "2"]
+BEFORE = ("", "my ", "the ", "a far ", "the old ", "my new ", "an ", "so ")
+ASKED = [before + text for text in TEXTS for before in BEFORE]
+PPO = ["--beta", "0.001", "--batch", "32", "--rounds", "16", "--epochs", "2"]
 
 
 @pytest.fixture
@@ -39,12 +41,12 @@ def judge(tmp_path: Path) -> str:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> str:
-    (tmp_path / "prompts.txt").write_text("\n".join([*TEXTS, *(f"my {text}" for text in TEXTS), TEXTS[0]]) + "\n")
+    (tmp_path / "prompts.txt").write_text("\n".join([*ASKED, TEXTS[0]]) + "\n")
     return str(tmp_path / "prompts.txt")
 
 
 def words(way: str, model: Path, run: Path, general: Path, *more: str) -> list[str]:
-    common = ["--max-new", "6", "--batch", "8", "--rounds", "6", "--tests", "3", "--select", "6", "--measured", "12"]
+    common = ["--max-new", "6", "--batch", "8", "--rounds", "6", "--tests", "3", "--select", "6", "--measured", "30"]
     common += ["--precision", "fp32", "--json", "--output", str(run), "--general", str(general), "--unfinished", "0"]
     return ["align", way, str(model), *common, *more]
 
@@ -60,7 +62,8 @@ def test_a_policy_learns_what_is_rewarded(
 ) -> None:  # fmt: skip
     """A letter becomes more frequent on prompts kept apart, beyond the interval."""
     more = ["--prompts", prompts, "--reward", f"{judge}:letter", "--method", method]
-    more += ["--group", "4", "--rate", "0.01", "--rounds", "20"] if way == "grpo" else PPO
+    rate = "0.003" if (way, method) == ("ppo", "full") else "0.01" if way == "grpo" else "0.03"
+    more += ["--rate", rate, *(["--group", "4", "--rounds", "16"] if way == "grpo" else PPO)]
     assert cli.main(words(way, models[shape], tmp_path / "run", general, *more, "--go-on")) == 0
     found = came(capsys)
     change = found["judged"]["reward"]
@@ -160,7 +163,7 @@ def test_judges(models: dict[str, Path], judge: str, tmp_path: Path, capsys: pyt
 
 def test_prompts_are_taken_once_and_some_are_kept_apart(prompts: str) -> None:
     found = prompts_of(prompts)
-    assert len(found) == 2 * len(TEXTS)
+    assert len(found) == len(ASKED)
     train, held = apart(found, 0)
     assert {*map(id, train), *map(id, held)} == {*map(id, found)}
     assert 0 < len(held) < len(found) / 4
