@@ -100,7 +100,7 @@ def direct_preference(reference: Reference, beta: float, kind: Kind = "sigmoid")
     """
 
     def loss(model: nn.Module, batch: Rows) -> tuple[Terms, dict[str, Any]]:
-        policy = answer_logps(model, batch, kind)
+        policy = answer_logps(model.eval(), batch, kind)  # dropout would compare two models that are not there
         with torch.no_grad(), reference() as silent:
             before = answer_logps(silent, batch, kind)
         (chosen, rejected), (ref_chosen, ref_rejected) = policy.unbind(-1), before.unbind(-1)  # (B, P) each

@@ -40,6 +40,10 @@ class Dpo(Prefer):
     loss: Kind = "sigmoid"
     """sigmoid: DPO; ipo: towards a margin of 1 / (2 beta) and no more; hinge: nothing beyond a margin of 1 / beta."""
 
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ValueError(f"--beta must be above 0, not {self.beta}")
+
 
 def dpo(args: Dpo, screen: Screen) -> dict[str, Any]:
     # 1. pairs, 2. a policy and its reference, 3. rows

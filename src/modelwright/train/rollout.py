@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import count
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, SupportsFloat, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +105,8 @@ def checked(answers: Sequence[Answer], scores: Sequence[float]) -> Tensor:
             f"the reward gave {len(scores)} scores for {len(answers)} answers, the first to {answers[0].example.id}: "
             "it is to give one for each"
         )
+    if wrong := [score for score in scores if not isinstance(score, SupportsFloat)]:
+        raise ValueError(f"the reward gave {wrong[0]!r} for an answer: it is to be a finite number")
     found = [float(score) for score in scores]
     for answer, score in zip(answers, found, strict=True):
         if not math.isfinite(score):
