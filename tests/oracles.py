@@ -31,3 +31,54 @@ def greedy_cached(model: Transformer, tokens: Tensor, steps: int, memory: Memory
         new = logits[:, -1:].argmax(-1)
         tokens = torch.cat([tokens, new], dim=1)
     return tokens
+
+
+# -- learning from one's own answers: an answer and a token at a time, from the papers' formulas --------------------
+
+
+def plain_ppo(
+    logps: list[Tensor], values: list[Tensor], old: list[Tensor], before: list[Tensor], reference: list[Tensor],
+    scores: list[float], *, beta: float, clip: float, value_clip: float, coefficient: float, lam: float = 0.95,
+) -> Tensor:  # fmt: skip
+    """Schulman et al. 2017, eq. 7 and 9, on whitened advantages (Schulman et al. 2016, eq. 16, gamma 1); lists of
+    answers, (T) each: log p and value now, log p and value when it was drawn, log p of the reference."""
+    advantages, returns = [], []
+    for at, score in enumerate(scores):
+        T = len(old[at])
+        rewards = [-beta * (old[at][t] - reference[at][t]).item() for t in range(T)]
+        rewards[-1] += score
+        V = [*before[at].tolist(), 0.0]
+        delta = [rewards[t] + V[t + 1] - V[t] for t in range(T)]
+        A = [sum(lam ** (l - t) * delta[l] for l in range(t, T)) for t in range(T)]
+        advantages.append(A)
+        returns.append([a + v for a, v in zip(A, V, strict=False)])
+    every = torch.tensor([a for A in advantages for a in A])
+    mean, spread = every.mean(), (every.var() + 1e-8).sqrt()
+    total = torch.zeros(())
+    for at in range(len(scores)):
+        for t in range(len(old[at])):
+            A, r = (advantages[at][t] - mean) / spread, (logps[at][t] - old[at][t]).exp()
+            total = total - torch.min(r * A, r.clamp(1 - clip, 1 + clip) * A)
+            near = values[at][t].clamp(before[at][t] - value_clip, before[at][t] + value_clip)
+            R = returns[at][t]
+            total = total + coefficient * 0.5 * torch.max((values[at][t] - R) ** 2, (near - R) ** 2)
+    return total / len(every)
+
+
+def plain_grpo(
+    logps: list[Tensor], old: list[Tensor], reference: list[Tensor], scores: list[float], *, group: int, beta: float,
+    clip: float,
+) -> Tensor:  # fmt: skip
+    """Shao et al. 2024, eq. 3 and 4: the mean over answers of the mean over their tokens; lists as above."""
+    total = torch.zeros(())
+    for at in range(len(scores)):
+        first = at // group * group
+        others = torch.tensor(scores[first : first + group])
+        A = (scores[at] - others.mean()) / (others.std() + 1e-4)
+        answer = torch.zeros(())
+        for t in range(len(old[at])):
+            r = (logps[at][t] - old[at][t]).exp()
+            away = (reference[at][t] - logps[at][t]).exp() - (reference[at][t] - logps[at][t]) - 1
+            answer = answer + torch.min(r * A, r.clamp(1 - clip, 1 + clip) * A) - beta * away
+        total = total - answer / len(old[at])
+    return total / len(scores)

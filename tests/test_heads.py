@@ -17,13 +17,15 @@ import transformers
 from torch import Tensor
 
 import tiny
+import toy
+from modelwright.data.pack import Source
 from modelwright.data.tokenizer import train as learn
 from modelwright.hub.open import LanguageModel
 from modelwright.infer.complete import generate
 from modelwright.infer.fill import fill_mask
 from modelwright.losses.language import language_model
 from modelwright.model import checkpoint
-from modelwright.model.heads import relabel
+from modelwright.model.heads import Critic, policy_of, relabel
 from modelwright.model.transformer import Config, Labels, Transformer, initialise
 from modelwright.plan.cost import forward_flops, parameters
 
@@ -264,3 +266,50 @@ def test_a_labelled_model_neither_writes_nor_fills() -> None:
     for use in (generate, fill_mask):
         with pytest.raises(ValueError, match="this model answers with the labels bad, so-so, good, and cannot write"):
             use(lm, "a [MASK]")
+
+
+# -- a value beside the vocabulary ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["decoder", "encoder-decoder"])
+def test_a_critic_says_what_its_policy_says_and_expects_nothing_at_first(shape: str) -> None:
+    policy = toy.model(shape, louder=30).eval()
+    critic, x, wanted = Critic(policy), ids(2, 6) % 16, ids(2, 6, seed=2) % 16
+    source = Source(ids(2, 4, seed=3) % 16, torch.arange(4).expand(2, 4), torch.ones(2, 4, dtype=torch.long))
+    read = {"source": source if shape == "encoder-decoder" else None}
+    wanted[0, :3] = -1
+    logps, values = critic(x, wanted, **read)
+    assert torch.equal(logps, policy(x, wanted, **read))
+    assert (logps[0, :3] == 0).all()
+    assert torch.equal(values, torch.zeros(2, 6))
+    assert policy_of(critic) is policy_of(policy) is policy
+
+
+def test_a_value_by_hand_in_float32_and_its_gradient_in_the_body() -> None:
+    policy = toy.model().eval()
+    critic, x = Critic(policy), ids(2, 6) % 16
+    with torch.no_grad():
+        critic.value.weight.normal_(generator=torch.Generator().manual_seed(0))
+        critic.value.bias.fill_(0.25)
+        by_hand = policy.hidden(x) @ critic.value.weight[0] + 0.25
+    with torch.autocast("cpu", torch.bfloat16):
+        logps, values = critic(x, x)
+    assert logps.dtype == values.dtype == torch.float32
+    torch.testing.assert_close(values, by_hand, atol=0.05, rtol=0)  # its body was rounded
+    _, values = critic(x, x)
+    torch.testing.assert_close(values, by_hand, atol=1e-5, rtol=0)
+    values.sum().backward()
+    gradient = policy.embed.tokens.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+    assert policy.head.proj.weight.grad is None
+
+
+def test_a_critic_costs_one_forward_of_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, calls = toy.model("encoder-decoder"), []
+    for name in ("hidden", "encode"):
+        real = getattr(policy, name)
+        monkeypatch.setattr(policy, name, lambda *a, name=name, real=real, **k: (calls.append(name), real(*a, **k))[1])
+    source = Source(ids(1, 4) % 16, torch.arange(4)[None], torch.ones(1, 4, dtype=torch.long))
+    Critic(policy)(ids(1, 3) % 16, ids(1, 3) % 16, source=source)
+    assert sorted(calls) == ["encode", "hidden"]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from modelwright import __version__
 from modelwright.adapt import peft
@@ -26,11 +27,12 @@ from modelwright.data.prompt import Prompter
 from modelwright.hub import open as hub
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json, replacing, write_json
-from modelwright.model.heads import relabel
+from modelwright.model.heads import Scored, relabel
 from modelwright.model.transformer import Labels, Transformer
 
 RECORD = "modelwright.json"
-DIGESTED = ("model*.safetensors", "tokenizer.json", "config.json", peft.WEIGHTS, peft.CONFIG)
+REWARD = "reward.safetensors"  # the head of a reward model, beside its body
+DIGESTED = ("model*.safetensors", "tokenizer.json", "config.json", peft.WEIGHTS, peft.CONFIG, REWARD)
 HABITS = (
     "tokenizer_config.json",
     "chat_template.jinja",
@@ -90,6 +92,22 @@ def open_model(path: str | Path, *, dtype: torch.dtype | None = None, base: str 
     _compare(directory, record, lm)
     model = peft.put_on(_labelled(lm.model, record, adapter), adapter)
     return replace(lm, model=model.eval(), path=directory)
+
+
+def open_reward(path: str | Path) -> tuple[LanguageModel, Scored]:
+    """A reward model as `modelwright align reward` wrote it: its body, adapted or not, and the body under its head.
+
+    Raises what `open_model` raises, and ValueError where there is no such head.
+    """
+    directory = Path(path).expanduser()
+    if not (directory / REWARD).is_file():
+        raise ValueError(f"{directory} has no {REWARD}, so it is no reward model: make one (modelwright align reward)")
+    lm, head = open_model(directory), load_file(directory / REWARD)
+    scored = Scored(lm.model, torch.Generator())
+    with torch.no_grad():
+        scored.score.weight.copy_(head["weight"][None])
+        scored.score.bias.copy_(head["bias"])
+    return lm, scored.eval().requires_grad_(False)
 
 
 def _base(adapter: peft.Adapter, record: Mapping[str, Any], said: str | Path | None) -> str | Path:
@@ -166,11 +184,13 @@ def save_adapter(
     base: str,
     base_digest: str,
     lineage: Mapping[str, Any] | None = None,
+    also: Callable[[Path], None] = lambda work: None,
 ) -> None:
     """Write the adapter that `lm.model` has, in the files of PEFT, and what it was trained on.
 
     base: the directory or the hub's name of the model that was adapted; base_digest: its `digest`, taken before.
-    lineage: what else is to be kept (contract, seeds, data). An adapter that stands there is replaced.
+    lineage: what else is to be kept (contract, seeds, data). also: writes further files beside them. An adapter that
+    stands there is replaced.
 
     Raises FileExistsError where `directory` holds anything else, ValueError where the model has no such adapter.
     """
@@ -189,6 +209,7 @@ def save_adapter(
         if (labels := lm.model.cfg.labels) is not None:
             record["labels"] = {"names": list(labels.names), "each": labels.each}
         write_json(work / RECORD, record)
+        also(work)
 
 
 def method(lm: LanguageModel) -> str:

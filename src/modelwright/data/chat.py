@@ -223,3 +223,12 @@ def takes_system(tokenizer: Tokenizer) -> bool:
         return "qxzv" in render_chat(tokenizer, probe)
     except ValueError:
         return False
+
+
+def spoken(messages: Sequence[Message]) -> str:
+    """A conversation as plain text, for a model without a chat template: one message of a user as it stands, more as in
+    Anthropic's hh-rlhf, up to where the assistant is to speak."""
+    if [message["role"] for message in messages] == ["user"]:
+        return str(messages[0]["content"])
+    names = {"user": "Human: ", "assistant": "Assistant: ", "system": ""}
+    return "\n\n".join([*(names[message["role"]] + message["content"] for message in messages), "Assistant:"])

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from modelwright.data.chat import Turn, chat_template, continued, conversation, encode_chat, encode_turn
+from modelwright.data.chat import Turn, chat_template, continued, conversation, encode_chat, encode_turn, spoken
 from modelwright.data.examples import Example
 from modelwright.data.kind import DEFAULTS, Decoding, Task, fill
 from modelwright.data.pack import Row, around
@@ -37,6 +37,9 @@ class Prompt:
     dropped: int = 0  # whole examples left out because the context was short
     truncated: int = 0  # tokens of the input itself that were cut: 0 unless it alone is too long
     first: tuple[int, ...] = ()  # kind tag: place of each word's first token; words cut off have none
+
+
+CONVERSATION = "{{ messages }}"  # a prompt that is a whole conversation, up to where the assistant is to speak
 
 
 class NoRoom(ValueError):
@@ -125,19 +128,13 @@ class Prompter:
         """
         if self.shape == "encoder":
             return self._labelled(example, self.prompt(example, shots, template=template))
-        answer = self._answer(example, None)
+        said = self._answer(example, None)
         most = self._room(example)
         try:
-            prompt = self._prompt(example, shots, template, max(most, len(answer) + 1))
+            prompt = self._prompt(example, shots, template, max(most, len(said) + 1))
         except NoRoom:
             prompt = self._prompt(example, shots, template, most)
-        whole = [*prompt.tokens, *answer, self.end]
-        fitting = self.context if self.shape == "decoder" else len(whole)
-        tokens, targets = whole[:-1][:fitting], np.array(whole[1:][:fitting], np.int64)
-        weight = np.zeros(len(tokens), np.float32)
-        weight[len(prompt.tokens) - 1 :] = 1
-        source = None if prompt.source is None else _alone(prompt.source)
-        return _row(tokens, targets, weight)._replace(source=source)
+        return answered(prompt, [*said, self.end], self.context)
 
     def boundary(self, example: Example, *, template: int = 0) -> str | None:
         """What changes at the prompt's end when the answer follows it, or None: a sentence for the preflight.
@@ -208,12 +205,14 @@ class Prompter:
         return _Said(*encode_chat(self.tokenizer, self._messages(example, shots, template), True))
 
     def _messages(self, example: Example, shots: Sequence[Example], template: int) -> list[dict[str, str]]:
+        if self._source(template) == CONVERSATION:
+            return [dict(message) for message in example.fields["messages"]]
         shown = [(self._template(shot, template), self._completion_text(shot, None).strip()) for shot in shots]
         question, task = self._template(example, template), self.task
         return conversation(self.tokenizer, task.instruction, shown, question, task.separator)
 
     def _template(self, example: Example, template: int) -> str:
-        return fill(self.task, f"prompt {template}" if template else "prompt", self._source(template), example)
+        return rendered(self.task, f"prompt {template}" if template else "prompt", self._source(template), example)
 
     def _source(self, template: int) -> str:
         """The prompt's template; a classifier's encoder reads the text alone unless the task says otherwise."""
@@ -331,6 +330,25 @@ class Prompter:
             raise ValueError(
                 f"a context of {self.context}, less {len(self.soft)} of soft prompt, has no room for {needs}"
             )
+
+
+def rendered(task: Task, name: str, template: str, example: Example) -> str:
+    """The text that a template makes of an example."""
+    return spoken(example.fields["messages"]) if template == CONVERSATION else fill(task, name, template, example)
+
+
+def answered(prompt: Prompt, ids: Sequence[int], context: int) -> Row:
+    """A prompt and the ids that answer it, the end included where there is one: weight 1 where they are predicted.
+
+    A decoder's row is cut to `context`.
+    """
+    whole = [*prompt.tokens, *ids]
+    fitting = context if prompt.source is None else len(whole)
+    tokens, targets = whole[:-1][:fitting], np.array(whole[1:][:fitting], np.int64)
+    weight = np.zeros(len(tokens), np.float32)
+    weight[len(prompt.tokens) - 1 :] = 1
+    source = None if prompt.source is None else _alone(prompt.source)
+    return _row(tokens, targets, weight)._replace(source=source)
 
 
 def _first_of(*ids: int | None) -> int:

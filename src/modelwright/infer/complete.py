@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,22 +91,27 @@ def written(
     random: Sequence[Generator],
     ends: Collection[int] = (),
     grammar: Callable[[], Grammar] | None = None,
+    bias: Mapping[int, float] | None = None,
+    texts: int = TEXTS,
 ) -> Iterator[Piece]:
     """The continuations of prompts by `model`: `lm.model`, or the same made ready; rows as in `pieces`.
 
-    `ends` are tokens that end a row beside the model's own, as a chat's end of a turn does.
+    `ends` are tokens that end a row beside the model's own, as a chat's end of a turn does. `bias`: what is added to
+    the logits of some tokens. `texts`: how many are written at once.
     """
     if not encoded.prompts:
         return
     alone, eos = replace(sampling, n=1), eos_ids(lm) | set(ends)
     cfg, rows = lm.model.cfg, len(encoded.prompts) * sampling.n
     longest = max(len(prompt) + room(cfg, len(prompt), sampling.max_new) for prompt in encoded.prompts)
-    engine = Engine(model, longest=longest, texts=min(TEXTS, rows))
+    engine = Engine(model, longest=longest, texts=min(texts, rows))
     drafts: dict[Stream, Draft] = {}
     for row in short_first(encoded, sampling.n):
         at = row // sampling.n
         prompt, source = encoded.prompts[at], encoded.sources[at] if encoded.sources else None
-        request = Request(prompt, alone, source, eos, generator=random[row], grammar=grammar and grammar())
+        request = Request(
+            prompt, alone, source, eos, generator=random[row], grammar=grammar and grammar(), bias=bias or {}
+        )
         stream = engine.submit(request)
         drafts[stream] = Draft(row, writer(lm.tokenizer, [] if source else prompt, sampling.stop))
     while drafts:

@@ -36,6 +36,11 @@ def language_model(model: nn.Module, batch: Rows) -> tuple[Terms, dict[str, Any]
     Next token (Radford et al. 2018, eq. 1), masked token (Devlin et al. 2019, section 3.1) or corrupted span (Raffel
     et al. 2020, section 3.1.4), as the batch was made. Places of weight 0 never meet the vocabulary.
     """
-    targets = batch.targets.masked_fill(batch.weight == 0, -1)
-    logps = model(batch.tokens, targets, pos=batch.pos, segment=batch.segment, source=batch.source)  # (B, T)
+    logps = read(model, batch)  # (B, T)
     return {"loss": ((-logps * batch.weight).sum(), batch.weight.sum(), 1.0)}, {}
+
+
+def read(model: nn.Module, batch: Rows) -> Any:
+    """What a model says of a batch: log p of its targets (B, T), 0 where they weigh 0; a critic, its values too."""
+    targets = batch.targets.masked_fill(batch.weight == 0, -1)
+    return model(batch.tokens, targets, pos=batch.pos, segment=batch.segment, source=batch.source)

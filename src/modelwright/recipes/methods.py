@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,9 +45,9 @@ def make_adapter(
     return Adapter(method, LoRA(rank, alpha, targets=chosen))
 
 
-def default_rate(method: Method, width: int) -> float:
-    """`RATES[method]` / width, to one digit."""
-    return float(f"{RATES[method] / width:.1g}")
+def default_rate(method: Method, width: int, share: float = 1.0) -> float:
+    """`RATES[method]` / width, or a share of it, to one digit."""
+    return float(f"{share * RATES[method] / width:.1g}")
 
 
 # -- before -----------------------------------------------------------------------------------------------
@@ -103,13 +103,18 @@ def speaking(tuned: LanguageModel, base: LanguageModel) -> LanguageModel:
 
 
 def write(
-    lm: LanguageModel, adapter: Adapter, directory: Path, base: str, digest: str, lineage: Mapping[str, Any]
-) -> None:
-    """The tuned model as a model directory, or as an adapter that names its base; with what it was made of."""
+    lm: LanguageModel, adapter: Adapter, directory: Path, base: str, digest: str, lineage: Mapping[str, Any],
+    also: Callable[[Path], None] = lambda work: None,
+) -> None:  # fmt: skip
+    """The tuned model as a model directory, or as an adapter that names its base; with what it was made of.
+
+    also: writes what else belongs into the directory, which appears with all of it or not at all.
+    """
     if adapter.cfg is not None:
-        save_adapter(lm, adapter.cfg, directory, base=base, base_digest=digest, lineage=lineage)
+        save_adapter(lm, adapter.cfg, directory, base=base, base_digest=digest, lineage=lineage, also=also)
         return
     record = {"base": {"name": base, "digest": digest}, "method": {"name": "full"}, "versions": versions(), **lineage}
     with whole(directory) as work:
         save(lm, work)
         write_json(work / RECORD, record)
+        also(work)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from modelwright.adapt.lora import merged_copy
 from modelwright.adapt.open import digest, method, open_model
@@ -17,7 +19,7 @@ from modelwright.data.supervised import Examples
 from modelwright.data.task import contract, prepare, read_task
 from modelwright.evaluate.metrics import metric_of
 from modelwright.hub.open import LanguageModel
-from modelwright.model.transformer import Labels
+from modelwright.model.transformer import Labels, Transformer
 from modelwright.recipes.evaluate import prompter_of
 from modelwright.recipes.methods import Adapter, make_adapter, put_on, with_dropout
 from modelwright.recipes.preflight import Unfit, data_faults, suited
@@ -25,6 +27,21 @@ from modelwright.recipes.results import data_digest
 from modelwright.recipes.tuning import Inputs, Tune
 
 ABREAST = 4  # average examples in a row
+
+
+class Material(Protocol):
+    """A model that learns, and the rows that it learns from, each with a name for faults."""
+
+    @property
+    def lm(self) -> LanguageModel: ...
+    @property
+    def learner(self) -> nn.Module: ...  # the model, or what it was put into
+    @property
+    def rows(self) -> Sequence[Row]: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def inputs(self) -> Inputs: ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,14 @@ class Ready:
     prompter: Prompter
     rows: Sequence[Row]  # to learn from, one for each example of the training part
     inputs: Inputs
+
+    @property
+    def learner(self) -> Transformer:
+        return self.lm.model
+
+    @property
+    def names(self) -> list[str]:
+        return [example.id for example in self.parts["train"]]
 
 
 def get_ready(args: Tune) -> Ready:
@@ -98,7 +123,7 @@ def width(sizes: Sequence[int], context: int, said: int | None) -> int:
     return max(max(sizes), min(wanted, context))
 
 
-def loader_of(ready: Ready, length: int, source: int, batch: int, seed: int) -> Examples:
+def loader_of(ready: Material, length: int, source: int, batch: int, seed: int) -> Examples:
     """batch: of rows that are held at once."""
-    names, pad = [example.id for example in ready.parts["train"]], ready.lm.tokenizer.pad or 0
-    return Examples(ready.rows, length=length, source=source, batch=batch, seed=seed, pad=pad, names=names)
+    pad = ready.lm.tokenizer.pad or 0
+    return Examples(ready.rows, length=length, source=source, batch=batch, seed=seed, pad=pad, names=ready.names)

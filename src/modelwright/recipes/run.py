@@ -18,7 +18,7 @@ from torch import nn
 from modelwright.adapt.swap import learned, restore_learned
 from modelwright.train import state
 from modelwright.train.interrupt import Interrupted, interruptible
-from modelwright.train.loop import Diverged, Loss, Precision, fit, loss_scaler
+from modelwright.train.loop import Diverged, Loss, Precision, Weigh, fit, loss_scaler
 
 LOCK = ".lock"  # in a run directory
 # What a run writes before its plan, with which it begins: what was killed until then leaves it.
@@ -34,11 +34,14 @@ class Watcher(Protocol):
 
 
 class Rows(Protocol):
-    """What a run is fed with, and can go back to a place in."""
+    """What a run is fed with, and can go back to a place in.
+
+    One that cannot do so at all times has a property `resting`: the run is saved, and left, only where it is True.
+    """
 
     def __iter__(self) -> Iterator[Any]: ...
-    def state_dict(self) -> dict[str, int]: ...
-    def load_state_dict(self, state: dict[str, int]) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Run:
@@ -106,10 +109,12 @@ class Run:
         test_every: int,
         save_every: int,
         watch: Watcher,
+        weigh: Weigh[Any] | None = None,
     ) -> None:
         """Train from where the run stands to `steps`; test and save on the way, and save when a signal asks to stop.
 
-        A step whose loss was no number is no occasion to save: the last good checkpoint stays the last.
+        Where the loader does not rest, saving and stopping wait until it does. A step whose loss was no number is no
+        occasion to save: the last good checkpoint stays the last. weigh: see `train.loop.fit`.
         Raises Interrupted after saving; Diverged, also where the last step was such a one; and NotSaved.
         """
         began = time.perf_counter() - self.seconds
@@ -121,7 +126,10 @@ class Run:
             self.seconds = time.perf_counter() - began
             self.save(done, self.seconds, scaler.state_dict())
 
+        due = False  # to be saved, when the loader rests
+
         def after_step(step: int, metrics: dict[str, Any]) -> None:
+            nonlocal due
             self.done = done = step + 1
             last = done == steps
             watch.tick()
@@ -131,9 +139,12 @@ class Run:
                 self.tested = test()
                 metrics = metrics | self.tested
             watch.step(done, metrics)
-            if (done % save_every == 0 and not metrics["skipped"]) or last or interrupt.signal:
+            resting = getattr(self.loader, "resting", True)
+            due = due or done % save_every == 0
+            if last or (resting and ((due and not metrics["skipped"]) or interrupt.signal)):
                 save(done)
-            if interrupt.signal and not last:
+            due = due and not resting
+            if interrupt.signal and resting and not last:
                 raise Interrupted(interrupt.signal)
             watch.rest()
 
@@ -142,7 +153,7 @@ class Run:
         with interruptible() as interrupt:
             fit(
                 self.model, self.loader, loss, self.optimizer, steps=steps, start=self.start, accumulate=accumulate,
-                clip=clip, precision=precision, schedule=schedule, after_step=after_step, scaler=scaler,
+                clip=clip, precision=precision, schedule=schedule, after_step=after_step, scaler=scaler, weigh=weigh,
             )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,7 @@ def main(args: list[str]) -> int:
         dtype = torch.bfloat16 if o.precision == "bf16" else torch.float32
         served = open_served(o.model, name_of(o), adapters(o.adapter), tasks(o.task), dtype)
         registry = Registry(served, slots=o.slots, int8=o.precision == "int8")
-        host, port = listener.getsockname()[:2]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        print("\n".join(told(list(registry.served.values()), address)), flush=True)
+        print("\n".join(told(list(registry.served.values()), address_of(listener))), flush=True)
         run(registry, limits, listener)
     return 0
 
@@ -83,12 +82,20 @@ def check(o: Serve) -> Limits:
         raise ValueError(f"--port is {o.port}, and must be from 0 to 65535")
     if wrong := next((one for one in o.origin if not re.fullmatch(r"https?://[^/]+", one)), None):
         raise ValueError(f"--origin is {wrong!r}, and must be as a browser says it: https://example.org")
-    keys = tuple(filter(None, (*o.key, os.environ.get(KEY, ""))))
-    if not keys and not is_local(o.host):
-        raise ValueError(
-            f"{o.host} can be reached from other machines: give a key (--key, or {KEY} in the environment)"
-        )
-    return Limits(keys, o.queue, o.slots, o.origin, (), o.seconds, grace=o.grace)
+    return Limits(keys_for(o.host, o.key), o.queue, o.slots, o.origin, (), o.seconds, grace=o.grace)
+
+
+def keys_for(host: str, said: Sequence[str]) -> tuple[str, ...]:
+    """The keys of a server, the environment's too. Raises ValueError where others reach it and there is none."""
+    keys = tuple(filter(None, (*said, os.environ.get(KEY, ""))))
+    if not keys and not is_local(host):
+        raise ValueError(f"{host} can be reached from other machines: give a key (--key, or {KEY} in the environment)")
+    return keys
+
+
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def name_of(o: Serve) -> str:

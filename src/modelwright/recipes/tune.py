@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -32,24 +32,25 @@ from modelwright.data.desk import documents as desk_documents
 from modelwright.data.supervised import sizes
 from modelwright.data.task import terms
 from modelwright.evaluate.forgetting import grown
+from modelwright.evaluate.metrics import metric_of
 from modelwright.evaluate.scorer import ModelScorer, Rolling
 from modelwright.hub.open import LanguageModel
 from modelwright.infer.text import eos_ids
 from modelwright.losses.language import language_model
-from modelwright.recipes.best import Best, spread
+from modelwright.recipes.best import Best, answering, spread
 from modelwright.recipes.budget import flops_per_token, make_plan, optimizer_of, timed
 from modelwright.recipes.flags import parse
 from modelwright.recipes.methods import speaking, write
 from modelwright.recipes.options import PLAN
 from modelwright.recipes.preflight import Preflight, Unfit, preflight
 from modelwright.recipes.pretrain import choose_precision
-from modelwright.recipes.ready import Ready, get_ready, loader_of
+from modelwright.recipes.ready import Material, Ready, get_ready, loader_of
 from modelwright.recipes.run import Ended, Run, begun_in, ending_well
 from modelwright.recipes.told import finished, show, show_samples
-from modelwright.recipes.tuning import Plan, Tune, check, recall, remember
+from modelwright.recipes.tuning import Learning, Plan, Tune, check, recall, remember
 from modelwright.recipes.watch import Screen, Watch, write_whole
 from modelwright.train import optim
-from modelwright.train.loop import Diverged
+from modelwright.train.loop import Diverged, Loss
 from modelwright.train.meter import Meter
 
 GENERAL = 100  # texts that forgetting is measured on
@@ -106,13 +107,18 @@ def look(args: Tune, ready: Ready, screen: Screen) -> Preflight:
 
 def best_of(args: Tune, ready: Ready) -> Best:
     examples = spread(ready.parts.get("select", ()), args.select)
-    return Best(ready.lm, ready.task, ready.prompter, examples, args.output / "best", args.seed, args.prompt)
+    metric = metric_of(ready.task)
+    measure = answering(ready.lm, ready.task, ready.prompter, args.seed, args.prompt)
+    return Best(ready.lm.model, metric.name, metric.higher, measure, examples, args.output / "best")
 
 
-def train(args: Tune, ready: Ready, found: Plan, best: Best, peak: float, screen: Screen) -> dict[str, Any]:
+def train(
+    args: Learning, ready: Material, found: Plan, best: Best, peak: float, screen: Screen,
+    loss: Loss[Any] = language_model,
+) -> dict[str, Any]:  # fmt: skip
     """Through the loop, and back to the best moment -> what the run took."""
     assert args.precision is not None
-    model, directory = ready.lm.model, args.output
+    model, directory = ready.learner, args.output
     torch.manual_seed(args.seed)  # of dropout, which takes no generator
     loader = loader_of(ready, found.length, found.source, found.rows // found.accumulate, args.seed)
     run = Run(directory, model, optimizer_of(args, ready, found.rate, found.matrix_rate), loader, keep=1, whole=False)
@@ -122,7 +128,7 @@ def train(args: Tune, ready: Ready, found: Plan, best: Best, peak: float, screen
     tokens = round(found.rows * sum(sum(sizes(row)) for row in ready.rows) / loader.rows)  # rows are not filled whole
     with Watch(directory, found.steps, tokens, Meter(flops_per_token(ready, found), peak), screen, run.start) as watch:
         run.fit(
-            language_model,
+            loss,
             steps=found.steps,
             accumulate=found.accumulate,
             clip=args.clip,
@@ -141,7 +147,14 @@ def train(args: Tune, ready: Ready, found: Plan, best: Best, peak: float, screen
 # -- 7. what came of it -----------------------------------------------------------------------------------
 
 
-def general_text(args: Tune) -> tuple[list[str], dict[str, Any]]:
+class General(Protocol):
+    """Settings that may name general text."""
+
+    @property
+    def general(self) -> tuple[str, ...]: ...
+
+
+def general_text(args: General) -> tuple[list[str], dict[str, Any]]:
     """The texts that forgetting is measured on, what to call them, and whether that is because nobody named any."""
     found = documents.read(list(args.general)) if args.general else desk_documents(0, "valid", count=GENERAL)
     name = ", ".join(args.general) or "dialogues of the embedded desk"
@@ -189,7 +202,7 @@ def lineage_of(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any]) ->
 
 
 @contextmanager
-def place(args: Tune) -> Iterator[None]:
+def place(args: Learning) -> Iterator[None]:
     """The run directory for this process alone; gone again where no run was begun. A dry run needs none."""
     if args.dry_run:
         yield

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 import yaml
@@ -20,8 +20,10 @@ from modelwright.recipes.watch import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
-class Tune:
-    """Fine-tune a model on a task."""
+class Learning:
+    """What every recipe that starts from a model and some examples can be told."""
+
+    gentle: ClassVar[float] = 1.0  # share of the usual rate
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ""
     """A model directory or a hub id."""
@@ -71,24 +73,30 @@ class Tune:
     """Tokens in a row, which several examples share; by default what a few of them fill."""
     precision: Precision | None = None
     """Of the products; without it, bf16 where this machine multiplies it faster, else fp32."""
-    prompt: int = 0
-    """Which of the task's prompts the select part is answered with, from 0; all are learned from in turn."""
     tests: int = 4
-    """Times that the select part is answered, the last at the end; the best moment is kept."""
-    select: int = 100
-    """Examples of the select part that are answered each time."""
+    """Times that the select part is tried, the last at the end; the best moment is kept."""
     general: tuple[str, ...] = ()
     """Text to measure forgetting on: files, folders, globs; by default dialogues of the embedded desk."""
-    truncated: float = 0.05
-    """Share of the training examples of which the input may be cut, or the answer be longer than decoding.max_new."""
-    overlap: float = 0.0
-    """Share of a part's inputs that may stand in another part."""
     seed: int = 0
     """Of fresh weights, the order of the examples and what drops out."""
     dry_run: bool = False
     """Show the plan and samples with the tokens that carry loss coloured, and stop."""
     json: bool = False
     """Print one JSON object at the end, and no progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune(Learning):
+    """Fine-tune a model on a task."""
+
+    prompt: int = 0
+    """Which of the task's prompts the select part is answered with, from 0; all are learned from in turn."""
+    select: int = 100
+    """Examples of the select part that are answered each time."""
+    truncated: float = 0.05
+    """Share of the training examples of which the input may be cut, or the answer be longer than decoding.max_new."""
+    overlap: float = 0.0
+    """Share of a part's inputs that may stand in another part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +151,20 @@ def check(args: Tune) -> Tune:
         raise ValueError("say which model to tune: a directory or a hub id")
     if args.task == Path():
         raise ValueError("say on which task: --task task.yaml")
+    return check_learning(args)
+
+
+Told = TypeVar("Told", bound=Learning)
+
+
+def check_learning(args: Told) -> Told:
+    """The same of what all recipes of this kind can be told."""
     for name in POSITIVE:
-        if (value := getattr(args, name)) is not None and not value > 0:
+        if (value := getattr(args, name, None)) is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
     for name in SHARES:
-        if (value := getattr(args, name)) is not None and not 0 <= value <= 1:
-            raise ValueError(f"--{name} must be a share from 0 to 1, not {value}")
+        if (value := getattr(args, name, None)) is not None and not 0 <= value <= 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be a share from 0 to 1, not {value}")
     if args.dropout == 1:
         raise ValueError("--dropout must be below 1, or nothing would be left to learn from")
     if args.optimizer == "muon" and args.method != "full":
@@ -169,14 +185,14 @@ def check(args: Tune) -> Tune:
 # -- what is kept -----------------------------------------------------------------------------------------
 
 
-def remember(args: Tune, found: Plan, inputs: Inputs) -> None:
+def remember(args: Learning, found: Plan, inputs: Inputs) -> None:
     """Keep what a resumed run must not decide anew, and what must not have changed. What was measured is said as if by
     hand, so that the settings make the same run anywhere."""
     decided = dataclasses.replace(
         args, steps=found.steps, time=None, rate=found.rate, matrix_rate=found.matrix_rate or None,
         length=found.length, rows=found.rows, accumulate=found.accumulate,
     )  # fmt: skip
-    settings = TypeAdapter(Tune).dump_python(decided, mode="json")
+    settings = TypeAdapter(type(args)).dump_python(decided, mode="json")
     write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
     kept = {"inputs": dataclasses.asdict(inputs), "predicted": dataclasses.asdict(found)}
     write_whole(args.output / PLAN, json.dumps(kept, indent=2))

@@ -1,4 +1,4 @@
-"""The HTTP server: routes, keys, limits, streams; the only file that knows asyncio and sockets.
+"""The HTTP server: routes, keys, limits, streams; the only file that knows asyncio, and opens sockets.
 
 A request is read and checked, its prompt rendered beside the event loop, and handed to the worker's thread, which
 answers by events. So /health answers while a model computes; a client that leaves is told to the worker at once; and
@@ -218,7 +218,7 @@ class Service:
             CORSMiddleware, allow_origins=list(self.limits.origins), allow_methods=["GET", "POST"],
             allow_headers=["*"], expose_headers=["x-request-id", "retry-after", "retry-after-ms"],
         )  # fmt: skip
-        middleware = [*([cors] if self.limits.origins else []), Middleware(Guard, service=self)]
+        middleware = [cors] * bool(self.limits.origins) + [Middleware(Guard, limits=self.limits, metrics=self.metrics)]
         handlers: dict[Any, Any] = {Refusal: refused, HTTPException: no_route}
         return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=self._alive)
 
@@ -464,8 +464,8 @@ def answered(said: Any, status: int = 200, headers: dict[str, str] | None = None
 class Guard:
     """Round every route: who may ask, a name for the request, and no fault that shows what is inside."""
 
-    def __init__(self, app: ASGIApp, service: Service):
-        self.app, self.service, self.limits = app, service, service.limits
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics):
+        self.app, self.limits, self.metrics = app, limits, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -477,7 +477,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 begun = True
                 MutableHeaders(scope=message).update({"x-request-id": name, "x-content-type-options": "nosniff"})
-                self.service.metrics.requests[route_of(scope), message["status"]] += 1
+                self.metrics.requests[route_of(scope), message["status"]] += 1
             await send(message)
 
         try:

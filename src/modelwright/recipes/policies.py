@@ -1,0 +1,488 @@
+"""A policy that learns from its own answers, from the settings to what came of it: what `align ppo` and `grpo` share.
+
+1. prompts     of a task's training part, or of a file; some are kept apart to measure on
+2. a policy    and its reference: itself before the first step
+3. a reward    and, if there is one, a gold judge that nothing is learned from
+4. learning    answers are drawn, judged, and learned from for a few minibatches, again and again; a monitor watches
+5. what came   the best moment; what each judge says of answers to the prompts kept apart, before and after; the
+               price in the task's own metric, and in general text that was forgotten
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+import tyro
+import yaml
+from pydantic import TypeAdapter
+from torch import nn
+
+from modelwright.adapt.lora import merged_copy, reference_of
+from modelwright.adapt.open import digest, prompter_of
+from modelwright.data.examples import Example, read_examples
+from modelwright.data.kind import Task
+from modelwright.data.loader import mixed
+from modelwright.data.pairs import chance, conversation_task
+from modelwright.data.prompt import NoRoom, Prompter
+from modelwright.data.task import contract, prepare, read_task, terms
+from modelwright.evaluate.forgetting import grown
+from modelwright.evaluate.metrics import METRICS, Metric, amounts, metric_of, of_any, ratio
+from modelwright.evaluate.scorer import ModelScorer
+from modelwright.evaluate.statistics import interval, paired
+from modelwright.evaluate.tasks import measure
+from modelwright.hub.open import LanguageModel
+from modelwright.model.heads import Critic
+from modelwright.model.transformer import Transformer
+from modelwright.plan.memory import Precision
+from modelwright.recipes.best import Best, spread
+from modelwright.recipes.flags import parse
+from modelwright.recipes.methods import Adapter, default_rate, make_adapter, put_on, speaking, write
+from modelwright.recipes.monitor import Hacked, Monitor
+from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, refuse_taken, resumed
+from modelwright.recipes.preflight import suited
+from modelwright.recipes.pretrain import choose_precision
+from modelwright.recipes.ready import open_base
+from modelwright.recipes.results import data_digest
+from modelwright.recipes.rewards import reward_of
+from modelwright.recipes.run import Ended, Run, begun_in, ending_well
+from modelwright.recipes.told import forgotten
+from modelwright.recipes.tune import general_text, loss_on
+from modelwright.recipes.tuning import Inputs, changes
+from modelwright.recipes.watch import Screen, duration, thousands, write_whole
+from modelwright.train import optim
+from modelwright.train.alarms import Limits
+from modelwright.train.loop import Diverged
+from modelwright.train.policy import GRPO, PPO
+from modelwright.train.rollout import Actor, Reward, Rollouts, checked
+from modelwright.train.rollout import write as write_answers
+
+HELD_OUT = 0.2  # of a file's prompts: half to choose the best moment by, half to measure on
+GENTLE = 0.03  # share of tuning's rates
+SCORE = Metric("score", frozenset(), True, of_any(amounts), ratio, None)  # of a judge: no worst, no best
+Method = PPO | GRPO
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What a recipe can be told in which a policy learns from its own answers."""
+
+    count: ClassVar[int] = 1
+    passes: ClassVar[int] = 1
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ""
+    """The policy: a model directory or a hub id, a decoder or an encoder-decoder."""
+    reward: str = ""
+    """What judges answers: a reward model, a classifier with a label (DIR:LABEL), metric, or FILE.py:FUNCTION."""
+    gold: str | None = None
+    """A second judge, in the same forms, that nothing is learned from: when it falls while the reward rises, the reward
+    is being cheated."""
+    task: Path = Path()
+    """A task.yaml: its training part asks, its select part chooses the best moment, its test part is measured on."""
+    prompts: str | None = None
+    """A file of prompts in place of a task: .txt, one a line, or .jsonl with a column prompt."""
+    max_new: int = 64
+    """Tokens of an answer, of a file's prompts; a task says it itself (decoding.max_new)."""
+    method: Literal["full", "lora"] = "lora"
+    """full: all weights learn; lora: two thin matrices beside chosen layers."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("runs/align")
+    """The run directory: metrics, checkpoints, and the model or adapter in `model/`."""
+    resume: bool = False
+    """Go on with the run in `--output` where it was stopped."""
+    rounds: int = 50
+    """Times that prompts are answered, and the answers learned from."""
+    batch: int = 32
+    """Prompts in a round."""
+    minibatch: int | None = None
+    """Answers in a step of the optimizer; by default half of a round's."""
+    epochs: int | None = None
+    """Times that a round's answers are read."""
+    rate: float | None = None
+    """AdamW's learning rate; by default 0.003 (full) or 0.03 (lora) over the model's width."""
+    clip: float = 1.0
+    """The largest gradient norm."""
+    rank: int = 8
+    """Of a LoRA."""
+    alpha: float = 16.0
+    """Of a LoRA: its update counts alpha / rank."""
+    targets: tuple[str, ...] | None = None
+    """Of a LoRA: which layers of each block, among q k v o gate up down; by default all that the model has."""
+    unfinished: float = 1.0
+    """What is taken from the score of an answer that did not end."""
+    tests: int = 5
+    """Times that the judges are asked about the prompts kept apart; the best moment is kept."""
+    select: int = 100
+    """Prompts kept apart that are answered each time."""
+    measured: int = 400
+    """Other prompts kept apart that are answered before and after."""
+    go_on: bool = False
+    """Go on when an alarm rings, which else ends the run with the best moment before it."""
+    general: tuple[str, ...] = ()
+    """Text to measure forgetting on: files, folders, globs; by default dialogues of the embedded desk."""
+    precision: Precision | None = None
+    """Of the products; without it, bf16 where this machine multiplies it faster, else fp32."""
+    seed: int = 0
+    """Of what is drawn, the order of the prompts, and fresh weights."""
+    json: bool = False
+    """Print one JSON object at the end, and no progress."""
+
+    def algorithm(self) -> Method:
+        raise NotImplementedError
+
+    def learner(self, model: Transformer) -> Transformer | Critic:
+        return model
+
+
+Told = TypeVar("Told", bound=Policy)
+POSITIVE = (
+    "max_new",
+    "rounds",
+    "batch",
+    "minibatch",
+    "epochs",
+    "rate",
+    "clip",
+    "rank",
+    "alpha",
+    "tests",
+    "select",
+    "measured",
+)
+
+
+def check(args: Told) -> Told:
+    """Raises ValueError, FileNotFoundError or FileExistsError, one sentence each."""
+    if args.resume:
+        return resumed(args)
+    if not args.model:
+        raise ValueError("say which model to align: a directory or a hub id")
+    if not args.reward:
+        raise ValueError("say what judges its answers: --reward, for instance a reward model's directory")
+    if args.reward == "metric" and args.prompts is not None:
+        raise ValueError("--reward metric compares with a task's references, which a file of prompts has not: --task")
+    if (args.task == Path()) == (args.prompts is None):
+        raise ValueError("say what is asked, by --task task.yaml or by --prompts FILE")
+    for name in POSITIVE:
+        if (value := getattr(args, name)) is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    for name in ("beta", "target", "bound"):
+        low = name != "beta"  # a penalty of nothing is none
+        if (value := getattr(args, name, None)) is not None and (value < 0 or (low and value == 0)):
+            raise ValueError(f"--{name} must be {'above 0' if low else '0 or more'}, not {value}")
+    args.algorithm()
+    refuse_taken(args.output)
+    return args
+
+
+# -- 1. prompts, 2. a policy, 3. a reward --------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    task: Task
+    train: Sequence[Example]
+    select: Sequence[Example]  # to choose the best moment by
+    test: Sequence[Example]  # to measure on
+    left_out: int  # prompts that are longer than the model reads
+    lm: LanguageModel
+    base: LanguageModel
+    adapter: Adapter
+    prompter: Prompter
+    judges: Mapping[str, Reward]  # reward, and gold
+    inputs: Inputs
+
+
+def get_ready(args: Policy) -> Ready:
+    task, *parts = asked(args)
+    base = open_base(args.model, 0.0)
+    before = dataclasses.replace(base, model=merged_copy(base.model))
+    with suited():
+        adapter = make_adapter(
+            args.method, base.model, rank=args.rank, alpha=args.alpha, targets=args.targets, tokens=1
+        )
+        generator = torch.Generator().manual_seed(args.seed)
+        lm = dataclasses.replace(base, model=put_on(base.model, adapter, None, generator))
+        prompter = prompter_of(task, lm)
+    named = {"reward": args.reward} | ({} if args.gold is None else {"gold": args.gold})
+    judges = {name: reward_of(said, task) for name, said in named.items()}
+    train, select, test = (fitting(prompter, part) for part in parts)
+    if not (train and select and test):
+        raise ValueError(f"all prompts of a part are longer than a context of {prompter.context}, answers counted")
+    assert base.path is not None
+    data = {name: data_digest(task, part) for name, part in (("train", train), ("select", select), ("test", test))}
+    data |= {name: judge_digest(said) for name, said in named.items()}
+    inputs = Inputs(contract(task, base.tokenizer), digest(base.path), data, (), "reward")
+    left_out = sum(map(len, parts)) - len(train) - len(select) - len(test)
+    return Ready(task, train, select, test, left_out, lm, before, adapter, prompter, judges, inputs)
+
+
+def fitting(prompter: Prompter, examples: Sequence[Example]) -> list[Example]:
+    """Those whose prompt the model reads whole, with room for an answer."""
+
+    def fits(example: Example) -> bool:
+        try:
+            return not prompter.prompt(example).truncated
+        except NoRoom:
+            return False
+
+    return [example for example in examples if fits(example)]
+
+
+def judge_digest(said: str) -> str:
+    """Of a judge's files, so that a run does not go on with another one under the same name."""
+    place = Path(said if Path(said).exists() else said.rpartition(":")[0])
+    if place.is_file():
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    return digest(place) if place.is_dir() else said
+
+
+def asked(args: Policy) -> tuple[Task, Sequence[Example], Sequence[Example], Sequence[Example]]:
+    """The task, and what asks of it: to learn from, to choose by, to measure on."""
+    if args.prompts is None:
+        task, parts = prepare(read_task(args.task))
+        if lacking := [part for part in ("select", "test") if not parts.get(part)]:
+            raise ValueError(
+                f"{args.task} has no {lacking[0]} part, which is needed to choose and to measure: give it one"
+            )
+        return task, parts["train"], parts["select"], parts["test"]
+    plain = conversation_task()
+    task = dataclasses.replace(plain, decoding=dataclasses.replace(plain.decoding, max_new=args.max_new))
+    train, select, test = apart(prompts_of(args.prompts), args.seed)
+    if not (train and select and test):
+        raise ValueError(f"{args.prompts} has too few prompts to keep some apart: give at least 40")
+    return task, train, select, test
+
+
+def prompts_of(source: str) -> list[Example]:
+    """Each as a conversation of one message; a prompt that stands there twice is taken once."""
+    path = Path(source)
+    if path.suffix == ".txt":
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file of prompts {path}")
+        said = [(f"{path.name}:{at}", line) for at, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+    else:
+        found = read_examples(source)
+        if lacking := [example.id for example in found if not isinstance(example.fields.get("prompt"), str)]:
+            raise ValueError(f"{lacking[0]} has no text under prompt: name a file whose rows have one")
+        said = [(example.id, example.fields["prompt"]) for example in found]
+    once = {text: name for name, text in reversed(said)}
+    return [Example(name, {"messages": ({"role": "user", "content": text},)}) for text, name in reversed(once.items())]
+
+
+def apart(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example], list[Example]]:
+    """To learn from, to choose by and to measure on, by chance that the seed and a prompt's words decide."""
+    parts: tuple[list[Example], list[Example], list[Example]] = [], [], []
+    for example in examples:
+        at = chance(seed, repr(example.fields["messages"]))
+        parts[0 if at >= HELD_OUT else 1 if at >= HELD_OUT / 2 else 2].append(example)
+    return parts
+
+
+# -- 4. learning ---------------------------------------------------------------------------------------------------
+
+
+def policy(args: Policy, screen: Screen) -> dict[str, Any]:
+    """Do what `args` say, and answer what came of it."""
+    # 1. prompts, 2. a policy and its reference, 3. a reward
+    args = dataclasses.replace(args, precision=choose_precision(args.precision)[0])
+    ready = get_ready(args)
+    method, model = args.algorithm(), args.learner(ready.lm.model)
+    actor = Actor(model, ready.prompter, method, reference_of(ready.lm.model), precision=args.precision or "fp32")
+    rollouts = rollouts_of(args, ready, actor)
+    show(screen, args, ready, rollouts)
+    # 4. learning, between two looks at the prompts kept apart
+    if args.resume:
+        recall(args, ready.inputs)
+    texts, named = general_text(args)
+    general, before = loss_on(ready.base, texts), judged(args, ready, ready.base, screen)
+    if not args.resume:
+        remember(args, ready.inputs)
+    actual = learn(args, ready, model, rollouts, screen)
+    # 5. what came of it
+    tuned = speaking(ready.lm, ready.base)
+    after = judged(args, ready, tuned, screen)
+    lost = {**named, **dataclasses.asdict(grown(general, loss_on(tuned, texts), seed=args.seed))}
+    return keep(args, ready, actual, {"judged": compared(before, after, args.seed), "forgetting": lost})
+
+
+def rollouts_of(args: Policy, ready: Ready, actor: Actor) -> Rollouts:
+    answers = args.batch * args.count
+    return Rollouts(
+        actor, ready.train, ready.judges["reward"], prompts=args.batch, count=args.count,
+        minibatch=args.minibatch or (answers if answers % 2 else answers // 2), seed=args.seed,
+        epochs=args.epochs or args.passes,
+    )  # fmt: skip
+
+
+def learn(args: Policy, ready: Ready, model: nn.Module, rollouts: Rollouts, screen: Screen) -> dict[str, Any]:
+    """Through the loop, and back to the best moment -> what the run took."""
+    assert args.precision is not None
+    method, steps = args.algorithm(), args.rounds * rollouts.steps
+    run = Run(args.output, model, optimizer_of(args, ready, model), rollouts, keep=1, whole=False)
+    for said in run.restore() if args.resume else ():
+        screen.warn(said)
+    best, stopped = best_of(args, ready, model), ""
+    if not args.resume:
+        run.tested = best.test(run)  # so that there is a best moment, whenever an alarm rings
+    answers = args.batch * args.count * rollouts.epochs // rollouts.steps  # to a step
+    every = rollouts.steps * -(-args.rounds // min(args.tests, args.rounds))
+    with Monitor(args.output, steps, answers, screen, run.start, Limits(), not args.go_on) as watch:
+        try:
+            run.fit(
+                method.loss, steps=steps, accumulate=1, clip=args.clip, precision=args.precision,
+                schedule=optim.linear(steps), test=lambda: best.test(run), test_every=every,
+                save_every=rollouts.steps, watch=watch, weigh=method.weigh,
+            )  # fmt: skip
+        except Hacked as end:
+            stopped = (
+                f"{end.alarm.said}; kept are the weights of step {run.tested['best_step']}, the best that were tested"
+            )
+    best.go_back()
+    model.eval()
+    return {"seconds": run.seconds, "stopped": stopped} | watch.actual() | run.tested
+
+
+def optimizer_of(args: Policy, ready: Ready, model: nn.Module) -> torch.optim.Optimizer:
+    rate = args.rate or default_rate(args.method, ready.lm.model.cfg.width, GENTLE)
+    return optim.make(model, "adamw", rate, decay=0.0, betas=(0.9, 0.95), eps=1e-5)
+
+
+def best_of(args: Policy, ready: Ready, model: nn.Module) -> Best:
+    """The moment whose answers to some prompts kept apart gold likes best; without gold, the reward."""
+    name = "gold" if "gold" in ready.judges else "reward"
+    judge = ready.judges[name]
+
+    def measured(examples: Sequence[Example]) -> tuple[float, float]:
+        said = write_answers(ready.lm.model, ready.prompter, examples, seed=args.seed)
+        scores = checked(said, judge(said))
+        return scores.mean().item(), scores.std(correction=0).item() / len(scores) ** 0.5
+
+    return Best(model, name, True, measured, spread(ready.select, args.select), args.output / "best")
+
+
+# -- 5. what came of it --------------------------------------------------------------------------------------------
+
+
+def judged(args: Policy, ready: Ready, lm: LanguageModel, screen: Screen) -> dict[str, np.ndarray[Any, Any]]:
+    """Of answers to the prompts kept apart, what each judge says (n, 2), and the task's own metric where there is one.
+
+    Judges are asked of what is drawn, as the policy learns; the metric of what is written as the task decodes.
+    """
+    examples = spread(ready.test, args.measured)
+    screen.say(f"answering {len(examples):,} prompts kept apart")
+    lm.model.eval()
+    said = write_answers(lm.model, ready.prompter, examples, seed=mixed(args.seed))  # not the draws that were chosen by
+    found = {
+        name: np.array([[score, 1.0] for score in checked(said, judge(said)).tolist()])
+        for name, judge in ready.judges.items()
+    }
+    if args.prompts is None:
+        metric = metric_of(ready.task)
+        outcome = measure(ModelScorer(lm), ready.task, ready.prompter, examples, part="test")
+        found[metric.name] = np.stack([output.stats[metric.name] for output in outcome.outputs])
+    return found
+
+
+def compared(before: Mapping[str, Any], after: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Under each name: before, after and their paired difference, each with its interval."""
+    found = {}
+    for name, old in before.items():
+        metric, new = METRICS.get(name, SCORE), after[name]
+        one, other = (dataclasses.asdict(interval(stats, metric, seed=seed)) for stats in (old, new))
+        found[name] = {"before": one, "after": other, **dataclasses.asdict(paired(new, old, metric, seed=seed))}
+    return found
+
+
+def keep(args: Policy, ready: Ready, actual: dict[str, Any], came: dict[str, Any]) -> dict[str, Any]:
+    """Write what came of it, then the model, which ends the run; what it takes the place of goes."""
+    said = {"inputs": dataclasses.asdict(ready.inputs), "actual": actual, **came, "model": str(args.output / "model")}
+    write_whole(args.output / PLAN, json.dumps(said, indent=2))
+    method = dataclasses.asdict(args.algorithm())
+    lineage = {
+        "contract": ready.inputs.contract, "terms": terms(ready.task), "data": dict(ready.inputs.data),
+        "seed": args.seed,
+        "aligned": {"by": type(args).__name__.lower(), "reward": args.reward, "gold": args.gold, **method}, **came,
+    }  # fmt: skip
+    write(ready.lm, ready.adapter, args.output / "model", args.model, ready.inputs.base, lineage)
+    for name in ("checkpoints", "best"):
+        shutil.rmtree(args.output / name, ignore_errors=True)
+    return said
+
+
+# -- what a resumed run takes back ---------------------------------------------------------------------------------
+
+
+def remember(args: Policy, inputs: Inputs) -> None:
+    settings = TypeAdapter(type(args)).dump_python(args, mode="json")
+    write_whole(args.output / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
+    write_whole(args.output / PLAN, json.dumps({"inputs": dataclasses.asdict(inputs)}, indent=2))
+
+
+def recall(args: Policy, now: Inputs) -> None:
+    """Raises NotResumable where the run's inputs are others now."""
+    then = Inputs(**json.loads((args.output / PLAN).read_text())["inputs"])
+    if changed := changes(then, now):
+        what = f"{' and '.join(changed)} changed since the run in {args.output} began"
+        raise NotResumable(what, "put back what it was, or begin anew with another --output")
+
+
+# -- what is said --------------------------------------------------------------------------------------------------
+
+
+def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts) -> None:
+    learning = sum(p.numel() for p in ready.lm.model.parameters() if p.requires_grad)
+    judges = f"reward {args.reward}" + (f", gold {args.gold}" if args.gold else "")
+    screen.table(
+        "the plan",
+        {
+            "prompts": f"{len(ready.train):,} to learn from, {len(ready.select):,} to choose the best moment by, "
+            f"{len(ready.test):,} to measure on" + (f"; {ready.left_out:,} left out, too long" * (ready.left_out > 0)),
+            "model": f"{args.model}: {ready.lm.model.cfg.shape}, {thousands(learning)} parameters learn, {args.method}",
+            "judges": judges,
+            "rounds": f"{args.rounds:,}, each of {args.batch} prompts with {args.count} answers, read "
+            f"{rollouts.epochs} times in {rollouts.steps} steps",
+        },
+    )
+
+
+def finished(screen: Screen, came: dict[str, Any]) -> None:
+    actual = came["actual"]
+    lines = {"time": duration(actual["seconds"])}
+    for name, found in came["judged"].items():
+        apart = found["difference"]
+        lines[name] = (
+            f"{found['before']['value']:.3f} before, {found['after']['value']:.3f} after: {apart['value']:+.3f} "
+            f"({apart['low']:+.3f} to {apart['high']:+.3f}) on {apart['n']} prompts"
+        )
+    lines |= {"best moment": f"step {actual['best_step']}"} if "best_step" in actual else {}
+    lines |= {"stopped": actual["stopped"]} if actual["stopped"] else {}
+    screen.table("done", lines | {"forgetting": forgotten(came["forgetting"]), "model": came["model"]})
+
+
+# -- the command ---------------------------------------------------------------------------------------------------
+
+
+def command(options: type[Told], argv: list[str], name: str) -> int:
+    """`modelwright align NAME`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
+    called = f"modelwright align {name}"
+    args = check(parse(options, argv, called))
+    screen = Screen(quiet=args.json)
+    try:
+        with ending_well(called, args.output, PLAN, screen.say), begun_in(args.output, PLAN):
+            came = policy(args, screen)
+    except Diverged as error:
+        raise ValueError(f"{error}: begin anew with a lower --rate and another --output") from None
+    except Ended as stop:
+        return stop.code
+    if args.json:
+        print(json.dumps(came))
+    else:
+        finished(screen, came)
+    return 0

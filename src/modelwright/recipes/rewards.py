@@ -1,0 +1,150 @@
+"""What judges answers: a reward model, a label of a classifier, a task's own metric, or a function of the user's.
+
+    runs/reward/model            a reward model (`modelwright align reward`)
+    runs/hate/model:none         the logit of the label none, of a classifier that reads the answer alone
+    metric                       the task's metric, of each answer against its reference: a verifiable reward
+    judge.py:polite              polite(prompt, answer) -> a number, from a file of one's own
+
+A reward reads texts and makes ids of them by its own tokenizer, so it need not share the policy's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from modelwright.adapt.open import RECORD, REWARD, open_model, open_reward, prompter_of
+from modelwright.data.examples import Example
+from modelwright.data.kind import OPTIONAL, Task
+from modelwright.data.pack import collate
+from modelwright.data.pairs import Write
+from modelwright.data.prompt import CONVERSATION
+from modelwright.data.supervised import Widths, sizes
+from modelwright.data.task import of_terms
+from modelwright.evaluate.metrics import metric_of, score, wanted
+from modelwright.evaluate.scorer import ModelScorer
+from modelwright.hub.open import LanguageModel
+from modelwright.model.checkpoint import read_json
+from modelwright.model.heads import Scored
+from modelwright.recipes.preferring import room_of
+from modelwright.recipes.reward import rows_for
+from modelwright.train.rollout import Answer, Reward
+
+AT_ONCE = 32  # answers that a reward model reads together
+FORMS = "a reward model, a classifier with a label (DIR:LABEL), metric, or a function (FILE.py:NAME)"
+
+
+def reward_of(said: str, task: Task) -> Reward:
+    """Raises ValueError where `said` is none of the forms, or names what is not there."""
+    if said == "metric":
+        return by_metric(task)
+    if Path(said).is_dir():
+        if not (Path(said) / REWARD).is_file():
+            raise ValueError(
+                f"{said} is no reward model, having no {REWARD}: say its label, {said}:LABEL, if it labels"
+            )
+        return by_model(Path(said))
+    place, _, name = said.rpartition(":")
+    if place.endswith(".py") and Path(place).is_file():
+        return by_function(Path(place), name)
+    if place and Path(place).is_dir():
+        return by_label(place, name)
+    raise ValueError(f"--reward is {said!r}, and is to be {FORMS}")
+
+
+def by_model(directory: Path) -> Reward:
+    """What a reward model gives prompt and answer, set as it learned them."""
+    lm, scored = open_reward(directory)
+    task = of_terms(read_json(directory / RECORD)["terms"], str(directory))
+    write = rows_for(task, lm)
+
+    def reward(answers: Sequence[Answer]) -> list[float]:
+        return [
+            s
+            for at in range(0, len(answers), AT_ONCE)
+            for s in read(lm, scored, task, write, answers[at : at + AT_ONCE])
+        ]
+
+    return reward
+
+
+@torch.no_grad()
+def read(lm: LanguageModel, scored: Scored, task: Task, write: Write, answers: Sequence[Answer]) -> list[float]:
+    rows, room = [write(asked_as(task, answer), answer.text) for answer in answers], room_of(lm)
+    length, source = (max(each) for each in zip(*map(sizes, rows), strict=True))
+    if length > room[0] or source > room[1]:
+        raise ValueError(
+            f"a prompt and its answer have {max(length, source)} tokens for the reward model, which reads {max(room)}: "
+            "take shorter prompts, a smaller --max-new, or a reward model that reads more"
+        )
+    batch = collate(rows, Widths(length, source, lm.tokenizer.pad or 0).fitted(rows))
+    scores = scored(batch.tokens, pos=batch.pos, segment=batch.segment, source=batch.source)  # (B, T)
+    found: list[float] = (scores * (batch.weight > 0)).sum(1).tolist()
+    return found
+
+
+def asked_as(task: Task, answer: Answer) -> Example:
+    """The example as the reward model's own task has it: where it learned of conversations, the prompt as a message.
+
+    Raises ValueError where its columns are not there.
+    """
+    example = answer.example
+    if task.prompts[0] == CONVERSATION:
+        asked = ({"role": "user", "content": answer.prompt.text},)
+        return example if "messages" in example.fields else Example(example.id, {"messages": asked})
+    if lacking := [name for name in task.inputs if name not in (*OPTIONAL, *example.fields)]:
+        raise ValueError(f"the reward model was fitted to prompts of the columns {', '.join(task.inputs)}, and "
+                         f"{example.id} has no {lacking[0]}: ask by its task")  # fmt: skip
+    return example
+
+
+def by_label(place: str, label: str) -> Reward:
+    """The logit of a label, of a classifier that reads the answer alone: unlike its probability, a logit does not stop
+    telling one good answer from a better one."""
+    lm = open_model(place)
+    labels = lm.model.cfg.labels
+    if labels is None or label not in labels.names:
+        there = f"its labels are {', '.join(labels.names)}" if labels else "it has no labels"
+        raise ValueError(f"{place} has no label {label!r}: {there}")
+    task = of_terms(read_json(Path(place) / RECORD)["terms"], place) if (Path(place) / RECORD).is_file() else CLASSIFIER
+    prompter, scorer, at = prompter_of(task, lm), ModelScorer(lm), labels.names.index(label)
+
+    def reward(answers: Sequence[Answer]) -> list[float]:
+        examples = [
+            Example(a.example.id, dict.fromkeys((*task.inputs, *task.columns.values()), a.text)) for a in answers
+        ]
+        return [float(found[at]) for found in scorer.predict([prompter.prompt(example) for example in examples])]
+
+    return reward
+
+
+CLASSIFIER = of_terms({"kind": "classify", "prompts": ["{{ text }}"]}, "a classifier")
+
+
+def by_metric(task: Task) -> Reward:
+    metric = metric_of(task)
+
+    def reward(answers: Sequence[Answer]) -> list[float]:
+        right = [wanted(metric, task, answer.example) for answer in answers]
+        return [score(metric, metric.stats(a.text, r, task)[None]) for a, r in zip(answers, right, strict=True)]
+
+    return reward if metric.higher else lambda answers: [-each for each in reward(answers)]
+
+
+def by_function(path: Path, name: str) -> Reward:
+    """Runs the file, which its user named on the command line: it is trusted as the command is."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    judge: Callable[[str, str], float] | None = getattr(module, name, None)
+    if not callable(judge):
+        raise ValueError(f"{path} has no function {name!r}: it is to take a prompt and an answer, and give a number")
+    return lambda answers: [judge(answer.prompt.text, answer.text) for answer in answers]
