@@ -52,7 +52,7 @@ class Monitor(Watch):
                 raise Hacked(alarm)
 
     def note(self, told: dict[str, Any]) -> None:
-        """The first minibatch of an experience tells of the weights that wrote it; a test, of those that write the next."""
+        """An experience's first minibatch tells of the weights that wrote it; a test, of those that write the next."""
         if told.get("minibatch") == 0:
             row = {name: value for name, value in told.items() if isinstance(value, float)}
             self.history.append(row | self.tested | {"step": told["step"] - 1})
