@@ -78,7 +78,7 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
     before = loss_on(ready.base, texts, spare=len(soft_ids(ready.lm.model)))
     if not args.resume:
         remember(args, found, ready.inputs)
-    actual = train(args, ready, found, best, peak, screen)
+    actual = train(args, ready, found, best, peak, screen, language_model)
     after = loss_on(speaking(ready.lm, ready.base), texts) if before else []
     # 7. what came of it
     lost = {**named, **dataclasses.asdict(grown(before, after, seed=args.seed))} if before else None
@@ -113,9 +113,8 @@ def best_of(args: Tune, ready: Ready) -> Best:
 
 
 def train(
-    args: Learning, ready: Material, found: Plan, best: Best, peak: float, screen: Screen,
-    loss: Loss[Any] = language_model,
-) -> dict[str, Any]:  # fmt: skip
+    args: Learning, ready: Material, found: Plan, best: Best, peak: float, screen: Screen, loss: Loss[Any]
+) -> dict[str, Any]:
     """Through the loop, and back to the best moment -> what the run took."""
     assert args.precision is not None
     model, directory = ready.learner, args.output
