@@ -167,6 +167,16 @@ def test_judges(models: dict[str, Path], judge: str, tmp_path: Path, capsys: pyt
         reward_of(str(classifier), task)
 
 
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    models: dict[str, Path], prompts: str, judge: str, general: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    more = ["--prompts", prompts, "--reward", f"{judge}:letter", "--dry-run"]
+    assert cli.main(words("ppo", models["decoder"], tmp_path / "run", general, *more)) == 0
+    assert came(capsys) == {"rounds": 6, "steps": 6 * 8}
+    assert not (tmp_path / "run").exists()
+
+
 def test_prompts_are_taken_once_and_some_are_kept_apart(prompts: str) -> None:
     found = prompts_of(prompts)
     assert len(found) == len(ASKED)

@@ -19,10 +19,11 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -200,8 +201,22 @@ def lineage_of(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any]) ->
 # -- the command ------------------------------------------------------------------------------------------
 
 
+class Settled(Protocol):
+    """What is told to a recipe that leaves a run."""
+
+    @property
+    def output(self) -> Path: ...
+    @property
+    def dry_run(self) -> bool: ...
+    @property
+    def json(self) -> bool: ...
+
+
+Said = TypeVar("Said", bound=Settled)
+
+
 @contextmanager
-def place(args: Learning) -> Iterator[None]:
+def place(args: Settled) -> Iterator[None]:
     """The run directory for this process alone; gone again where no run was begun. A dry run needs none."""
     if args.dry_run:
         yield
@@ -212,11 +227,18 @@ def place(args: Learning) -> Iterator[None]:
 
 def main(argv: list[str]) -> int:
     """`modelwright tune`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
-    args = check(parse(Tune, argv, "modelwright tune"))
+    return carried_out("modelwright tune", check(parse(Tune, argv, "modelwright tune")), tune, finished)
+
+
+def carried_out(
+    called: str, args: Said, recipe: Callable[[Said, Screen], dict[str, Any]],
+    finished: Callable[[Screen, dict[str, Any]], None],
+) -> int:  # fmt: skip
+    """A recipe in its run directory, to its end or to what a signal leaves of it -> the exit code."""
     screen = Screen(quiet=args.json)
     try:
-        with ending_well("modelwright tune", args.output, PLAN, screen.say), place(args):
-            came = tune(args, screen)
+        with ending_well(called, args.output, PLAN, screen.say), place(args):
+            came = recipe(args, screen)
     except Diverged as error:
         raise ValueError(f"{error}: begin anew with a lower --rate and another --output") from None
     except Ended as stop:
