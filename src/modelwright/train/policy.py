@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from modelwright.adapt.lora import reference_of
 from modelwright.data.examples import Example
 from modelwright.data.loader import mixed
 from modelwright.data.prompt import Prompter
@@ -24,7 +25,7 @@ from modelwright.model.heads import Critic
 from modelwright.model.transformer import Transformer
 from modelwright.train import optim
 from modelwright.train.loop import Terms, fit
-from modelwright.train.rollout import Actor, Answer, Experience, Seen, minibatches, reference_of
+from modelwright.train.rollout import Actor, Answer, Experience, Seen, minibatches
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class PPO:
     bound: float | None = None
     """Scores are cut to -bound to bound."""
     whiten_rewards: bool = False
-    """Rewards over their standard deviation, their mean kept, so that a reward's scale means nothing."""
+    """The rewards of all tokens get a standard deviation of 1 and keep their mean, as in OpenAI's code of 2019."""
 
     @property
     def needs_reference(self) -> bool:
@@ -60,6 +61,7 @@ class PPO:
     def experience(self, seen: Seen, beta: float) -> Experience:
         """Advantages are white over the whole experience, and 0 behind the ends; returns are of those before."""
         assert seen.reference is not None
+        assert seen.old is not None
         assert seen.values is not None, "PPO needs a Critic"
         mask = seen.batch.weight
         scores = finished(seen, self.unfinished, self.bound)
@@ -171,7 +173,7 @@ class Trainer:
         self.method, self.seed, self.minibatch, self.clip = method, seed, minibatch, clip
         self.epochs = epochs or (4 if critic else 1)
         self.model = Critic(model) if critic else model
-        self.actor = Actor(self.model, prompter, method, reference_of(self.model))
+        self.actor = Actor(self.model, prompter, method, reference_of(model))
         self.optimizer = optim.make(self.model, lr=rate, decay=0.0)
         self.written = 0  # times
 
@@ -186,8 +188,8 @@ class Trainer:
 
         Raises ValueError for scores that are not one finite number for each answer.
         """
-        experience = self.actor.experience(answers, scores)
         steps = self.epochs * -(-len(answers) // self.minibatch)
+        experience = self.actor.experience(answers, scores, once=steps == 1)
         numbers: list[dict[str, Any]] = []
         some = minibatches(experience, epochs=self.epochs, rows=self.minibatch, seed=mixed(self.seed) ^ self.written)
         fit(

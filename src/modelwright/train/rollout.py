@@ -9,18 +9,17 @@ Letters: B answers, T tokens of a row (padded on the right), G answers to one pr
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import count
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, SupportsFloat, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from modelwright.adapt.lora import LoRALinear, adapters_off, merged_copy
+from modelwright.adapt.lora import Reference, merged_copy
 from modelwright.data.examples import Example
 from modelwright.data.loader import Places, mixed, shuffled
 from modelwright.data.pack import Batch, collate
@@ -33,7 +32,7 @@ from modelwright.infer.packed import prepare
 from modelwright.infer.sample import NEVER, Sampling, generators
 from modelwright.infer.text import Encoded
 from modelwright.losses.language import read
-from modelwright.losses.policy import Controller, explained_variance, kl
+from modelwright.losses.policy import Controller, explained_variance, strayed
 from modelwright.model.heads import Critic, policy_of
 from modelwright.model.transformer import Transformer
 from modelwright.train.loop import Precision
@@ -106,6 +105,8 @@ def checked(answers: Sequence[Answer], scores: Sequence[float]) -> Tensor:
             f"the reward gave {len(scores)} scores for {len(answers)} answers, the first to {answers[0].example.id}: "
             "it is to give one for each"
         )
+    if wrong := [score for score in scores if not isinstance(score, SupportsFloat)]:
+        raise ValueError(f"the reward gave {wrong[0]!r} for an answer: it is to be a finite number")
     found = [float(score) for score in scores]
     for answer, score in zip(answers, found, strict=True):
         if not math.isfinite(score):
@@ -130,7 +131,7 @@ class Experience:
     """Answers as a policy learns from them: a row each, padded on the right. `batch.weight` is the mask."""
 
     batch: Batch
-    old: Tensor  # (B, T) log p when they were drawn, as the training's own forward has it
+    old: Tensor | None  # (B, T) log p when they were drawn, as the training's own forward has it; None: it will say
     reference: Tensor | None  # (B, T) log p under the reference
     advantages: Tensor  # (B, T)
     values: Tensor | None  # (B, T) what the critic expected before each token; None without one
@@ -194,36 +195,6 @@ class Reader:
         return [torch.cat(parts) * batch.weight for parts in zip(*found, strict=True)]
 
 
-Reference = Callable[[Batch, Reader], Tensor]
-
-
-def reference_of(model: Transformer | Critic) -> Reference:
-    """log p (B, T) under the policy as it is now, before its first step; so take it before a checkpoint is restored.
-
-    Where all that learns is a LoRA that still says nothing, it is the policy with its adapters silent; else a copy
-    that shares what is frozen. Either way KL is exactly 0 at first.
-    """
-    policy = policy_of(model)
-    if _silent(policy):
-
-        def base(batch: Batch, reader: Reader) -> Tensor:
-            with adapters_off(policy):
-                return reader(policy, batch)[0]
-
-        return base
-    shared: dict[int, Any] = {id(p): p for p in policy.parameters() if not p.requires_grad}
-    frozen = copy.deepcopy(policy, shared).eval().requires_grad_(False)
-    return lambda batch, reader: reader(frozen, batch)[0]
-
-
-def _silent(policy: Transformer) -> bool:
-    """Whether nothing but a LoRA learns, and it says nothing yet: B is 0."""
-    adapters = [module for module in policy.modules() if isinstance(module, LoRALinear)]
-    own = {id(p) for module in adapters for p in (module.A, module.B)}
-    learning = {id(p) for p in policy.parameters() if p.requires_grad}
-    return bool(learning) and learning <= own and not any(bool(module.B.any()) for module in adapters)
-
-
 class Seen(NamedTuple):
     """What a method makes its advantages of."""
 
@@ -231,7 +202,7 @@ class Seen(NamedTuple):
     batch: Batch
     scores: Tensor  # (B)
     ended: Tensor  # (B)
-    old: Tensor  # (B, T)
+    old: Tensor | None  # (B, T)
     reference: Tensor | None  # (B, T)
     values: Tensor | None  # (B, T)
 
@@ -264,7 +235,7 @@ class Actor:
         Raises ValueError where the method has a penalty on the way from the reference, and there is none.
         """
         if method.needs_reference and reference is None:
-            raise ValueError("there is a penalty on the KL to a reference, and no reference: give reference_of(model)")
+            raise ValueError("there is a penalty on the KL to a reference, and no reference: give reference_of(policy)")
         self.model, self.prompter, self.method, self.texts = model, prompter, method, texts
         self.reference, self.reader = reference, Reader(precision, rows)
         self.controller = method.controller()
@@ -277,48 +248,47 @@ class Actor:
         policy = policy_of(self.model)
         return write(policy, self.prompter, examples, seed=seed, count=count, max_new=max_new, texts=self.texts)
 
-    def experience(self, answers: Sequence[Answer], scores: Sequence[float]) -> Experience:
+    def experience(self, answers: Sequence[Answer], scores: Sequence[float], *, once: bool = False) -> Experience:
         """What was written, by the policy of this moment, and what it was worth -> what to learn from.
+
+        once: all of it is learned from in a single step. Then the policy that learns is the one that wrote, and where
+        there is no critic it need not be read before: a forward is saved, and the loss tells entropy and KL.
 
         Raises ValueError for scores that are not one finite number for each answer.
         """
         judged = checked(answers, scores)
         device = next(self.model.parameters()).device
         batch = _each(batch_of(answers, self.prompter), lambda tensor: tensor.to(device))
-        old, *values = self.reader(self.model, batch)
-        reference = None if self.reference is None else self.reference(batch, self.reader)
+        said = [] if once and not isinstance(self.model, Critic) else self.reader(self.model, batch)
+        old, values = (*said, None, None)[:2]
+        reference = None
+        if self.reference is not None:
+            with self.reference() as silent:
+                reference = self.reader(silent, batch)[0]
         ended = torch.tensor([answer.ended for answer in answers])
-        seen = Seen(answers, batch, judged.to(device), ended.to(device), old, reference, values[0] if values else None)
+        seen = Seen(answers, batch, judged.to(device), ended.to(device), old, reference, values)
         made = self.method.experience(seen, self.controller.value)
         numbers = told(seen, made) | {"beta": self.controller.value}
-        if reference is not None:
+        if "kl" in numbers:
             self.controller.update(numbers["kl"], len(answers))
         return replace(made, told=numbers | made.told)
 
 
 def told(seen: Seen, made: Experience) -> dict[str, float]:
-    """What a monitor wants to know of an experience; means are over answers, entropy over tokens, in nats.
-
-    kl: k1 of a whole answer, its tokens' summed, with its standard error `kl_error`; kl3: the same of k3. reward: the
-    score less the penalty. entropy: -log p of what was drawn, which is its entropy on average. constant: 1 where all
-    scores are one number, so that nothing can be learned.
+    """What a monitor wants to know of an experience, beside what the method and `losses.policy.strayed` say; means over
+    answers. constant: 1 where all scores are one number, so that nothing can be learned.
     """
     mask = seen.batch.weight
-    lengths = mask.sum(1)
     found = {
         "score": seen.scores.mean().item(),
         "score_std": seen.scores.std(correction=0).item(),
         "constant": float(bool((seen.scores == seen.scores[0]).all())),
-        "entropy": (-(seen.old * mask).sum() / mask.sum().clamp(min=1)).item(),
-        "length": lengths.mean().item(),
+        "length": mask.sum(1).mean().item(),
         "ended": seen.ended.float().mean().item(),
         "repetition": sum(repetition(answer.ids) for answer in seen.answers) / len(seen.answers),
     }
-    if seen.reference is not None:
-        each = (kl(seen.old, seen.reference) * mask).sum(1)  # (B)
-        found["kl"] = each.mean().item()
-        found["kl_error"] = (each.std(correction=0) / len(each) ** 0.5).item()
-        found["kl3"] = (kl(seen.old, seen.reference, "k3") * mask).sum(1).mean().item()
+    if seen.old is not None:
+        found |= strayed(seen.old, seen.reference, mask)
     if made.values is not None and made.returns is not None:
         found["explained"] = explained_variance(made.values, made.returns, mask)
     return found
@@ -394,11 +364,11 @@ class Rollouts(Places):
         """Of the prompts from place `start` on."""
         examples = [self.examples[self._row(at)] for at in range(start, start + self.prompts)]
         answers = self.actor.write(examples, seed=self.key(start), count=self.count)
-        return self.actor.experience(answers, self.reward(answers))
+        return self.actor.experience(answers, self.reward(answers), once=self.steps == 1)
 
     def key(self, start: int) -> int:
         """The seed of all chance in the experience that begins at place `start`."""
-        return mixed(mixed(self.seed) ^ mixed(start))
+        return mixed(mixed(mixed(self.seed)) + start)
 
     def _row(self, place: int) -> int:
         epoch, at = divmod(place, self.rows)
