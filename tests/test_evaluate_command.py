@@ -235,6 +235,65 @@ def test_an_encoder_with_labels(here: Path, capsys: pytest.CaptureFixture[str]) 
         main(words(here, "bert", "short"))
 
 
+def test_scores_by_a_column(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (here / "short.jsonl").read_text().splitlines()]
+    write(here / "kinds.jsonl", [row | {"kind": ("long", "short", 3)[i % 3]} for i, row in enumerate(rows)])
+    (here / "kinds.yaml").write_text((here / "short.yaml").read_text().replace("short", "kinds") + "metric: chrf\n")
+    out, more = tmp_path / "out", ["--part", "train", "--by", "kind"]
+    found = asked(here, capsys, *words(here, "one", "kinds", *more, "--against", str(here / "two"), "-o", str(out)))
+    answers = [json.loads(line) for line in (out / "outputs.jsonl").read_text().splitlines()]
+    kinds = [("long", "short", "3")[(int(row["id"].split(":")[1]) - 1) % 3] for row in answers]
+    by = found["by"]["scores"]
+    assert (found["by"]["column"], list(by)) == ("kind", list(dict.fromkeys(kinds)))
+    for kind, scores in by.items():
+        stats = np.array([one["stats"]["chrf"] for one, of in zip(answers, kinds, strict=True) if of == kind])
+        assert scores["chrf"] == vars(interval(stats, METRICS["chrf"]))
+        assert set(scores) == set(found["scores"])
+    other = asked(here, capsys, *words(here, "two", "kinds", *more))["by"]["scores"]
+    assert found["against"]["by"] == other != by
+    assert json.loads((out / "result.json").read_text())["by"] == found["by"]
+    table = list(lines(found))
+    row = next(line.split() for line in table[table.index("chrf by kind") :] if line.split()[0] == "3")
+    one, two = by["3"]["chrf"], other["3"]["chrf"]
+    assert row == f"3 n = {kinds.count('3')} {results.told(one)} {results.told(two)}".split()
+    with pytest.raises(ValueError, match=r"--by size: kinds.jsonl:\d+ has no such column; it has source, target, kind"):
+        main(words(here, "nowhere", "kinds", "--by", "size"))
+
+
+def test_a_classifier_is_measured_by_other_names_of_its_labels(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three labels are read as two: the answers are those of its own labels, each called what it is said to be."""
+    saved(tmp_path / "three", BERT, names=("0", "1", "2"))
+    lm = load(tmp_path / "three")
+    task, parts = prepare(read_task(here / "sentiment.yaml"))
+    prompts = [prompter_of(task, lm).prompt(example) for example in parts["train"]]
+    own = [int(one.argmax()) for one in ModelScorer(lm).predict(prompts)]
+    assert len({*own}) > 1
+    meant, more = ("bad", "good", "bad"), ["--task", str(here / "sentiment.yaml"), "--part", "train"]
+    found = asked(
+        here, capsys, str(tmp_path / "three"), *more, "--output", str(tmp_path / "o"), "--labels", "0=bad", "1=good",
+        "2=bad"
+    )  # fmt: skip
+    answers = [json.loads(line)["prediction"] for line in (tmp_path / "o" / "outputs.jsonl").read_text().splitlines()]
+    assert answers == [meant[at] for at in own]
+    assert found["labels"] == ["0=bad", "1=good", "2=bad"]
+    for wrong in (["0=bad", "1=good"], ["0=bad", "1=good", "good"], ["0=bad", "1=good", "2=bad", "2=good"]):
+        with pytest.raises(ValueError, match=r"--labels is to say once for each label of .*three \(0, 1, 2\)"):
+            main([str(tmp_path / "three"), *more, "--labels", *wrong])
+    with pytest.raises(ValueError, match="knows the labels bad, good, fine, and the task bad, good: 'fine' is in one"):
+        main([str(tmp_path / "three"), *more, "--labels", "0=bad", "1=good", "2=fine"])
+    with pytest.raises(ValueError, match=r"--labels renames what a head says, and .*one has none"):
+        main(words(here, "one", "sentiment", "--labels", "0=bad"))
+
+
+def test_no_baseline_learns_from_what_it_is_measured_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = "{train: sentiment.jsonl, test: sentiment.jsonl, split: {select: 0, decide: 0}}"
+    (here / "cases.yaml").write_text(f"kind: classify\ndata: {split}\nprompt: '{{{{ text }}}} is'\n")
+    found = asked(here, capsys, *words(here, "one", "cases"))
+    assert (found["n"], found["baselines"]) == (60, {})
+
+
 @pytest.mark.parametrize("method", ["lora", "prompt"])
 def test_an_adapter_is_measured_with_its_base(
     method: str, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -312,6 +371,9 @@ def test_a_task_or_a_text(here: Path) -> None:
             main([str(here / "one"), *more])
     with pytest.raises(ValueError, match="measure each on the text"):
         main([str(here / "one"), "--text", "desk:1", "--against", str(here / "two")])
+    for more in (["--by", "kind"], ["--labels", "0=bad"]):
+        with pytest.raises(ValueError, match="a text has no columns and no labels"):
+            main([str(here / "one"), "--text", "desk:1", *more])
 
 
 def test_numbers() -> None:

@@ -2,7 +2,8 @@
 
     1. read the task and its data; 2. open the model, an adapter with its base; 3. its prompts are to be those that it
     was trained with; 4. measure it, and what it is compared with: trivial baselines, another model, or saved results;
-    5. every score with an interval, two models by a paired test; 6. show answers side by side, and write all down.
+    5. every score with an interval, two models by a paired test, with `--by` the scores of each value of a column too;
+    6. show answers side by side, and write all down.
 
     With `--text` instead of a task: perplexity and bits per byte of a text.
 
@@ -42,6 +43,7 @@ from modelwright.recipes.preflight import task_faults
 from modelwright.recipes.results import (
     Saved,
     against,
+    by_value,
     data_digest,
     is_saved,
     lines,
@@ -79,6 +81,10 @@ class Evaluate:
     """Measure only so many examples (documents, of a text), drawn by the seed."""
     against: str | None = None
     """Compare with another model, or with the directory of saved results: a paired test on the same examples."""
+    by: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """Tell the scores of the examples of each value of this column apart."""
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OWN=TASK")] = ()
+    """What each of the model's own labels is called in the task, where it was trained on others; several may be one."""
     other_contract: bool = False
     """Measure a model with other prompts than those it was trained with."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
@@ -117,6 +123,8 @@ def evaluate(args: Evaluate, screen: Screen) -> dict[str, Any]:
     shown_too = parts["train"] if args.shots else []
     if faults := task_faults(task, {"train": shown_too, args.part: examples}):
         raise ValueError("; and ".join(faults))
+    if args.by is not None:
+        check_column(args.by, examples)
     subject = open_subject(args, args.model, task)
     if args.dry_run:
         return plan(args, subject, examples, parts)
@@ -124,8 +132,12 @@ def evaluate(args: Evaluate, screen: Screen) -> dict[str, Any]:
     outcome = run(args, subject, examples, parts, screen)
     found = result(outcome, args.model, {**asked(args, task), **subject.record, "data": data_digest(task, examples)})
     found["baselines"] = baselines(args, task, examples, parts)
+    if args.by is not None:
+        found["by"] = {"column": args.by, "scores": by_value(task, args.by, examples, outcome.outputs, args.seed)}
     if other is not None:
         found["against"] = against(outcome, other, args.seed)
+        if args.by is not None:
+            found["against"]["by"] = by_value(task, args.by, examples, other.outputs, args.seed)
         for warning in warnings(other.outputs, task.decoding.max_new):
             screen.warn(f"{other.model}: {warning}")
     for warning in warnings(outcome.outputs, task.decoding.max_new):
@@ -160,7 +172,21 @@ def open_subject(args: Evaluate, name: str, task: Task) -> Subject:
         raise ValueError(f"the task {task.name} has {len(task.prompts)} prompts, from 0, and not number {args.prompt}")
     if not args.other_contract:
         check_contract(name, lm, task)
-    return Subject(lm, ModelScorer(lm, precision=args.precision), task, prompter_of(task, lm))
+    scorer = ModelScorer(lm, precision=args.precision)
+    if args.labels:
+        scorer.labels = called(args.labels, scorer.labels, name)
+    return Subject(lm, scorer, task, prompter_of(task, lm))
+
+
+def called(said: Sequence[str], own: Sequence[str], name: str) -> tuple[str, ...]:
+    """The model's labels by the names that the task has for them: `0=hateful 1=fine 2=fine`. Raises ValueError."""
+    if not own:
+        raise ValueError(f"--labels renames what a head says, and {name} has none: it answers with the task's labels")
+    names = dict(one.rsplit("=", 1) for one in said if "=" in one)
+    if len(names) < len(said) or {*names} != {*own}:
+        raise ValueError(f"--labels is to say once for each label of {name} ({', '.join(own)}) what it is called: "
+                         f"OWN=TASK, and not {' '.join(said)}")  # fmt: skip
+    return tuple(names[label] for label in own)
 
 
 def check_contract(name: str, lm: LanguageModel, task: Task) -> None:
@@ -190,6 +216,12 @@ def some(rows: list[Any], limit: int | None, seed: int) -> list[Any]:
     if limit is None or limit >= len(rows):
         return rows
     return [rows[i] for i in sorted(Random(seed).sample(range(len(rows)), limit))]
+
+
+def check_column(column: str, examples: Sequence[Example]) -> None:
+    """Raises ValueError where an example lacks what the scores are to be told apart by."""
+    if lacks := next((example for example in examples if column not in example.fields), None):
+        raise ValueError(f"--by {column}: {lacks.id} has no such column; it has {', '.join(lacks.fields)}")
 
 
 def shots_of(args: Evaluate, task: Task, parts: dict[str, list[Example]]) -> Callable[[Example], Sequence[Example]]:
@@ -231,7 +263,9 @@ def rated(screen: Screen, what: str, total: int) -> Iterator[Told]:
 def baselines(
     args: Evaluate, task: Task, examples: list[Example], parts: dict[str, list[Example]]
 ) -> dict[str, dict[str, Any]]:
-    """The scores of what needs no model."""
+    """The scores of what needs no model; none where it would learn from the very file that it is measured on."""
+    if getattr(task.data, args.part) == task.data.train and args.part != "train":
+        return {}
     metrics = metrics_of(task, examples)
     found = {}
     for baseline in fit_baselines(task, parts["train"], metrics[0]):
@@ -272,7 +306,7 @@ def asked(args: Evaluate, task: Task) -> dict[str, Any]:
     """What was asked for, as the result keeps it."""
     chosen = {"shots": args.shots, "choose": args.choose if args.shots else None, "prompt": args.prompt}
     kept = {"task": task.name, "kind": task.kind, "precision": args.precision, "seed": args.seed, "limit": args.limit}
-    return {**kept, **chosen}
+    return {**kept, **chosen, **({"labels": list(args.labels)} if args.labels else {})}
 
 
 def shown(outcome: Outcome, other: Saved | None, count: int) -> list[dict[str, Any]]:
@@ -312,6 +346,8 @@ def evaluate_text(args: Evaluate, screen: Screen) -> dict[str, Any]:
     """Perplexity and bits per byte of documents, which are what an interval counts by."""
     if args.against is not None:
         raise ValueError("--against compares two models on a task: measure each on the text, and compare the intervals")
+    if args.by is not None or args.labels:
+        raise ValueError("--by and --labels are of a task's examples: a text has no columns and no labels")
     texts = some(texts_of(args.text, seed=args.seed, separator=args.separator), args.limit, args.seed)
     lm = open_model(args.model)
     told: dict[str, Any] = {"model": args.model, "text": list(args.text), "n": len(texts), "seed": args.seed}

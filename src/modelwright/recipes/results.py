@@ -21,7 +21,7 @@ from modelwright.data.examples import Example
 from modelwright.data.kind import Task, asked
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.statistics import Interval, paired
-from modelwright.evaluate.tasks import Outcome, Output, dropped, truncated, unended
+from modelwright.evaluate.tasks import Outcome, Output, dropped, metrics_of, score_all, truncated, unended
 from modelwright.model.checkpoint import read_json, replacing
 
 RESULT, OUTPUTS = "result.json", "outputs.jsonl"
@@ -88,6 +88,22 @@ def against(outcome: Outcome, other: Saved, seed: int) -> dict[str, Any]:
             apart = paired(outcome.stats(name), theirs, METRICS[name], seed=seed)
             found[name] = vars(apart.difference) | {"p": apart.p}
     return {"model": other.model, "scores": {n: vars(one) for n, one in other.scores.items()}, "difference": found}
+
+
+# -- examples of a kind -----------------------------------------------------------------------------------------
+
+
+def by_value(
+    task: Task, column: str, examples: Sequence[Example], outputs: Sequence[Output], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Each value of a column, in the order of the data -> the scores of the examples that have it."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for example, output in zip(examples, outputs, strict=True):
+        value = example.fields[column]
+        name = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        groups.setdefault(name, []).append(output.stats)
+    metrics = metrics_of(task, examples)
+    return {name: {m: vars(one) for m, one in score_all(metrics, some, seed).items()} for name, some in groups.items()}
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -160,6 +176,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     if rest:
         yield "also"
         yield from aligned([(name, *companions(found, name)) for name in rest])
+    yield from by_lines(found)
     yield f"{found['tokens']:,} tokens in {found['seconds']:.1f} s"
     for one in found.get("shown", ()):
         yield from side_by_side(one)
@@ -188,6 +205,18 @@ def companions(found: Mapping[str, Any], name: str) -> Iterator[str]:
     other = found.get("against")
     if other and name in other["difference"]:
         yield f"{told(other['scores'][name])}   {apart(other['difference'][name])}"
+
+
+def by_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each value of the column of `--by`: how many examples have it, the score, and the other model's."""
+    if "by" not in found:
+        return
+    metric, own, theirs = found["metric"], found["by"]["scores"], found.get("against", {}).get("by")
+    yield f"{metric} by {found['by']['column']}"
+    both = [own, theirs] if theirs else [own]
+    yield from aligned(
+        [(value, f"n = {own[value][metric]['n']}", *(told(one[value][metric]) for one in both)) for value in own]
+    )
 
 
 def told(one: Mapping[str, Any]) -> str:
