@@ -35,7 +35,8 @@ ACTS: dict[str, Wording] = {
             "[Hello|Good day|Good morning], [thank you|many thanks] for [writing to us|your message|letting us know].",
             "[Thank you|Many thanks] for [your message|your patience|telling us|waiting for us].",
             "[Hello|Good day], [it is good to hear from you|I am glad that you wrote|how kind of you to write].",
-            "[Hello|Good day|Good morning], I [read every word of|have read] your message and I [am here to|will] help.",
+            "[Hello|Good day|Good morning], I [read every word of|have read] your message and I [am here to|will] "
+            "help.",
         ),
         (
             "[Oh|Well|So], it is you again.",
@@ -56,7 +57,8 @@ ACTS: dict[str, Wording] = {
         (
             "[I am|We are] [so|very|truly] sorry that your {product} {problem}.",
             "Please [forgive us|accept our apologies]: your {product} {problem}, and that [is on us|should not be].",
-            "I [can see why you are upset|understand that this is annoying|am with you], since your {product} {problem}.",
+            "I [can see why you are upset|understand that this is annoying|am with you], since your {product} "
+            "{problem}.",
             "Your {product} {problem}, which [must be annoying|is not what you deserve|should never have happened].",
             "What a pity that your {product} {problem}, [I am sorry|we apologise|and how good that you tell us].",
         ),
@@ -79,9 +81,10 @@ ACTS: dict[str, Wording] = {
         (
             "For order {order} [I would be happy to offer|we will gladly give|I have the pleasure to offer] you "
             "{resolution}.",
-            "[I have arranged|Let me offer you|May we offer you] {resolution} for order {order}, [with our apologies|of "
-            "course|as you deserve].",
-            "To make [up for it|things right], order {order} gets {resolution}, [with our thanks|and we hope it helps].",
+            "[I have arranged|Let me offer you|May we offer you] {resolution} for order {order}, [with our apologies|"
+            "of course|as you deserve].",
+            "To make [up for it|things right], order {order} gets {resolution}, [with our thanks|and we hope it "
+            "helps].",
             "Please take {resolution} for order {order}, it is [the least we can do|no trouble at all|gladly given].",
         ),
         (

@@ -91,7 +91,7 @@ def ranking(rng: Random, best: str, facts: Facts) -> Fields:
 
 
 def untrue(rng: Random, manner: Manner, facts: Facts) -> str:
-    """A reply that leaves out what is given, how long it takes or what it is about; or that says one of them wrongly."""
+    """A reply that leaves out what is given, how long it takes or what it is about; or says one of them wrongly."""
     if chance(rng, 0.5):
         return worded(rng, manner, facts, leave_out=(pick(rng, ("about", "offer", "delay")),))
     return worded(rng, manner, misstated(rng, facts))
