@@ -82,11 +82,10 @@ def preferences(seed: int, part: Part, count: int) -> Iterator[Fields]:
 
 
 def ranking(rng: Random, best: str, facts: Facts) -> Fields:
-    """Three or four replies in any order, and their ranks."""
-    ranked = [(best, 1), (worded(rng, "rude", facts), 2), (untrue(rng, "polite", facts), 2)]
-    if chance(rng, 0.5):
-        ranked.append((untrue(rng, "rude", facts), 3))
-    ranked = shuffled(rng, ranked)
+    """Three replies in any order, and their ranks: 1, 2 and 2, or 1, 2 and 3."""
+    rude, wrong = (worded(rng, "rude", facts), 2), (untrue(rng, "polite", facts), 2)
+    last = pick(rng, (rude, wrong)), (untrue(rng, "rude", facts), 3)
+    ranked = shuffled(rng, [(best, 1), *((rude, wrong) if chance(rng, 0.5) else last)])
     return {"completions": [text for text, _ in ranked], "ranks": [rank for _, rank in ranked]}
 
 
