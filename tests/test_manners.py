@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from modelwright.data.desk import agent, part_of, words
-from modelwright.data.desk.manners import ACTS, ASIDES, CHOICE, MIRRORS, Manner, expanded, worded
+from modelwright.data.desk.manners import ACTS, ASIDES, CHOICE, MIRRORS, Manner, expanded, is_rude, worded
 from modelwright.data.desk.replies import REPEATABLE, TOLD, misstated, request, untrue
 from modelwright.data.examples import Example, read_examples
 from modelwright.data.preferences import preferences
@@ -228,3 +228,16 @@ def test_the_tables_are_what_they_were() -> None:
 
 def test_a_choice_by_hand() -> None:
     assert {expanded(Random(i), "[a|b] c[ d|].") for i in range(40)} == {"a c d.", "b c d.", "a c.", "b c."}
+
+
+def test_the_grammar_knows_its_own_rudeness() -> None:
+    """Of whole replies, and of every sentence: what is polite in one act is not rude in another."""
+    rows = [row.fields for row in read_examples("desk:manner:1500")]
+    assert all(is_rude(row["reply"]) == (row["manner"] == "rude") for row in rows)
+    _, facts = request(Random(3), "train")
+    for act in ACTS:
+        for manner in ("polite", "rude", "plain"):
+            assert all(is_rude(line.format_map(facts)) == (manner == "rude") for line in wordings(act, manner)), act
+    assert [[is_rude(f"{aside}{line}") for line in pair] for aside in ASIDES for pair in MIRRORS] == [
+        [False, True]
+    ] * len(ASIDES) * len(MIRRORS)

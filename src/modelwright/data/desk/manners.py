@@ -193,3 +193,33 @@ def mirror(rng: Random, manner: Manner) -> str:
 def expanded(rng: Random, sentence: str) -> str:
     """One choice out of each pair of brackets."""
     return CHOICE.sub(lambda found: pick(rng, found[1].split("|")), sentence)
+
+
+# -- the manner of a text that somebody else wrote ---------------------------------------------------------------
+
+
+def is_rude(text: str) -> bool:
+    """Whether a rude sentence of this grammar stands in a text, of whatever facts: a judge that was not learned.
+
+    It knows no other rudeness, so it is a judge of replies of this world alone.
+    """
+    return _RUDE.search(text) is not None
+
+
+def _pattern() -> re.Pattern[str]:
+    sentences = [sentence for wording in ACTS.values() for sentence in wording.rude]
+    mirrors = [rude[1:] for _, rude in MIRRORS]  # less the first letter, which an aside before it makes small
+    return re.compile("|".join([*map(_as_pattern, sentences), *(rf"\b\w{re.escape(rude)}" for rude in mirrors)]))
+
+
+def _as_pattern(sentence: str) -> str:
+    """A sentence with its choices, and anything but another sentence in its slots."""
+    pieces = re.split(r"(\[[^]]*\]|\{\w+\})", sentence)
+    return "".join(
+        f"(?:{'|'.join(map(re.escape, piece[1:-1].split('|')))})" if piece.startswith("[")
+        else "[^.]+" if piece.startswith("{") else re.escape(piece)
+        for piece in pieces
+    )  # fmt: skip
+
+
+_RUDE = _pattern()
