@@ -1,10 +1,10 @@
-"""How often a model's replies are rude and what they tell, beside another model's to the same requests.
+"""How often a model's replies are rude and what they tell, beside other models' to the same requests.
 
-    python measure.py BEFORE AFTER --judge runs/manner/model
+    python measure.py BEFORE AFTER AFTER --judge runs/manner/model
 
 Of answers drawn at temperature 1 and of the likeliest: the share that a classifier calls rude, the share with a rude
 sentence of the desk's own grammar, the facts that are named, ROUGE-L against a polite reply, and characters; each
-with its interval, and the paired difference. Prints JSON.
+with its interval, and the paired difference from the first model. Prints JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Stats = dict[str, np.ndarray[Any, Any]]
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("models", nargs="+", metavar="MODEL", help="one, or before and after")
+    options.add_argument("models", nargs="+", metavar="MODEL", help="before, and after")
     options.add_argument("--judge", required=True, help="a classifier with the labels polite and rude")
     options.add_argument("--part", default="decide")
     options.add_argument("--seed", type=int, default=0)
@@ -74,8 +74,8 @@ def share(values: Any) -> np.ndarray[Any, Any]:
 
 def told(name: str, stats: Sequence[np.ndarray[Any, Any]]) -> dict[str, Any]:
     metric = METRICS.get(name.split(": ")[1], SHARE)
-    said: dict[str, Any] = {"values": [dataclasses.asdict(interval(each, metric)) for each in stats]}
-    return said if len(stats) < 2 else said | dataclasses.asdict(paired(stats[1], stats[0], metric))
+    values = [dataclasses.asdict(interval(each, metric)) for each in stats]
+    return {"values": values, "paired": [dataclasses.asdict(paired(each, stats[0], metric)) for each in stats[1:]]}
 
 
 if __name__ == "__main__":
