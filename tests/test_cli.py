@@ -17,6 +17,7 @@ import pytest
 import tyro
 
 from modelwright import __version__, cli
+from modelwright.recipes.align import WAYS
 from modelwright.recipes.flags import as_keys, parse
 from modelwright.train import allocator
 
@@ -184,11 +185,11 @@ def test_a_reader_that_left_is_no_fault() -> None:
 # -- flags
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", [*cli.COMMANDS, *(f"align {way}" for way in WAYS)])
 def test_help_has_a_text_for_every_flag_and_plain_names_of_their_values(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([name, "--help"]) == 0
+    assert cli.main([*name.split(), "--help"]) == 0
     said = capsys.readouterr().out
     assert "None" not in said
     body = "\n".join(line.strip("│ ") for line in said.splitlines() if not line.startswith(("╭", "╰")))

@@ -25,15 +25,19 @@ from modelwright.project.run import Run as RunProject
 from modelwright.project.show import Report
 from modelwright.recipes.bench import Bench
 from modelwright.recipes.chat import Chat
+from modelwright.recipes.dpo import Dpo
 from modelwright.recipes.evaluate import Evaluate
 from modelwright.recipes.flags import parse
 from modelwright.recipes.generate import Options as Generate
 from modelwright.recipes.generate import sampling
+from modelwright.recipes.grpo import Grpo
 from modelwright.recipes.merge import Options as Merge
 from modelwright.recipes.methods import RATES
 from modelwright.recipes.options import Pretrain
+from modelwright.recipes.ppo import Ppo
 from modelwright.recipes.pretrain import KINDS
 from modelwright.recipes.rank import Rank
+from modelwright.recipes.reward import Reward
 from modelwright.recipes.serve import Serve
 from modelwright.recipes.tokenizer import Tokenize
 from modelwright.recipes.tuning import Tune
@@ -52,6 +56,10 @@ OPTIONS: dict[str, Any] = {
     "merge": Merge,
     "evaluate": Evaluate,
     "rank": Rank,
+    "align reward": Reward,
+    "align dpo": Dpo,
+    "align ppo": Ppo,
+    "align grpo": Grpo,
     "generate": Generate,
     "chat": Chat,
     "bench": Bench,
@@ -126,7 +134,8 @@ def test_every_command_that_is_shown_can_be_typed(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     if words[-1] in ("--help", "--version"):
         return
-    asked = parse(OPTIONS[words[0]], words[1:], f"modelwright {words[0]}")
+    called = 2 if words[0] == "align" else 1  # words of the command itself
+    asked = parse(OPTIONS[" ".join(words[:called])], words[called:], f"modelwright {words[0]}")
     if words[0] == "pretrain":
         new = asked.size or asked.time or (asked.width and asked.layers)
         assert asked.resume or (asked.data and ((asked.steps or asked.time) if asked.init else new))

@@ -167,6 +167,22 @@ def test_at_first_kl_is_exactly_0_and_every_ratio_1(shape: str, kind: str, metho
     assert max(abs(ratio - 1) for ratio in ratios) < 1e-5
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_in_half_precision_ratios_are_1_within_its_rounding(method: str) -> None:
+    """Old log-probabilities are read in the precision that learns, whatever the engine wrote in."""
+    actor = actor_of(toy.model(louder=8), METHODS[method], precision="bf16")
+    answers, experience = experience_of(actor)
+    assert experience.told["kl"] == 0.0
+    exact = Reader()(actor.model, batch_of(answers, actor.prompter))[0]
+    assert experience.old is not None
+    assert (experience.old - exact).abs().max() > 1e-4, "it was rounded"
+    for some in minibatches(experience, epochs=1, rows=5, seed=0):
+        with torch.autocast("cpu", torch.bfloat16):
+            _, metrics = actor.method.loss(actor.model, some)  # type: ignore[attr-defined]
+        assert abs(metrics["ratio"] - 1) < 1e-2
+        assert metrics["ratio_max"] < 1.1
+
+
 @pytest.mark.parametrize("kind", ["full", "lora", "tuned"])
 def test_the_reference_stays_where_the_policy_began(kind: str) -> None:
     model = adapted("decoder", kind)
@@ -210,7 +226,9 @@ def test_neighbours_and_padding_change_nothing(shape: str) -> None:
     model, prompter = Critic(toy.model(shape, louder=30)), toy.prompter(shape)
     nn.init.normal_(model.value.weight, generator=torch.Generator().manual_seed(0))
     answers = write(model.policy, prompter, [*toy.prompts(6), *toy.prompts(6, length=9)], seed=1)
-    logps, values = Reader(rows=5)(model, batch_of(answers, prompter))
+    batch = batch_of(answers, prompter)
+    logps, values = Reader(rows=5)(model, batch)
+    assert (values[batch.weight == 0] == 0).all(), "nothing is expected but of an answer"
     for row, answer in enumerate(answers):
         alone = batch_of([answer], prompter)
         found = Reader()(model, alone)
@@ -249,6 +267,19 @@ def test_advantages_are_white_over_the_whole_experience_and_returns_are_not() ->
     assert inside.mean().abs() < 1e-5
     assert inside.std() == pytest.approx(1, abs=1e-3)
     assert experience.returns[experience.batch.weight > 0].mean() > 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_whitened_rewards_keep_their_mean(scale: float) -> None:
+    """With gamma 0 and a critic that expects nothing, a token's return is its reward."""
+    actor = actor_of(toy.model(), PPO(beta=0.0, gamma=0.0, whiten_rewards=True))
+    answers = actor.write(toy.prompts(4), seed=0, count=4)
+    scores = [scale * score for score in length(answers)]
+    made = actor.experience(answers, scores)
+    assert made.returns is not None
+    rewards = made.returns[made.batch.weight > 0]
+    assert rewards.std().item() == pytest.approx(1, abs=1e-4)
+    assert rewards.mean().item() == pytest.approx(sum(scores) / len(rewards), rel=1e-4)
 
 
 def test_what_is_taken_for_no_end_and_where_scores_are_cut() -> None:
@@ -372,6 +403,29 @@ def test_losses_and_gradients_are_those_of_the_papers_formulas(shape: str, kind:
         assert float(weight) == pytest.approx(float(terms[name][1]))
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_what_is_learned_from_once_need_not_be_read_before(beta: float) -> None:
+    """The same loss, gradient and numbers, and a forward less."""
+    model = adapted("decoder", "tuned")
+    actor = actor_of(model, GRPO(group=4, beta=beta))
+    answers = actor.write(toy.prompts(4), seed=0, count=4)
+    scores, found = length(answers), []
+    with torch.no_grad():  # away from the reference, which is a copy
+        next(p for name, p in model.named_parameters() if name.endswith(".B")).add_(0.05)
+    for once in (False, True):
+        experience = actor.experience(answers, scores, once=once)
+        assert (experience.old is None) == once
+        (only,) = minibatches(experience, epochs=1, rows=16, seed=0)
+        terms, metrics = GRPO(group=4, beta=beta).loss(model, only)
+        total, weight, _ = terms["policy"]
+        found.append((total / weight, gradient(model, total / weight), metrics))
+    (loss, slope, metrics), (again, other, told) = found
+    assert loss.item() == pytest.approx(again.item(), abs=1e-5)
+    torch.testing.assert_close(slope, other, atol=1e-5, rtol=1e-4)
+    assert told == pytest.approx(metrics, abs=1e-4)
+    assert told["kl3"] > 1e-3
+
+
 def test_grpo_at_first_has_a_loss_of_0_and_a_gradient() -> None:
     model = toy.model()
     _, experience = experience_of(actor_of(model, GRPO(group=4)))
@@ -440,20 +494,22 @@ def test_a_toy_is_learned_to_95_percent_of_its_best(method: str, seed: int) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("method", TOYS)
-def test_an_encoder_decoder_learns_the_same_toy_by_a_lora(method: str) -> None:
+def test_an_encoder_decoder_learns_the_same_toy(method: str, kind: str) -> None:
+    """By a LoRA nearly as well: a head that is frozen leaves every other word some probability."""
     how, prompts, rate, times = TOYS[method]
-    model = toy.model("encoder-decoder")
-    add_lora(model, LoRA(rank=4, targets=("q", "v", "up", "down")), torch.Generator().manual_seed(1))
-    trainer = Trainer(
-        model, toy.prompter("encoder-decoder"), how, rate=4 * rate, minibatch=64, epochs=2 if method == "ppo" else 1
-    )
+    model, epochs = toy.model("encoder-decoder", louder=1 if kind == "full" else 15), 2 if method == "ppo" else 1
+    if kind == "lora":
+        add_lora(model, LoRA(rank=4, targets=("q", "v", "up", "down")), torch.Generator().manual_seed(1))
+        rate *= 4
+    trainer = Trainer(model, toy.prompter("encoder-decoder"), how, rate=rate, minibatch=64, epochs=epochs)
     examples, scores = toy.prompts(prompts), []
     for _ in range(times):
         answers = trainer.write(examples)
         scores.append(trainer.step(answers, toy.share_of_a(answers))["score"])
     assert scores[0] < 0.15
-    assert scores[-1] > 0.5
+    assert scores[-1] >= (0.95 if kind == "full" else 0.85)
 
 
 # -- the loader, stopped and resumed -----------------------------------------------------------------------------
@@ -492,6 +548,21 @@ def test_prompts_come_once_an_epoch_in_an_order_of_its_own() -> None:
     list(islice(loader, 4))
     assert sorted(asked[:10]) == sorted(asked[10:]) == sorted(example.id for example in toy.prompts(10))
     assert asked[:10] != asked[10:]
+
+
+def test_a_prompt_that_comes_again_is_answered_anew() -> None:
+    model, written = toy.model(), list[tuple[int, ...]]()
+
+    def reward(answers: Sequence[Answer]) -> list[float]:
+        written.extend(answer.ids for answer in answers)
+        return length(answers)
+
+    loader = Rollouts(actor_of(model, GRPO(group=4)), toy.prompts(1), reward, prompts=1, count=4, minibatch=4, seed=0)
+    list(islice(loader, 3))
+    assert len(set(written)) == 12
+    again = Rollouts(loader.actor, toy.prompts(1), reward, prompts=1, count=4, minibatch=4, seed=1)
+    list(islice(again, 1))
+    assert len(set(written)) == 16, "another seed, other answers"
 
 
 @pytest.mark.parametrize("changes", [{"minibatch": 3}, {"accumulate": 3}, {"epochs": 0}])

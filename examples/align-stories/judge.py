@@ -1,6 +1,6 @@
 """Two judges of a story: one that can be counted, and so cheated, and one that is meant.
 
-    modelwright align ppo MODEL --prompts prompts.txt --reward judge.py:glad --gold judge.py:tells
+modelwright align ppo MODEL --prompts prompts.txt --reward judge.py:glad --gold judge.py:tells
 """
 
 from __future__ import annotations

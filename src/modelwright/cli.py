@@ -37,9 +37,11 @@ COMMANDS = {
     "merge": Command(
         "modelwright.recipes.merge", "adapt", "merge a LoRA into its base, and prove that nothing changed"
     ),
-    "align": Command("modelwright.recipes.align", "align", "align a model with preferences: a reward model, DPO"),
     "evaluate": Command("modelwright.recipes.evaluate", "evaluate", "measure a model on a task, or on a text"),
     "rank": Command("modelwright.recipes.rank", "align", "have people rank several answers to each prompt, on a page"),
+    "align": Command(
+        "modelwright.recipes.align", "align", "align a model with preferences or a reward: reward model, DPO, PPO, GRPO"
+    ),
     "generate": Command("modelwright.recipes.generate", "integrate", "continue a prompt, or fill its masks"),
     "chat": Command("modelwright.recipes.chat", "integrate", "talk with a model"),
     "serve": Command("modelwright.recipes.serve", "integrate", "serve a model over HTTP, as OpenAI's API"),

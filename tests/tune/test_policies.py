@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from test_align import pairs_in
+from test_align import words as align_words
 
 from modelwright import cli
 from modelwright.adapt.open import open_model
@@ -18,8 +19,6 @@ from modelwright.recipes.policies import apart, prompts_of
 from modelwright.recipes.rewards import reward_of
 from modelwright.train.rollout import Answer
 from tasks import COLOURS, TEXTS, task_in
-from test_align import pairs_in
-from test_align import words as align_words
 from tuned import came, losses, same, stopped, weights
 
 JUDGE = """
@@ -62,7 +61,7 @@ def test_a_policy_learns_what_is_rewarded(
     """A letter becomes more frequent on prompts kept apart, beyond the interval."""
     more = ["--prompts", prompts, "--reward", f"{judge}:letter", "--method", method]
     more += ["--group", "4", "--rate", "0.01", "--rounds", "20"] if way == "grpo" else PPO
-    assert cli.main(words(way, models[shape], tmp_path / "run", general, *more, "--no-heed")) == 0
+    assert cli.main(words(way, models[shape], tmp_path / "run", general, *more, "--go-on")) == 0
     found = came(capsys)
     change = found["judged"]["reward"]
     assert change["difference"]["low"] > 0
@@ -79,7 +78,17 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """A signal in the midst of a round waits for its end: the policy that wrote the answers is gone afterwards."""
-    more = ["--prompts", prompts, "--reward", f"{judge}:letter", "--target", "0.5", "--gold", f"{judge}:fewer", "--no-heed"]
+    more = [
+        "--prompts",
+        prompts,
+        "--reward",
+        f"{judge}:letter",
+        "--target",
+        "0.5",
+        "--gold",
+        f"{judge}:fewer",
+        "--go-on",
+    ]
     assert cli.main(words("ppo", models["decoder"], tmp_path / "whole", general, *more)) == 0
     whole = came(capsys)
     stopped(words("ppo", models["decoder"], tmp_path / "parts", general, *more), monkeypatch, 19)
@@ -183,5 +192,3 @@ def test_refused(
     assert cli.main([*args, *(["--output", str(tmp_path / "run")] if len(args) > 2 else [])]) == 2
     assert fault in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-

@@ -142,7 +142,7 @@ class Experience(Protocol):
     @property
     def batch(self) -> Rows: ...
     @property
-    def old(self) -> Tensor: ...  # log p of each token under the policy that drew it
+    def old(self) -> Any: ...  # log p of each token under the policy that drew it; None: this one did
     @property
     def advantages(self) -> Tensor: ...
     @property
@@ -170,7 +170,7 @@ def ppo(
         "policy": ((policy * mask).sum(), mask.sum(), 1.0),
         "value": ((value * mask).sum(), mask.sum(), value_coefficient),
     }
-    return terms, {**experience.told, **moved(logps, experience, clip)}
+    return terms, {**experience.told, **moved(logps, experience.old, experience.advantages, mask, clip)}
 
 
 def grpo(
@@ -187,34 +187,52 @@ def grpo(
     """
     mask = experience.batch.weight
     logps = read(model.eval(), experience.batch)  # (B, T)
-    loss = clipped_surrogate(logps, experience.old, experience.advantages, clip, above)
+    old = logps.detach() if experience.old is None else experience.old
+    loss = clipped_surrogate(logps, old, experience.advantages, clip, above)
     if beta:
         loss = loss + beta * kl(logps, experience.reference, "k3")
     weights = answer_weights(mask, per)
-    return {"policy": ((loss * weights).sum(), weights.sum(), 1.0)}, {
-        **experience.told, **moved(logps, experience, clip, above)
-    }  # fmt: skip
+    metrics = {**experience.told, **moved(logps, old, experience.advantages, mask, clip, above)}
+    if experience.old is None:
+        metrics |= strayed(old, experience.reference, mask)
+    return {"policy": ((loss * weights).sum(), weights.sum(), 1.0)}, metrics
 
 
 @torch.no_grad()
-def moved(logps: Tensor, experience: Experience, clip: float, above: float | None = None) -> dict[str, float]:
+def moved(
+    logps: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, clip: float, above: float | None = None
+) -> dict[str, float]:
     """How far the policy is from the one that drew: approxkl (k2), mean and largest ratio, the share that is clipped.
 
     Before the first step on some experience ratios are 1, but for rounding: else the two were not computed alike.
     """
-    answered = experience.batch.weight > 0
-    if not answered.any():
+    if not mask.any():
         return {"approxkl": 0.0, "ratio": 1.0, "ratio_max": 1.0, "clipfrac": 0.0}
-    gap = (logps - experience.old)[answered]  # (n)
-    advantages, ratio = experience.advantages[answered], gap.exp()
-    high, low = 1 + (clip if above is None else above), 1 - clip
-    clipped = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
+    gap, better = (logps - old)[mask > 0], advantages[mask > 0]  # (n) each
+    ratio, high, low = gap.exp(), 1 + (clip if above is None else above), 1 - clip
+    clipped = ((better > 0) & (ratio > high)) | ((better < 0) & (ratio < low))
     return {
         "approxkl": (gap.square().mean() / 2).item(),
         "ratio": ratio.mean().item(),
         "ratio_max": ratio.max().item(),
         "clipfrac": clipped.float().mean().item(),
     }
+
+
+@torch.no_grad()
+def strayed(old: Tensor, reference: Tensor | None, mask: Tensor) -> dict[str, float]:
+    """How sure a policy is, and how far from its reference, by the answers that it drew (B, T), in nats.
+
+    entropy: -log p a token, which is its entropy on average. kl: k1 of a whole answer, its tokens' summed, and its
+    standard error `kl_error`; kl3: the same of k3.
+    """
+    found = {"entropy": (-(old * mask).sum() / mask.sum().clamp(min=1)).item()}
+    if reference is not None:
+        each = (kl(old, reference) * mask).sum(1)  # (B)
+        found["kl"] = each.mean().item()
+        found["kl_error"] = (each.std(correction=0) / len(each) ** 0.5).item()
+        found["kl3"] = (kl(old, reference, "k3") * mask).sum(1).mean().item()
+    return found
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

@@ -11,7 +11,13 @@ WAYS = {
     "grpo": (grpo.main, "align a model with a reward, by groups of answers"),
 }
 LINES = "".join(f"  {name:<8} {line}\n" for name, (_, line) in WAYS.items())
-HELP = f"usage: modelwright align {{{','.join(WAYS)}}} ...\n\n{LINES}"
+HELP = f"""usage: modelwright align {{{",".join(WAYS)}}} MODEL [OPTIONS]
+
+Align a model with what people prefer, or with a reward.
+
+{LINES}
+modelwright align WAY --help lists the options of each.
+"""
 
 
 def main(argv: list[str]) -> int:

@@ -121,8 +121,8 @@ class Policy:
     """Prompts kept apart that are answered each time."""
     measured: int = 400
     """Prompts kept apart that are answered before and after."""
-    heed: bool = True
-    """End the run when an alarm rings, and keep the best moment before it."""
+    go_on: bool = False
+    """Go on when an alarm rings, which else ends the run with the best moment before it."""
     general: tuple[str, ...] = ()
     """Text to measure forgetting on: files, folders, globs; by default dialogues of the embedded desk."""
     precision: Precision | None = None
@@ -293,7 +293,7 @@ def learn(args: Policy, ready: Ready, model: nn.Module, rollouts: Rollouts, scre
     best, stopped = best_of(args, ready, model), ""
     answers = args.batch * args.count * rollouts.epochs // rollouts.steps  # to a step
     every = rollouts.steps * -(-args.rounds // min(args.tests, args.rounds))
-    with Monitor(args.output, steps, answers, screen, run.start, Limits(), args.heed) as watch:
+    with Monitor(args.output, steps, answers, screen, run.start, Limits(), not args.go_on) as watch:
         try:
             run.fit(
                 method.loss, steps=steps, accumulate=1, clip=args.clip, precision=args.precision,

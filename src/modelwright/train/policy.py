@@ -48,7 +48,7 @@ class PPO:
     bound: float | None = None
     """Scores are cut to -bound to bound."""
     whiten_rewards: bool = False
-    """Rewards over their standard deviation, their mean kept, so that a reward's scale means nothing."""
+    """The rewards of all tokens get a standard deviation of 1 and keep their mean, as in OpenAI's code of 2019."""
 
     @property
     def needs_reference(self) -> bool:
@@ -60,6 +60,7 @@ class PPO:
     def experience(self, seen: Seen, beta: float) -> Experience:
         """Advantages are white over the whole experience, and 0 behind the ends; returns are of those before."""
         assert seen.reference is not None
+        assert seen.old is not None
         assert seen.values is not None, "PPO needs a Critic"
         mask = seen.batch.weight
         scores = finished(seen, self.unfinished, self.bound)
@@ -186,8 +187,8 @@ class Trainer:
 
         Raises ValueError for scores that are not one finite number for each answer.
         """
-        experience = self.actor.experience(answers, scores)
         steps = self.epochs * -(-len(answers) // self.minibatch)
+        experience = self.actor.experience(answers, scores, once=steps == 1)
         numbers: list[dict[str, Any]] = []
         some = minibatches(experience, epochs=self.epochs, rows=self.minibatch, seed=mixed(self.seed) ^ self.written)
         fit(

@@ -33,7 +33,7 @@ from modelwright.infer.packed import prepare
 from modelwright.infer.sample import NEVER, Sampling, generators
 from modelwright.infer.text import Encoded
 from modelwright.losses.language import read
-from modelwright.losses.policy import Controller, explained_variance, kl
+from modelwright.losses.policy import Controller, explained_variance, strayed
 from modelwright.model.heads import Critic, policy_of
 from modelwright.model.transformer import Transformer
 from modelwright.train.loop import Precision
@@ -130,7 +130,7 @@ class Experience:
     """Answers as a policy learns from them: a row each, padded on the right. `batch.weight` is the mask."""
 
     batch: Batch
-    old: Tensor  # (B, T) log p when they were drawn, as the training's own forward has it
+    old: Tensor | None  # (B, T) log p when they were drawn, as the training's own forward has it; None: it will say
     reference: Tensor | None  # (B, T) log p under the reference
     advantages: Tensor  # (B, T)
     values: Tensor | None  # (B, T) what the critic expected before each token; None without one
@@ -231,7 +231,7 @@ class Seen(NamedTuple):
     batch: Batch
     scores: Tensor  # (B)
     ended: Tensor  # (B)
-    old: Tensor  # (B, T)
+    old: Tensor | None  # (B, T)
     reference: Tensor | None  # (B, T)
     values: Tensor | None  # (B, T)
 
@@ -277,48 +277,44 @@ class Actor:
         policy = policy_of(self.model)
         return write(policy, self.prompter, examples, seed=seed, count=count, max_new=max_new, texts=self.texts)
 
-    def experience(self, answers: Sequence[Answer], scores: Sequence[float]) -> Experience:
+    def experience(self, answers: Sequence[Answer], scores: Sequence[float], *, once: bool = False) -> Experience:
         """What was written, by the policy of this moment, and what it was worth -> what to learn from.
+
+        once: all of it is learned from in a single step. Then the policy that learns is the one that wrote, and where
+        there is no critic it need not be read before: a forward is saved, and the loss tells entropy and KL.
 
         Raises ValueError for scores that are not one finite number for each answer.
         """
         judged = checked(answers, scores)
         device = next(self.model.parameters()).device
         batch = _each(batch_of(answers, self.prompter), lambda tensor: tensor.to(device))
-        old, *values = self.reader(self.model, batch)
+        said = [] if once and not isinstance(self.model, Critic) else self.reader(self.model, batch)
+        old, values = (*said, None, None)[:2]
         reference = None if self.reference is None else self.reference(batch, self.reader)
         ended = torch.tensor([answer.ended for answer in answers])
-        seen = Seen(answers, batch, judged.to(device), ended.to(device), old, reference, values[0] if values else None)
+        seen = Seen(answers, batch, judged.to(device), ended.to(device), old, reference, values)
         made = self.method.experience(seen, self.controller.value)
         numbers = told(seen, made) | {"beta": self.controller.value}
-        if reference is not None:
+        if "kl" in numbers:
             self.controller.update(numbers["kl"], len(answers))
         return replace(made, told=numbers | made.told)
 
 
 def told(seen: Seen, made: Experience) -> dict[str, float]:
-    """What a monitor wants to know of an experience; means are over answers, entropy over tokens, in nats.
-
-    kl: k1 of a whole answer, its tokens' summed, with its standard error `kl_error`; kl3: the same of k3. reward: the
-    score less the penalty. entropy: -log p of what was drawn, which is its entropy on average. constant: 1 where all
-    scores are one number, so that nothing can be learned.
+    """What a monitor wants to know of an experience, beside what the method and `losses.policy.strayed` say; means over
+    answers. constant: 1 where all scores are one number, so that nothing can be learned.
     """
     mask = seen.batch.weight
-    lengths = mask.sum(1)
     found = {
         "score": seen.scores.mean().item(),
         "score_std": seen.scores.std(correction=0).item(),
         "constant": float(bool((seen.scores == seen.scores[0]).all())),
-        "entropy": (-(seen.old * mask).sum() / mask.sum().clamp(min=1)).item(),
-        "length": lengths.mean().item(),
+        "length": mask.sum(1).mean().item(),
         "ended": seen.ended.float().mean().item(),
         "repetition": sum(repetition(answer.ids) for answer in seen.answers) / len(seen.answers),
     }
-    if seen.reference is not None:
-        each = (kl(seen.old, seen.reference) * mask).sum(1)  # (B)
-        found["kl"] = each.mean().item()
-        found["kl_error"] = (each.std(correction=0) / len(each) ** 0.5).item()
-        found["kl3"] = (kl(seen.old, seen.reference, "k3") * mask).sum(1).mean().item()
+    if seen.old is not None:
+        found |= strayed(seen.old, seen.reference, mask)
     if made.values is not None and made.returns is not None:
         found["explained"] = explained_variance(made.values, made.returns, mask)
     return found
@@ -394,11 +390,11 @@ class Rollouts(Places):
         """Of the prompts from place `start` on."""
         examples = [self.examples[self._row(at)] for at in range(start, start + self.prompts)]
         answers = self.actor.write(examples, seed=self.key(start), count=self.count)
-        return self.actor.experience(answers, self.reward(answers))
+        return self.actor.experience(answers, self.reward(answers), once=self.steps == 1)
 
     def key(self, start: int) -> int:
         """The seed of all chance in the experience that begins at place `start`."""
-        return mixed(mixed(self.seed) ^ mixed(start))
+        return mixed(mixed(mixed(self.seed)) + start)
 
     def _row(self, place: int) -> int:
         epoch, at = divmod(place, self.rows)
