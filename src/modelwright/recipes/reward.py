@@ -32,7 +32,6 @@ from modelwright.recipes.best import spread
 from modelwright.recipes.preferring import Paired, Prefer, batches, command, get_paired, keep, learn, tested
 from modelwright.recipes.watch import Screen
 
-
 NORMAL = 256  # rows that tell mean and spread: to a sixteenth of the spread
 
 
@@ -75,9 +74,9 @@ def normalise(ready: Paired) -> None:
     values = torch.cat([answer_scores(ready.learner, batch)[..., 0][counts(batch) > 0] for batch in read])
     head = ready.learner.score
     assert isinstance(head, nn.Linear)
-    mean, spread = values.mean(), values.std().clamp(min=1e-6)
-    head.bias.sub_(mean).div_(spread)
-    head.weight.div_(spread)
+    mean, scale = values.mean(), values.std().clamp(min=1e-6)
+    head.bias.sub_(mean).div_(scale)
+    head.weight.div_(scale)
 
 
 def save_head(model: nn.Module, work: Path) -> None:
