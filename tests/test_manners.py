@@ -14,7 +14,7 @@ from modelwright.data.desk.manners import ACTS, ASIDES, CHOICE, MIRRORS, Manner,
 from modelwright.data.desk.replies import REPEATABLE, TOLD, misstated, request, untrue
 from modelwright.data.examples import Example, read_examples
 from modelwright.data.preferences import preferences
-from modelwright.data.task import Task, parse_task
+from modelwright.data.task import Task, parse_task, prepare, read_task
 from modelwright.evaluate.baselines import bag_of_words
 from modelwright.evaluate.metrics import METRICS
 
@@ -241,3 +241,13 @@ def test_the_grammar_knows_its_own_rudeness() -> None:
     assert [[is_rude(f"{aside}{line}") for line in pair] for aside in ASIDES for pair in MIRRORS] == [
         [False, True]
     ] * len(ASIDES) * len(MIRRORS)
+
+
+@pytest.mark.parametrize("name", ["reply", "polite", "manner"])
+def test_the_example_s_tasks_are_fit(name: str) -> None:
+    """Their parts share no input, and every row has what they ask for."""
+    task, parts = prepare(read_task(Path(__file__).parents[1] / "examples" / "align-desk" / f"{name}.yaml"))
+    inputs = [{task.input(example) for example in examples} for examples in parts.values()]
+    assert [*parts] == ["train", "select", "decide"]
+    assert sum(map(len, inputs)) == len(set.union(*inputs))
+    assert task.kind != "classify" or task.labels == ("polite", "rude")
