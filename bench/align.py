@@ -87,7 +87,7 @@ def our_dpo(model: Any, words: Any, steps: int) -> float:
     task = conversation_task()
     rows = compared(pairs, task, answers_of(task, words, "decoder", 256, None), (256, 0)).rows
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    loss, marks = direct_preference(lambda policy: nullcontext(frozen), 0.1), list[float]()
+    loss, marks = direct_preference(lambda: nullcontext(frozen), 0.1), list[float]()
     fit(
         model, Examples(rows, length=256, batch=DPO["pairs"], seed=0), loss, make(model, lr=1e-6, decay=0.0),
         steps=steps + SKIPPED, precision="bf16", after_step=lambda step, said: marks.append(time.perf_counter()),

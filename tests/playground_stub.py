@@ -22,19 +22,22 @@ from starlette.routing import Route
 
 PAGE = Path(__file__).parents[1] / "src" / "modelwright" / "serve" / "pages" / "playground.html"
 WORDS = [" The", " lamp", " in", " the", " hall", " was", " lit", ",", " and", " nobody", " knew", " why", ".", "\n"]
+SEED = 2**53 - 1  # of what is drawn, where none is asked for
 CHANCES = (0.5, 0.25, 0.125, 0.0625, 0.0625)  # of the only candidates, which stand in this order beside each token
 OTHERS = (" a", " one", " that", " <b>bold</b>")
+LABELS = ["praise", "billing", "delivery"]  # the second is chosen: a model gives it 4%, and the others 0.5% each
 EVIL = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>"
 
 
 def model(name: str, **about: Any) -> dict[str, Any]:
     known = {"shape": "decoder", "chat": False, "context": 1024, "adapter_of": None, "contract": None, "columns": None}
+    own = {"max_tokens": 64, "temperature": 0.7, "top_k": 20, "top_p": None, "min_p": None, "repetition_penalty": 1.1}
     return {
         "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "modelwright",
-        "modelwright": known | {"vocabulary": 5} | about,
+        "modelwright": known | {"vocabulary": 5, "labels": None, "sampling": own} | about,
     }
 
 
@@ -43,6 +46,7 @@ MODELS = [
     model("polite", chat=True, adapter_of="base"),
     model("triage", contract="c0ffee" * 8, columns=["subject", "message"], chat=True, shape="encoder-decoder"),
     model("summary", contract="decade" * 8, columns=["text"], chat=True),
+    model("sorter", contract="facade" * 8, columns=["text"], chat=True, labels=LABELS, sampling=None),
     model("reader", shape="encoder"),
 ]
 
@@ -92,6 +96,11 @@ def asked(body: dict[str, Any]) -> str:
 
 def answer(body: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """The chunks: a text, and its tokens."""
+    if body["model"] == "sorter" and not body.get("raw"):
+        chances = {1: 0.04, 0: 0.005, 2: 0.005}
+        found = [{"id": at, "text": f" {LABELS[at]}", "logprob": math.log(p), "after": {"labels": p / 0.05}}
+                 for at, p in chances.items()]  # fmt: skip
+        return [(" billing", [found[0] | {"likely": found[: body.get("likely", 0)]}])]
     words = WORDS * 20 if "slow" in asked(body) else WORDS
     if "script" in asked(body):
         words = [" See", " " + EVIL, " there"]
@@ -116,7 +125,8 @@ async def stream(stub: Stub, body: dict[str, Any], chat: bool) -> AsyncIterator[
         for at, (text, tokens) in enumerate(chunks):
             await asyncio.sleep(0.1 if "slow" in asked(body) else 0.01)
             said = {"delta": {"content": text}} if chat else {"text": text}
-            yield event({"choices": [{"index": 0, **said, "tokens": tokens, "finish_reason": None}]})
+            drawn = {} if body.get("temperature") == 0 else {"modelwright": {"seed": body.get("seed", SEED)}}
+            yield event({"choices": [{"index": 0, **said, "tokens": tokens, "finish_reason": None}], **drawn})
             if at == 2 and "break" in asked(body):
                 yield event({"error": {"message": "the engine stumbled over this text", "type": "server_error"}})
                 yield "data: [DONE]\n\n"

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
+from rich.console import Console
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from modelwright.recipes.bench import length, limit, main
+from modelwright.recipes.bench import length, limit, main, show
 from modelwright.recipes.load import Answer, Ask, arrivals, arrive, asks, look, memory, resident, spread, summary
 
 ROOT = Path(__file__).parents[1]
@@ -323,6 +324,15 @@ def test_the_report_says_it_all(stub: Any, capsys: Any) -> None:
         "MiB at the start",
     ):  # fmt: skip
         assert words in said
+
+
+def test_the_table_fits_a_narrow_terminal(capsys: Any) -> None:
+    slow = [Answer(due=0.0, sent=0.0, pieces=[599.0, 1199.0], end=1799.0, tokens=2)]  # each time 599 s or more
+    show({**summary(slow), "memory": None, "url": "u", "concurrency": 8, "input": "1", "output": "1", "seed": 0,
+          "planned": 1, "interrupted": False}, Console(width=80))  # fmt: skip
+    table = capsys.readouterr().out.splitlines()[3:]
+    assert len(table) == 1 + 5
+    assert table[-2].split()[-4:] == ["1,799,000.0"] * 4
 
 
 # -- mistakes ------------------------------------------------------------------------------------

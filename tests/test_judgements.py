@@ -35,8 +35,9 @@ def test_undo_is_a_line_more_and_nothing_is_rewritten(tmp_path: Path) -> None:
         journal.add(ONE)
         journal.add(replace(ONE, id="b", labeller="Ben"))
         before = path.read_bytes()
-        assert journal.take_back("Anna") == ONE
-        assert journal.take_back("Anna") is None
+        assert journal.take_back("Anna", "another") is None
+        assert journal.take_back("Anna", ONE.id) == ONE
+        assert journal.take_back("Anna", ONE.id) is None
         assert path.read_bytes().startswith(before)
         assert journal.add(replace(ONE, id="c", ranks=(1, 2)))
     with Journal(path) as journal:

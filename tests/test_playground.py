@@ -23,7 +23,7 @@ if CHROMIUM is None:
 
 from playwright.sync_api import Browser, Locator, Page, expect  # noqa: E402
 
-from playground_stub import WORDS, Stub, serving  # noqa: E402
+from playground_stub import SEED, WORDS, Stub, serving  # noqa: E402
 
 pytestmark = pytest.mark.slow
 STORY = "".join(WORDS)
@@ -129,6 +129,7 @@ def test_a_text_comes_token_by_token_after_its_prompt(opened: Callable[..., Page
     assert re.search(r"at [\d.]+/s", took)
     assert re.search(r"first after [\d.]+ m?s", took)
     assert "ended by itself" in took
+    assert f"seed {SEED}" in took
     assert stub.bodies == [
         {
             "model": "base",
@@ -198,8 +199,32 @@ def test_a_greedy_card_has_the_model_alone_and_tells_of_the_candidates_not_shown
     page.get_by_role("button", name="More").click()
     put(page, likely="1")
     write(page, "Once").locator(".token").nth(3).hover()
+    expect(page.locator(".took")).not_to_contain_text("seed")
     rows = [texts(row.locator("th, td")) for row in page.locator("#card tbody tr").all()]
     assert rows == [["␣a", "50.0%", ""], ["␣the", "25.0%", "chosen"], ["4 others, with it", "50.0%", ""]]
+
+
+def test_a_label_is_shown_among_the_labels(opened: Callable[..., Page]) -> None:
+    page = opened()
+    page.locator("[name=model]").select_option("sorter")
+    expect(page.locator(".facts")).to_contain_text("chooses among 3 labels")
+    for setting in ("max_tokens", "temperature", "draw"):
+        expect(page.locator(f"[name={setting}]").first).to_be_hidden()
+    token = write(page, "The parcel").locator(".token")
+    assert token.all_text_contents() == [" billing"]
+    assert token.get_attribute("data-level") == "2"  # 80% of what the labels have, though the model gives it 4%
+    token.hover()
+    card = page.locator("#card")
+    expect(card.locator(".headline")).to_contain_text("80.0%")
+    expect(card.locator(".headline .soft")).to_have_text("among the labels, the likeliest")
+    assert [texts(row.locator("th, td")) for row in card.locator("tbody tr").all()] == [
+        ["␣billing", "4.0%", "80.0%", "chosen"],
+        ["␣praise", "0.50%", "10.0%", ""],
+        ["␣delivery", "0.50%", "10.0%", ""],
+        ["all else", "95.0%", "", ""],
+    ]
+    page.get_by_label("The prompt as it stands").check()
+    expect(page.locator("[name=temperature]")).to_be_visible()
 
 
 def test_the_keyboard_walks_over_the_tokens_and_back_out(opened: Callable[..., Page]) -> None:
@@ -241,11 +266,11 @@ def test_markup_in_a_model_s_text_is_text(opened: Callable[..., Page]) -> None:
 
 def test_an_encoder_is_not_offered(opened: Callable[..., Page]) -> None:
     page = opened()
-    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "triage", "summary"])
+    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "triage", "summary", "sorter"])
     choose(page, "mode", "chat")
-    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "summary"])
+    expect(page.locator("[name=model] option")).to_have_text(["base", "polite", "summary", "sorter"])
     choose(page, "mode", "fields")
-    expect(page.locator("[name=model] option")).to_have_text(["triage", "summary"])
+    expect(page.locator("[name=model] option")).to_have_text(["triage", "summary", "sorter"])
 
 
 # -- what is sent -------------------------------------------------------------------------------
@@ -298,6 +323,30 @@ def test_every_setting_is_sent_as_it_was_said(opened: Callable[..., Page], stub:
     assert said.items() <= sampled.items()
     assert sampled["stop"] == ["END", "\n\n"]
     assert not {"temperature", "top_k", "top_p", "min_p", "seed"} & set(own_settings)
+
+
+def test_the_model_s_own_settings_are_shown_and_those_that_were_typed_come_back(
+    opened: Callable[..., Page], stub: Stub
+) -> None:
+    page = opened()
+    drawn = ("temperature", "top_k", "top_p", "seed")
+    put(page, temperature="1.5", seed="3")
+
+    def shown(said: str = "value") -> list[str | None]:
+        found = [page.locator(f"[name={name}]") for name in drawn]
+        return [one.input_value() if said == "value" else one.get_attribute(said) for one in found]
+
+    choose(page, "draw", "own")
+    assert (shown(), shown("placeholder")) == (["0.7", "20", "", "3"], ["none", "none", "none", "any"])
+    assert page.locator("[name=max_tokens]").get_attribute("placeholder") == "64"
+    write(page, "Once")  # what the model draws by its own settings can be drawn again
+    assert (stub.bodies[0]["seed"], "temperature" in stub.bodies[0]) == (3, False)
+    choose(page, "draw", "greedy")
+    choose(page, "draw", "own")
+    choose(page, "draw", "sampling")
+    assert shown() == ["1.5", "40", "0.95", "3"]
+    page.locator("[name=model]").select_option("triage")  # its prompt stands as it is: nothing is known
+    assert (shown(), shown("placeholder")) == ([""] * 4, [*["model’s own"] * 3, "any"])
 
 
 def test_a_chat_keeps_its_turns_and_forgets_them_when_asked(opened: Callable[..., Page], stub: Stub) -> None:
@@ -363,6 +412,22 @@ def test_a_model_of_a_task_with_one_column_answers_each_message_by_itself(
         [{"role": "user", "content": "One?"}],
         [{"role": "user", "content": "Two?"}],
     ]
+
+
+def test_a_system_message_that_is_not_sent_is_told(opened: Callable[..., Page]) -> None:
+    page = opened()
+    choose(page, "mode", "chat")
+    system, why = page.locator("#system"), page.locator("#system-why")
+    expect(why).to_have_text("")
+    page.locator("[name=model]").select_option("summary")
+    expect(system).to_be_disabled()
+    expect(why).to_contain_text("not for summary, tuned on a task")
+    choose(page, "panes", "2")
+    page.locator("[name=model]").nth(1).select_option("base")
+    expect(system).to_be_enabled()  # for the one of the two that takes it
+    expect(why).to_contain_text("not for summary,")
+    page.locator("[name=model]").nth(0).select_option("polite")
+    expect(why).to_have_text("")
 
 
 @pytest.mark.parametrize("mode", ["prompt", "chat", "fields"])
@@ -449,6 +514,15 @@ def test_in_a_low_window_a_pane_scrolls_and_nothing_of_it_lies_over_the_prompt(o
         assert pane.evaluate("p => p.scrollHeight > p.clientHeight && getComputedStyle(p).overflowY") == "auto"
         pane.locator(".said").scroll_into_view_if_needed()
         expect(pane.locator(".said")).to_be_in_viewport()
+
+
+def test_what_a_model_is_can_be_read_beside_another(opened: Callable[..., Page]) -> None:
+    page = opened(viewport={"width": 1280, "height": 800})
+    choose(page, "panes", "2")
+    page.locator("[name=model]").nth(1).select_option("triage")
+    facts = page.locator(".facts").nth(1)
+    expect(facts).to_have_text("encoder-decoder · context 1,024 · contract c0ffeec0")
+    assert facts.evaluate("node => node.scrollWidth <= node.clientWidth")
 
 
 def test_control_and_enter_write_from_wherever_one_is(opened: Callable[..., Page]) -> None:

@@ -153,6 +153,9 @@ def test_calls_are_read_of_nothing_but_calls() -> None:
     assert calls_of(f" {one}\n{two}", ["f", "g"]) == [("f", '{"x": 1}'), ("g", "{}")]
     for none in (f"{one} and", f"so {one}", one[:-1], two, '{"name": "f"}', '{"name": "f", "arguments": 1}', "", "[]"):
         assert calls_of(none, ["f"]) == []
+    assert calls_of(f"{one} {one}\n{one[:-1]}", ["f"], cut=True) == [("f", '{"x": 1}')] * 2
+    for none in (f"{one} and", one[:-1], f"{two} {one[:-1]}"):
+        assert calls_of(none, ["f"], cut=True) == []
 
 
 def test_a_call_is_held_back_and_other_text_is_not() -> None:
@@ -162,7 +165,7 @@ def test_a_call_is_held_back_and_other_text_is_not() -> None:
         return [found for piece in pieces if (found := calls.take(piece)) is not None]
 
     [call] = shown("", '{"name"', ': "f", "arguments": ', '{"x": 1}}')
-    assert (call.text, call.calls, call.finish) == ("", [("f", '{"x": 1}')], "stop")
+    assert (call.text, call.calls, call.finish) == ("", [("f", '{"x": 1}')], "tool_calls")
     assert [piece.text for piece in shown("so ", "it ", "{ goes")] == ["so ", "it ", "{ goes"]
     assert [piece.text for piece in shown("Use a ", "{set}", " of")] == ["Use a ", "{set}", " of"]
     assert [piece.text for piece in shown("{", "x}")] == ["{x}"]
@@ -177,18 +180,21 @@ def test_a_call_is_held_back_and_other_text_is_not() -> None:
 
 
 CALL = '{"name": "f", "arguments": {}}'
+CUT = -1  # one call, and what the length cut of another; text where it was not the length
 
 
 @pytest.mark.parametrize("finish", ["stop", "length"])
 @pytest.mark.parametrize(
     ("text", "called"),
     [
-        (CALL, 1), (f"{CALL}\n{CALL}", 2), (CALL[:-1], 0), (f"{CALL}\n{CALL[:9]}", 0), (f" {CALL}", 0), ("{", 0),
+        (CALL, 1), (f"{CALL}\n{CALL}", 2), (CALL[:-1], 0), (f"{CALL}\n{CALL[:9]}", CUT), (f" {CALL}", 0), ("{", 0),
         (f"I {CALL}", 0), (f"\n\n{CALL}", 0), ("a {b}", 0), ("", 0),
     ],
 )  # fmt: skip
 def test_calls_do_not_depend_on_how_a_text_is_cut(text: str, called: int, finish: str) -> None:
     """A text of two choices, cut in two anywhere and in characters, with a last piece that is empty or is not."""
+    reason = "tool_calls" if called > 0 else finish
+    called = int(finish == "length") if called == CUT else called
     cuts = [[text[:at], text[at:]] for at in range(len(text) + 1)] + [[*text, ""], ["", *text]]
     for parts in cuts:
         calls, shown = Calls(["f"]), [[], []]  # type: tuple[Calls, list[list[Piece]]]
@@ -201,7 +207,7 @@ def test_calls_do_not_depend_on_how_a_text_is_cut(text: str, called: int, finish
         first, second = form.answer(shown, Usage(1, 7))["choices"]
         message = first["message"]
         assert (second["message"]["content"], second["finish_reason"]) == ("plain", finish)
-        assert first["finish_reason"] == ("tool_calls" if called else finish)
+        assert first["finish_reason"] == reason
         assert len(message.get("tool_calls", [])) == called
         assert message["content"] == (None if called else text)
         deltas = [

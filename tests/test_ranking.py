@@ -144,12 +144,27 @@ def test_undo_brings_back_what_was_judged_last(journal: Journal) -> None:
     judge_all(labelling, "Ben", most=2)
     seen = judge_all(labelling, "Anna", most=3)
     for wanted in reversed(seen):
-        assert labelling.undo("Anna")
+        last = labelling.turn("Anna").last or ""
+        assert not labelling.undo("Anna", "another")
+        assert labelling.undo("Anna", last)
+        assert not labelling.undo("Anna", last)  # asked for twice, it happens once
         turn = labelling.turn("Anna")
         assert turn.item is not None
         assert turn.item.id == wanted
-    assert not labelling.undo("Anna")
+    assert labelling.turn("Anna").last is None
     assert labelling.turn("Ben").ranked == 2
+
+
+def test_ranks_are_of_the_completions_as_they_were_shown_under_any_spelling(journal: Journal) -> None:
+    """One window says anna before anything is judged, another Anna: the first window's ranks keep their meaning."""
+    labelling = begin(journal)
+    early = labelling.turn("anna")
+    assert early.item is not None
+    other = labelling.turn(" Anna ")
+    assert early.order == other.order
+    labelling.judge("first-one", "Anna", labelling.turn("Anna").item.id, None, 1.0)  # type: ignore[union-attr]
+    labelling.undo("Anna", "first-one")
+    assert labelling.turn("anna").order == early.order
 
 
 def test_a_name_is_the_same_whatever_its_case_and_spaces(journal: Journal) -> None:
@@ -196,7 +211,7 @@ def test_from_the_first_turn_to_the_agreement(client: TestClient, journal: Journ
     assert (second["kept"], second["item"]["id"], second["progress"]["ranked"]) == (True, "p:2", 1)
     end = client.post("/judge", json=said(item="p:2", ranks=None)).json()
     assert (end["item"], end["agreement"], end["progress"]["skipped"]) == (None, {"alpha": 0.5}, 1)
-    again = client.post("/undo", json={"labeller": "Anna"}).json()
+    again = client.post("/undo", json={"labeller": "Anna", "judgement": end["last"]}).json()
     assert (again["item"]["id"], again["progress"]) == ("p:2", {"ranked": 1, "skipped": 0, "of": 2})
     assert [one.seconds for one in journal] == [4.2]
 

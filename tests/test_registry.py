@@ -264,7 +264,15 @@ def test_settings_left_out_are_the_models_own() -> None:
         completion(prompt="a")
     )
     assert (sampling.temperature, sampling.top_k, sampling.max_new) == (0.6, 9, 33)
+    own = Served("a", build(do_sample=True, temperature=0.6, top_k=9, max_new_tokens=33)).json["modelwright"]
+    assert own["sampling"] == {
+        "max_tokens": 33, "temperature": 0.6, "top_k": 9, "top_p": None, "min_p": None, "repetition_penalty": 1.0,
+    }  # fmt: skip
+    tuned = Served("a", build(temperature=0.6, do_sample=True), task(decoding={"max_new": 7, "temperature": 0.5}))
+    assert {"max_tokens": 7, "temperature": 0.5}.items() <= tuned.json["modelwright"]["sampling"].items()
+    assert Served("a", build(do_sample=True, temperature=-1)).json["modelwright"]["sampling"] is None
     plain = Served("a", build())
+    assert plain.json["modelwright"]["sampling"]["temperature"] == 0
     assert plain.sampling(completion(prompt="a")).temperature == 0
     assert plain.sampling(completion(prompt="a", n=2)).temperature == 1
     assert plain.sampling(completion(prompt="a", n=2, temperature=0)).temperature == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -166,18 +167,30 @@ def test_a_label_is_chosen_as_where_it_was_measured(sorting: Running, name: str)
     assert not sorting.service.worker.weighing
 
 
-def test_a_label_is_told_with_its_own_log_probability(sorting: Running) -> None:
-    client, lm = at(sorting), SORTERS["decoder"]
-    [label] = measured(lm, SORT, ["the cat"])
-    done = client.completions.create(model="decoder", prompt="the cat", logprobs=2).choices[0]
-    assert done.logprobs is not None
-    assert "".join(done.logprobs.tokens or ()) == done.text
-    prompter = Served("a", lm, SORT).prompter
+@pytest.mark.parametrize("name", ["decoder", "encoder-decoder"])
+def test_labels_are_told_with_their_probabilities(sorting: Running, name: str) -> None:
+    """As whole answers, their ends included: by the model itself, and each one's share of what all labels have."""
+    client, lm = at(sorting), SORTERS[name]
+    prompter, example = Served("a", lm, SORT).prompter, Example("0", {"text": "the cat"})
     assert prompter is not None
-    example = Example("0", {"text": "the cat"})
-    ids = prompter.completion(example, label)
-    [alone] = ModelScorer(lm).loglikelihood([prompter.prompt(example)], [ids])
-    assert sum(lp or 0 for lp in done.logprobs.token_logprobs or ()) == pytest.approx(alone.logp, abs=1e-3)
+    about = client.models.retrieve(name).model_dump()["modelwright"]
+    assert (about["labels"], about["sampling"]) == (list(SORT.labels), None)
+    ids = prompter.labels(example)
+    alone = [one.logp for one in ModelScorer(lm).loglikelihood([prompter.prompt(example)] * len(ids), ids)]
+    total = sum(map(math.exp, alone))
+    done = client.completions.create(model=name, prompt="the cat", logprobs=2, extra_body={"likely": 50}).choices[0]
+    [token] = done.model_extra["tokens"] if done.model_extra else ()
+    logps = {one["id"]: one["logprob"] for one in token["likely"]}
+    assert [logps[at] for at in range(len(ids))] == pytest.approx(alone, abs=1e-3)
+    assert [one["logprob"] for one in token["likely"]] == sorted(logps.values(), reverse=True)
+    for one in token["likely"]:
+        assert one["text"].strip() == SORT.labels[one["id"]]
+        assert one["after"] == {"labels": pytest.approx(math.exp(one["logprob"]) / total, rel=1e-2)}
+    assert (token["text"], token["id"]) == (done.text, token["likely"][0]["id"])
+    assert done.logprobs is not None
+    assert (done.logprobs.tokens, done.logprobs.token_logprobs) == ([done.text], [token["logprob"]])
+    first, second = token["likely"][:2]
+    assert done.logprobs.top_logprobs == [{one["text"]: one["logprob"] for one in (first, second)}]
 
 
 def test_a_label_is_never_cut_and_follows_no_schema_and_may_be_left_for_free_writing(sorting: Running) -> None:

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelwright.infer.complete import complete
+from modelwright.infer.text import eos_ids
 from modelwright.serve.protocol import BODY
 from modelwright.serve.registry import Served
 from served import GPT2, Running, build, serving, until
@@ -103,6 +104,33 @@ def test_several_prompts_and_samples_in_order(models: list[Served], client: open
     assert [choice.text for choice in again.choices] != [choice.text for choice in other.choices]
     greedy = client.completions.create(prompt="a dog", n=2, **{**asked, "temperature": 0})
     assert greedy.choices[0].text == greedy.choices[1].text
+
+
+def test_a_load_is_written_to_the_length_that_it_asks_for(models: list[Served], client: openai.OpenAI) -> None:
+    [end, *_] = eos_ids(models[0].lm)
+    asked: dict[str, Any] = {"model": "chatty", "prompt": "the cat", "max_tokens": 5, "logit_bias": {str(end): 100}}
+    ended = client.completions.create(**asked)
+    assert (ended.choices[0].finish_reason, ended.usage.completion_tokens) == ("stop", 1)
+    whole = client.completions.create(**asked, extra_body={"ignore_eos": True})
+    assert (whole.choices[0].finish_reason, whole.usage.completion_tokens) == ("length", 5)
+
+
+@pytest.mark.parametrize("route", ["completions", "chat/completions"])
+def test_what_was_drawn_tells_its_seed_and_can_be_drawn_again(http: httpx.Client, route: str) -> None:
+    what: dict[str, Any] = {"prompt": "the cat"} if route == "completions" else {"messages": USER}
+    sent = what | {"temperature": 1, "max_tokens": 12, "n": 2}
+
+    def said(**more: Any) -> tuple[Any, list[Any]]:
+        done = asked(http, route, **sent, **more).json()
+        return done["modelwright"]["seed"], [choice.get("text", choice.get("message")) for choice in done["choices"]]
+
+    seed, texts = said()
+    assert 0 <= seed < 2**53
+    assert said(seed=seed) == (seed, texts)
+    assert said()[0] != seed
+    chunks = events(asked(http, route, **sent, seed=seed, stream=True).text)[:-1]
+    assert {chunk["modelwright"]["seed"] for chunk in chunks} == {seed}
+    assert "modelwright" not in asked(http, route, **what, max_tokens=2).json()  # greedy: nothing was drawn
 
 
 @pytest.mark.parametrize("stop", [None, ["t"], ["e", " d"]])
@@ -281,6 +309,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("completions", {"prompt": "a", "logit_bias": {"320": 1}}, "logit_bias"),
     ("completions", {"prompt": "a", "logit_bias": {"3": 101}}, "logit_bias"),
     ("completions", {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
+    ("completions", {"prompt": "a", "ignore_eos": True, "response_format": {"type": "json_object"}}, "ignore_eos"),
     ("completions", {"prompt": "a", "echo": True}, "echo"),
     ("completions", {"prompt": "a", "suffix": "b"}, "suffix"),
     ("completions", {"prompt": "a", "best_of": 3}, "best_of"),
@@ -369,7 +398,10 @@ def test_a_huge_body_without_a_length_is_cut_off(http: httpx.Client) -> None:
 
 def test_other_routes_and_methods(http: httpx.Client) -> None:
     assert (http.get("/nothing").status_code, http.get("/v1/completions").status_code) == (404, 405)
-    assert "there is /v1/chat/completions" in http.get("/nothing").json()["error"]["message"]
+    told = http.get("/nothing").json()["error"]["message"]
+    for path in ("/", "/health", "/metrics", "/v1/models"):
+        assert http.get(path).status_code == 200
+        assert f" {path}" in told
 
 
 def test_large_headers_are_refused(http: httpx.Client) -> None:

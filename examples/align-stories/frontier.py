@@ -37,7 +37,7 @@ def answers(lm: LanguageModel, examples: Sequence[Example], count: int, seed: in
 
 def rank(model: str, output: Path, count: int, seed: int) -> None:
     """A ranking of some answers to each prompt that is not kept apart."""
-    train, _ = apart(prompts_of(str(HERE / "prompts.txt")), seed)
+    train, _, _ = apart(prompts_of(str(HERE / "prompts.txt")), seed)
     said, _ = answers(open_model(model), train, count, seed)
     with output.open("w") as file:
         for at, example in enumerate(train):
@@ -51,7 +51,7 @@ def rank(model: str, output: Path, count: int, seed: int) -> None:
 
 
 def look(base: str, models: Sequence[str], count: int, seed: int) -> None:
-    _, held = apart(prompts_of(str(HERE / "prompts.txt")), seed)
+    _, _, held = apart(prompts_of(str(HERE / "prompts.txt")), seed)
     plain, reader = open_model(base), Reader()
     print(f"{'model':40} reward  gold    KL  (means over {len(held)} prompts, {count} answers each)")
     for name in models:

@@ -180,11 +180,12 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
 @pytest.mark.parametrize(
     ("command", "fault"),
     [
-        ("align", "say how to align, reward or dpo"),
+        ("align", "say how to align, reward, dpo, ppo or grpo"),
         ("align ppq", "not 'ppq'"),
         ("align dpo", "say which model to align"),
         ("align dpo MODEL", "say from which preferences: --pairs FILE"),
         ("align dpo MODEL --pairs PAIRS --method prompt", "take lora or full"),
+        ("align dpo MODEL --pairs PAIRS --beta 0", "--beta must be above 0"),
         ("align dpo MODEL --pairs SAME", "the same text"),
         ("align dpo MODEL --pairs ONE", "no pair is left in the train part|no pair is left in the select part"),
         ("align dpo ENCODER --pairs PAIRS", "an encoder writes nothing"),
@@ -221,3 +222,46 @@ def test_a_task_makes_the_prompts(models: dict[str, Path], tmp_path: Path) -> No
     assert text.startswith("the old ")
     assert text.endswith(" cat")
     assert len(margins(ready, ready.rows[:3], "abc", answer_logps)) == 3
+
+
+def test_the_card_tells_of_the_model_that_is_saved(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, run = pairs_in(tmp_path / "pairs.jsonl"), tmp_path / "run"
+    assert cli.main(words("reward", models["decoder"], pairs, run, "--steps", "20", "--rate", "0.01")) == 0
+    card = came(capsys)["preferences"]
+    lm, scored = open_reward(run / "model")
+    found = split(preferences([Example(str(i), row) for i, row in enumerate(read(pairs))]), 0)["test"]
+    write, task = verdicts_of(conversation_task(), lm.tokenizer, "decoder", 48, None), conversation_task()
+    gaps = []
+    for pair in found:
+        rows = [write(example_of(pair, task), answer) for answer in (pair.chosen, pair.rejected)]
+        batches = [collate([row], Widths(len(row.tokens), 0, 0)) for row in rows]
+        with torch.no_grad():
+            one, other = (scored(b.tokens)[0, -1].item() for b in batches)
+        gaps.append(one - other)
+    assert card["margin"] == pytest.approx(sum(gaps) / len(gaps), rel=1e-3)
+    assert card["pairs"] == len(gaps)
+
+
+def test_dropout_is_off_while_a_policy_is_compared_with_its_reference(
+    models: dict[str, Path], general: Path, tmp_path: Path
+) -> None:
+    pairs, run = pairs_in(tmp_path / "pairs.jsonl"), tmp_path / "run"
+    more = ["--steps", "1", "--dropout", "0.3", "--general", str(general)]
+    assert cli.main(words("dpo", models["decoder"], pairs, run, *more)) == 0
+    assert losses(run)[0] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_several_labellers_of_a_prompt_are_one_observation(models: dict[str, Path], tmp_path: Path) -> None:
+    """The interval is as wide as of one labeller's rankings: what they agree on was not seen three times."""
+    rows = read(pairs_in(tmp_path / "pairs.jsonl"))
+    for name, times in (("once", 1), ("thrice", 3)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * times))
+    seen = []
+    for name in ("once", "thrice"):
+        args = Dpo(model=str(models["decoder"]), pairs=str(tmp_path / f"{name}.jsonl"))
+        ready = get_paired(args, policy_rows, lambda lm: lm.model)
+        seen.append(preferring.tested(ready, answer_logps).accuracy)
+    assert seen[0].n == seen[1].n
+    assert (seen[0].low, seen[0].high) == pytest.approx((seen[1].low, seen[1].high))

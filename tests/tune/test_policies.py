@@ -24,11 +24,14 @@ from tuned import came, losses, same, stopped, weights
 JUDGE = """
 def letter(prompt, answer): return answer.count("a") / max(1, len(answer))
 def never(prompt, answer): return float("nan")
+def nothing(prompt, answer): return None
 def fewer(prompt, answer): return -letter(prompt, answer)
 """
 
 
-PPO = ["--beta", "0.001", "--batch", "32", "--rate", "0.003", "--rounds", "20", "--epochs", "2"]
+BEFORE = ("", "my ", "the ", "a far ", "the old ", "my new ", "an ", "so ")
+ASKED = [before + text for text in TEXTS for before in BEFORE]
+PPO = ["--beta", "0.001", "--batch", "32", "--rounds", "16", "--epochs", "2"]
 
 
 @pytest.fixture
@@ -39,12 +42,12 @@ def judge(tmp_path: Path) -> str:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> str:
-    (tmp_path / "prompts.txt").write_text("\n".join([*TEXTS, *(f"my {text}" for text in TEXTS), TEXTS[0]]) + "\n")
+    (tmp_path / "prompts.txt").write_text("\n".join([*ASKED, TEXTS[0]]) + "\n")
     return str(tmp_path / "prompts.txt")
 
 
 def words(way: str, model: Path, run: Path, general: Path, *more: str) -> list[str]:
-    common = ["--max-new", "6", "--batch", "8", "--rounds", "6", "--tests", "3", "--select", "6", "--measured", "12"]
+    common = ["--max-new", "6", "--batch", "8", "--rounds", "6", "--tests", "3", "--select", "6", "--measured", "30"]
     common += ["--precision", "fp32", "--json", "--output", str(run), "--general", str(general), "--unfinished", "0"]
     return ["align", way, str(model), *common, *more]
 
@@ -60,7 +63,8 @@ def test_a_policy_learns_what_is_rewarded(
 ) -> None:  # fmt: skip
     """A letter becomes more frequent on prompts kept apart, beyond the interval."""
     more = ["--prompts", prompts, "--reward", f"{judge}:letter", "--method", method]
-    more += ["--group", "4", "--rate", "0.01", "--rounds", "20"] if way == "grpo" else PPO
+    rate = "0.003" if (way, method) == ("ppo", "full") else "0.01" if way == "grpo" else "0.03"
+    more += ["--rate", rate, *(["--group", "4", "--rounds", "16"] if way == "grpo" else PPO)]
     assert cli.main(words(way, models[shape], tmp_path / "run", general, *more, "--go-on")) == 0
     found = came(capsys)
     change = found["judged"]["reward"]
@@ -109,7 +113,8 @@ def test_a_reward_that_is_cheated_ends_the_run_at_the_best_moment_of_gold(
     more += ["--rate", "0.01", "--beta", "0", "--rounds", "60", "--batch", "24", "--tests", "60"]
     assert cli.main(words("ppo", models["decoder"], tmp_path / "run", general, *more)) == 0
     found = came(capsys)
-    assert found["actual"]["stopped"]
+    assert "gold reward fell" in found["actual"]["stopped"]
+    assert f"weights of step {found['actual']['best_step']}" in found["actual"]["stopped"]
     assert len(losses(tmp_path / "run")) < 60 * 8
     assert found["judged"]["gold"]["difference"]["low"] <= 0 <= found["judged"]["gold"]["difference"]["high"] + 0.05
     kept = json.loads((tmp_path / "run/model/modelwright.json").read_text())
@@ -138,6 +143,10 @@ def test_judges(models: dict[str, Path], judge: str, tmp_path: Path, capsys: pyt
     scores = model([answer(good), answer(bad), answer("")])
     assert scores[0] > scores[1]
     assert list(model([answer(bad)])) == pytest.approx([scores[1]], abs=1e-4)  # alone as beside others
+    told = Answer(Prompt((), None, TEXTS[0]), (), good, True, Example("a", {"source": TEXTS[0]}))
+    assert list(model([told])) == pytest.approx([scores[0]], abs=1e-4)  # a task's prompt, read as a message
+    with pytest.raises(ValueError, match="for the reward model, which reads 48"):
+        model([answer("cat " * 60)])
 
     task_path = task_in(tmp_path / "classify", "classify")
     command = ["tune", str(models["encoder"]), "--task", str(task_path), "--method", "full", "--steps", "30"]
@@ -160,11 +169,11 @@ def test_judges(models: dict[str, Path], judge: str, tmp_path: Path, capsys: pyt
 
 def test_prompts_are_taken_once_and_some_are_kept_apart(prompts: str) -> None:
     found = prompts_of(prompts)
-    assert len(found) == 2 * len(TEXTS)
-    train, held = apart(found, 0)
-    assert {*map(id, train), *map(id, held)} == {*map(id, found)}
-    assert 0 < len(held) < len(found) / 4
-    assert apart(found[::-1], 0)[1] == held[::-1]
+    assert len(found) == len(ASKED)
+    parts = apart(found, 0)
+    assert sorted(id(one) for part in parts for one in part) == sorted(map(id, found))
+    assert min(map(len, parts)) > 0.05 * len(found)
+    assert [part[::-1] for part in apart(found[::-1], 0)] == [*parts]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +182,11 @@ def test_prompts_are_taken_once_and_some_are_kept_apart(prompts: str) -> None:
         ("align ppo", "say which model to align"),
         ("align ppo MODEL", "say what judges its answers"),
         ("align ppo MODEL --reward metric", "--task task.yaml or by --prompts FILE"),
+        ("align ppo MODEL --reward metric --prompts PROMPTS", "a task's references, which a file of prompts has not"),
+        ("align ppo MODEL --reward JUDGE:letter --prompts PROMPTS --target 0", "--target must be above 0"),
+        ("align ppo MODEL --reward JUDGE:letter --prompts PROMPTS --beta -1", "--beta must be 0 or more"),
+        ("align ppo MODEL --reward JUDGE:nothing --prompts PROMPTS", "it is to be a finite number"),
+        ("align ppo MODEL --reward BROKEN:f --prompts PROMPTS", "cannot be run: SyntaxError"),
         ("align ppo MODEL --reward nothing --prompts PROMPTS", "a reward model, a classifier with a label"),
         ("align ppo MODEL --reward JUDGE:nobody --prompts PROMPTS", "has no function 'nobody'"),
         ("align ppo MODEL --reward JUDGE:never --prompts PROMPTS --batch 8", "is to be a finite number"),
@@ -187,7 +201,9 @@ def test_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     named: dict[str, Any] = {"MODEL": models["decoder"], "ENCODER": models["encoder"], "PROMPTS": prompts}
+    (tmp_path / "broken.py").write_text("def f(:")
     args = [str(named.get(word, word)).replace("JUDGE", judge) for word in command.split()]
+    args = [word.replace("BROKEN", str(tmp_path / "broken.py")) for word in args]
     args += ["--max-new", "6"] if "--prompts" in args else []
     assert cli.main([*args, *(["--output", str(tmp_path / "run")] if len(args) > 2 else [])]) == 2
     assert fault in capsys.readouterr().err

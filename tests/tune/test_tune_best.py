@@ -32,7 +32,7 @@ def test_the_best_moment_is_kept_and_of_equals_the_earlier(
 ) -> None:
     scores = iter([0.5, 0.9, 0.7, 0.9])
     monkeypatch.setattr(Best, "seconds", lambda self: 0.0)
-    monkeypatch.setattr(Best, "_score", lambda self, examples: next(scores))
+    monkeypatch.setattr(Best, "_score", lambda self, examples: (next(scores),))
     task = task_in(tmp_path)
     assert cli.main(words("decoder", task, "--steps", "8", "--tests", "4", output="whole")) == 0
     found = came(capsys)
@@ -57,7 +57,8 @@ def test_a_moment_is_scored_as_it_will_be_measured(
         if name != "chrf":
             monkeypatch.setitem(METRICS, name, replace(metric, stats=None))
     monkeypatch.setattr(statistics, "resampled", None)
-    assert best_of(args, ready)._score(ready.parts["select"]) == outcome.scores["chrf"].value > 0
+    assert best_of(args, ready)._score(ready.parts["select"]) == (outcome.scores["chrf"].value,)
+    assert outcome.scores["chrf"].value > 0
     assert ready.lm.model.training
 
 

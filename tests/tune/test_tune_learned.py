@@ -20,8 +20,10 @@ from modelwright.recipes import budget, tune
 from modelwright.recipes.best import Best
 from modelwright.recipes.budget import make_plan, step_seconds
 from modelwright.recipes.evaluate import prompter_of
-from modelwright.recipes.ready import get_ready
-from modelwright.recipes.tuning import Tune
+from modelwright.recipes.ready import Ready, get_ready
+from modelwright.recipes.told import show
+from modelwright.recipes.tuning import Plan, Tune
+from modelwright.recipes.watch import Screen
 from tasks import task_in
 from tuned import came, losses, same, weights
 
@@ -186,5 +188,18 @@ def test_no_more_steps_than_fit_into_the_time(models: dict[str, Path], tmp_path:
     monkeypatch.setattr(Best, "seconds", lambda self: 5.0)
     found = budget.timed(args, ready, plan, best, "fp32")
     assert (found.steps, found.seconds, found.answering) == (20, 40.0, 20.0)  # four tests
+    assert "--time" not in shown(args, ready, found)
     monkeypatch.setattr(Best, "seconds", lambda self: 50.0)
-    assert budget.timed(args, ready, plan, best, "fp32").steps == 15, "half of the time is for learning"
+    found = budget.timed(args, ready, plan, best, "fp32")
+    assert found.steps == 15, "half of the time is for learning"
+    assert "this may take 3 min 50 s, longer than --time 60s" in shown(args, ready, found)
+    monkeypatch.setattr(budget, "step_seconds", lambda *rest: 100.0)
+    found = budget.timed(args, ready, plan, best, "fp32")
+    assert (found.steps, found.answering) == (1, 50.0), "one step has one test"
+
+
+def shown(args: Tune, ready: Ready, found: Plan) -> str:
+    screen = Screen()
+    with screen.console.capture() as said:
+        show(screen, args, ready, found, tune.look(args, ready, screen), "fp32")
+    return said.get()

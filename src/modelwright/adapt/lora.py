@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from modelwright.adapt.swap import swap
 from modelwright.model.kernels import compute_dtype
 from modelwright.model.transformer import Transformer
 
+Model = TypeVar("Model", bound=nn.Module)
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -155,7 +156,7 @@ def freeze(model: Transformer) -> None:
 
 
 @contextmanager
-def adapters_off(model: nn.Module) -> Iterator[nn.Module]:
+def adapters_off(model: Model) -> Iterator[Model]:
     """The model as it was before, for the length of a block: the same weights with every LoRA silent."""
     adapters = [(module, module.on) for module in model.modules() if isinstance(module, LoRALinear)]
     try:
@@ -165,6 +166,30 @@ def adapters_off(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, on in adapters:
             module.on = on
+
+
+Reference = Callable[[], AbstractContextManager[Transformer]]
+
+
+def reference_of(policy: Transformer) -> Reference:
+    """The policy as it is now, to be held against what becomes of it; so take it before a checkpoint is restored.
+
+    Where all that learns is a LoRA that still says nothing, it is the policy with its adapters silent; else a copy,
+    which shares what is frozen.
+    """
+    if _silent(policy):
+        return lambda: adapters_off(policy)
+    shared: dict[int, Any] = {id(p): p for p in policy.parameters() if not p.requires_grad}
+    frozen = copy.deepcopy(policy, shared).eval().requires_grad_(False)
+    return lambda: nullcontext(frozen)
+
+
+def _silent(policy: Transformer) -> bool:
+    """Whether nothing but a LoRA learns, and it says nothing yet: B is 0."""
+    adapters = [module for module in policy.modules() if isinstance(module, LoRALinear)]
+    own = {id(p) for module in adapters for p in (module.A, module.B)}
+    learning = {id(p) for p in policy.parameters() if p.requires_grad}
+    return bool(learning) and learning <= own and not any(bool(module.B.any()) for module in adapters)
 
 
 def merge(model: Transformer) -> Transformer:

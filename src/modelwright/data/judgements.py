@@ -135,13 +135,14 @@ class Journal:
             self._standing[judgement.id] = judgement
             return True
 
-    def take_back(self, labeller: str) -> Judgement | None:
-        """Take back the labeller's last judgement that stands, and answer with it; None where there is none."""
+    def take_back(self, labeller: str, name: str) -> Judgement | None:
+        """Take back the labeller's last judgement that stands, and answer with it; None where it is not `name`."""
         with self._lock:
             last = next((one for one in reversed(self._standing.values()) if one.labeller == labeller), None)
-            if last is not None:
-                self._write({"takes_back": last.id, "at": now()})
-                del self._standing[last.id]
+            if last is None or last.id != name:
+                return None
+            self._write({"takes_back": last.id, "at": now()})
+            del self._standing[last.id]
             return last
 
     def _write(self, said: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ Letters: T tokens of a row.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from modelwright.data.kind import Task
 from modelwright.data.pack import Row, around
 from modelwright.data.parts import canonical
 from modelwright.data.preferences import Preference, weights
-from modelwright.data.prompt import CONVERSATION, Prompter, Shape, answered, rendered
+from modelwright.data.prompt import CONVERSATION, NoRoom, Prompter, Shape, answered, rendered
 from modelwright.data.supervised import join, sizes
 from modelwright.data.task import parse_task
 from modelwright.data.tokenizer import Tokenizer
@@ -37,6 +38,11 @@ def conversation_task(chat: bool | None = None) -> Task:
     return parse_task(said, "preferences", Path())
 
 
+def chance(seed: int, said: str) -> float:
+    """From 0 to 1, by the seed and what is said."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {said}".encode()).digest()[:8], "big") / 2**64
+
+
 def example_of(pair: Preference, task: Task) -> Example:
     """What a task's prompter takes; its own columns stand also under their canonical names."""
     if pair.prompt:
@@ -46,12 +52,20 @@ def example_of(pair: Preference, task: Task) -> Example:
     return canonical(replace(task, columns=columns), Example(pair.id, fields), pair.id)
 
 
+class TooLong(ValueError):
+    """A prompt that the model would not read whole."""
+
+
+def asked_of(pair: Preference) -> str:
+    """What tells one prompt from another: its words, or its columns."""
+    return json.dumps([[*map(dict, pair.prompt)], dict(pair.fields)], sort_keys=True, default=repr)
+
+
 def split(pairs: Sequence[Preference], seed: int) -> dict[Part, list[Preference]]:
     """Three parts; all pairs of a prompt fall into the same one, by chance that the seed and its words decide."""
     found: dict[Part, list[Preference]] = {"train": [], "select": [], "test": []}
     for pair in pairs:
-        said = repr((seed, [*map(dict, pair.prompt)], sorted(pair.fields.items())))
-        at = int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big") / 2**64
+        at = chance(seed, asked_of(pair))
         found["select" if at < SHARES["select"] else "test" if at < sum(SHARES.values()) else "train"].append(pair)
     return found
 
@@ -65,6 +79,7 @@ class Compared:
 
     rows: list[Row]
     names: list[str]
+    prompts: list[str]  # what each row asks: one that several labellers ranked has a row of each
     pairs: int  # in the rows
     left_out: list[str]
 
@@ -78,25 +93,28 @@ def compared(pairs: Sequence[Preference], task: Task, write: Write, room: tuple[
         example = example_of(pair, task)
         try:
             both = [write(example, answer) for answer in (pair.chosen, pair.rejected)]
-        except ValueError:
+        except TooLong:
             both = []
         if not both or any(length > room[0] or source > room[1] for length, source in map(sizes, both)):
             left_out.append(pair.id)
             continue
         groups.setdefault(pair.group, []).extend(row._replace(weight=row.weight * weight) for row in both)
-    rows = [join(group) for group in groups.values()]
-    return Compared(rows, list(groups), len(pairs) - len(left_out), left_out)
+    rows, asked = [join(group) for group in groups.values()], {pair.group: asked_of(pair) for pair in pairs}
+    return Compared(rows, list(groups), [asked[name] for name in groups], len(pairs) - len(left_out), left_out)
 
 
 def answers_of(task: Task, tokenizer: Tokenizer, shape: Shape, context: int, start: int | None) -> Write:
-    """For a policy: weight on the answer's tokens and its end. Raises ValueError for a prompt that would be cut."""
+    """For a policy: weight on the answer's tokens and its end. Raises TooLong for a prompt that would be cut."""
     tight = replace(task, decoding=replace(task.decoding, max_new=1))  # the answer is there, and needs no room kept
     prompter = Prompter(tight, tokenizer, shape, context, start=start)
 
     def write(example: Example, answer: str) -> Row:
-        prompt = prompter.prompt(example)
+        try:
+            prompt = prompter.prompt(example)
+        except NoRoom as error:
+            raise TooLong(str(error)) from None
         if prompt.truncated:
-            raise ValueError(f"the prompt of {example.id} is too long for a context of {context}")
+            raise TooLong(f"the prompt of {example.id} is too long for a context of {context}")
         ids = [*prompter.completion(example, answer), prompter.end]
         return answered(prompt, ids, len(prompt.tokens) + len(ids))
 

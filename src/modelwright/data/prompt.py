@@ -120,18 +120,15 @@ class Prompter:
         end = () if self.end < 0 else (self.end,)
         return [(*self.completion(example, label), *end) for label in self.task.labels]
 
-    def row(
-        self, example: Example, shots: Sequence[Example] = (), *, template: int = 0, answer: str | None = None
-    ) -> Row:
+    def row(self, example: Example, shots: Sequence[Example] = (), *, template: int = 0) -> Row:
         """A training row: weight 1 on the answer and the token that ends it, for an encoder on the label or tags.
 
-        The answer is the reference, or another `answer`. A decoder's row has the ids of `prompt`, but for an answer
-        longer than `max_new`, which gets the room it needs; one that is too long for the context even so is learned as
-        far as it fits, without an end.
+        A decoder's row has the ids of `prompt`, but for an answer longer than `max_new`, which gets the room it needs;
+        one that is too long for the context even so is learned as far as it fits, without an end.
         """
         if self.shape == "encoder":
             return self._labelled(example, self.prompt(example, shots, template=template))
-        said = self._answer(example, answer)
+        said = self._answer(example, None)
         most = self._room(example)
         try:
             prompt = self._prompt(example, shots, template, max(most, len(said) + 1))

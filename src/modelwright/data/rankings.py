@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -107,7 +107,7 @@ def read_rankings(path: Path, form: Form) -> list[Ranking]:
         found = [_of_row(example) for example in read_examples(str(path))]
     else:
         read = _of_task if form == "label-studio" else _of_record
-        found = [ranking for at, said in enumerate(_records(path), 1) for ranking in read(said, f"{path.name}:{at}")]
+        found = [one for at, said in enumerate(_records(path), 1) for one in _read(read, said, f"{path.name}:{at}")]
     if not found:
         raise ValueError(f"{path} holds no ranking: nobody has ranked any of its prompts, or all were skipped")
     return found
@@ -208,6 +208,13 @@ def _result(one: Ranking, tied: bool) -> dict[str, Any]:
         "id": _short(one.labeller, as_text(one.prompt), *one.completions), "from_name": "rank", "to_name": "answers",
         "type": "ranker", "value": {"ranker": ranked}, "meta": {"text": [one.labeller]},
     }  # fmt: skip
+
+
+def _read(read: Callable[[Any, str], Iterable[Ranking]], said: Any, where: str) -> list[Ranking]:
+    try:
+        return list(read(said, where))
+    except (AttributeError, TypeError, KeyError) as error:  # a list where an object is to be, or the other way round
+        raise ValueError(f"{where} is not as its tool writes it: {error}") from error
 
 
 def _of_task(said: Any, where: str) -> Iterator[Ranking]:

@@ -60,7 +60,7 @@ LOSSES: Mapping[Kind, Callable[[Tensor, float], Tensor]] = {"sigmoid": sigmoid, 
 # -- over batches --------------------------------------------------------------------------------------------------
 # A row holds pairs one after the other: the chosen answer is a segment, the rejected one the next (`data.pairs`).
 
-Reference = Callable[[nn.Module], AbstractContextManager[nn.Module]]  # the policy -> what it must not stray from
+Reference = Callable[[], AbstractContextManager[nn.Module]]  # what the policy must not stray from, for a while
 Loss = Callable[[nn.Module, Rows], tuple[Terms, dict[str, Any]]]
 
 
@@ -100,8 +100,8 @@ def direct_preference(reference: Reference, beta: float, kind: Kind = "sigmoid")
     """
 
     def loss(model: nn.Module, batch: Rows) -> tuple[Terms, dict[str, Any]]:
-        policy = answer_logps(model, batch, kind)
-        with torch.no_grad(), reference(model) as silent:
+        policy = answer_logps(model.eval(), batch, kind)  # dropout would compare two models that are not there
+        with torch.no_grad(), reference() as silent:
             before = answer_logps(silent, batch, kind)
         (chosen, rejected), (ref_chosen, ref_rejected) = policy.unbind(-1), before.unbind(-1)  # (B, P) each
         each, count = dpo(chosen, rejected, ref_chosen, ref_rejected, beta, kind), counts(batch)

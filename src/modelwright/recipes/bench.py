@@ -245,12 +245,13 @@ def progress(total: int, answers: list[Answer]) -> Iterator[Callable[[Answer], N
 def show(told: Mapping[str, Any], console: Console) -> None:
     for line in lines(told):
         console.print(line, markup=False, soft_wrap=True)
-    table = Table(box=None, padding=(0, 2), title_justify="left")
-    for heading in ("", "mean", *(f"p{p}" for p in PERCENTILES)):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("milliseconds")
+    for heading in ("mean", *(f"p{p}" for p in PERCENTILES)):
+        table.add_column(heading, justify="right")
     for name, said in NAMES.items():
         if found := told[name]:
-            table.add_row(said, *(f"{1000 * value:,.1f} ms" for value in found.values()))
+            table.add_row(said, *(f"{1000 * value:,.1f}" for value in found.values()))
     console.print(table)
 
 

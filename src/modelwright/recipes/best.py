@@ -21,7 +21,7 @@ from modelwright.hub.open import LanguageModel
 from modelwright.recipes.run import Run
 from modelwright.train import state
 
-Measure = Callable[[Sequence[Any]], float]
+Measure = Callable[[Sequence[Any]], float | tuple[float, float]]
 Kind = TypeVar("Kind")
 
 TRIED = 8  # examples, to learn how long an answer takes
@@ -36,7 +36,7 @@ class Best:
     def __init__(
         self, model: nn.Module, name: str, higher: bool, measure: Measure, examples: Sequence[Any], place: Path
     ):
-        """measure(examples): a number called `name`, the better the higher, or the lower."""
+        """measure(examples): a number called `name`, the better the higher, or the lower; and perhaps its error."""
         self.model, self.name, self.higher, self.measure = model, name, higher, measure
         self.examples, self.place = examples, place
 
@@ -45,12 +45,12 @@ class Best:
         if not self.examples:
             self._keep(run)
             return {}
-        now, so_far = self._score(self.examples), run.tested
+        (now, *error), so_far = self._score(self.examples), run.tested
         if "best" not in so_far or better(now, so_far["best"], self.higher):
             self._keep(run)
             so_far = {"best": now, "best_step": run.done}
         kept = {name: so_far[name] for name in ("best", "best_step")}
-        return {f"select_{self.name}": now, **kept}
+        return {f"select_{self.name}": now, **{f"select_{self.name}_error": each for each in error}, **kept}
 
     def go_back(self) -> None:
         """What was learned as it was at the best moment. Raises Damaged where the disk has changed it."""
@@ -64,11 +64,11 @@ class Best:
             self._score(few)
         return (time.perf_counter() - began) * len(self.examples) / max(1, len(few))
 
-    def _score(self, examples: Sequence[Any]) -> float:
+    def _score(self, examples: Sequence[Any]) -> tuple[float, ...]:
         self.model.eval()
         found = self.measure(examples)
         self.model.train()
-        return found
+        return found if isinstance(found, tuple) else (found,)
 
     def _keep(self, run: Run) -> None:
         state.save(self.place, run.done, {"learned": learned(self.model)}, {}, keep=1)

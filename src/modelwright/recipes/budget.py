@@ -83,13 +83,12 @@ def timed(
     args: Learning, ready: Material, found: Plan, best: Best, precision: Precision, loss: Loss[Any] = language_model
 ) -> Plan:
     """The same plan with the time that it takes, and where a time is given, no more steps than fit into it."""
-    tests, seconds = min(args.tests, found.steps), step_seconds(args, ready, found, precision, loss)
-    answering = tests * best.seconds()
-    steps = found.steps
+    seconds, each, steps = step_seconds(args, ready, found, precision, loss), best.seconds(), found.steps
     if args.time:
         room = parse_time(args.time)
         # What answering takes is a guess from above; half of the time at least is for learning.
-        steps = min(steps, max(1, int(max(room - answering, room / 2) / seconds)))
+        steps = min(steps, max(1, int(max(room - min(args.tests, steps) * each, room / 2) / seconds)))
+    answering = min(args.tests, steps) * each
     return replace(found, steps=steps, warmup=warmup(args, steps), seconds=seconds * steps, answering=answering)
 
 

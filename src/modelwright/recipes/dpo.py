@@ -12,22 +12,20 @@ Left out: a second loss on the chosen answers, other losses than sigmoid, ipo an
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from modelwright.adapt.lora import adapters_off
+from modelwright.adapt.lora import Reference, reference_of
 from modelwright.data.kind import Task
 from modelwright.data.pack import Batch
 from modelwright.data.pairs import Write, answers_of
 from modelwright.evaluate.forgetting import grown
 from modelwright.hub.open import LanguageModel
-from modelwright.losses.preference import Kind, Reference, answer_logps, direct_preference
+from modelwright.losses.preference import Kind, answer_logps, direct_preference
 from modelwright.recipes.methods import speaking
-from modelwright.recipes.preferring import Paired, Prefer, command, get_paired, keep, learn, tested
+from modelwright.recipes.preferring import Prefer, command, get_paired, keep, learn, tested
 from modelwright.recipes.tune import general_text, loss_on
 from modelwright.recipes.watch import Screen
 
@@ -42,11 +40,15 @@ class Dpo(Prefer):
     loss: Kind = "sigmoid"
     """sigmoid: DPO; ipo: towards a margin of 1 / (2 beta) and no more; hinge: nothing beyond a margin of 1 / beta."""
 
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ValueError(f"--beta must be above 0, not {self.beta}")
+
 
 def dpo(args: Dpo, screen: Screen) -> dict[str, Any]:
     # 1. pairs, 2. a policy and its reference, 3. rows
     ready = get_paired(args, rows_for, lambda lm: lm.model)
-    reference = reference_of(ready)
+    reference = reference_of(ready.lm.model)
     # 4. a plan, 5. training
     texts, named = general_text(args)
     before = loss_on(ready.base, texts)
@@ -72,20 +74,12 @@ def rows_for(task: Task, lm: LanguageModel) -> Write:
     return answers_of(task, lm.tokenizer, cfg.shape, context, start if isinstance(start, int) else None)
 
 
-def reference_of(ready: Paired) -> Reference:
-    """The policy as it was: with its adapters silent, or a frozen copy."""
-    if ready.adapter.cfg is not None:
-        return adapters_off
-    frozen = copy.deepcopy(ready.learner).eval().requires_grad_(False)
-    return lambda policy: nullcontext(frozen)
-
-
 def implicit_reward(reference: Reference, args: Dpo) -> Any:
     """beta log(policy / reference) of each answer (Rafailov et al. 2023, eq. 5, less what is the prompt's alone)."""
 
     def score(policy: nn.Module, batch: Batch) -> Tensor:
         now = answer_logps(policy, batch, args.loss)
-        with reference(policy) as silent:
+        with reference() as silent:
             return args.beta * (now - answer_logps(silent, batch, args.loss))
 
     return score

@@ -14,7 +14,7 @@ ROW = ("ratio", "ratio_max")  # of an experience's first minibatch, beside what 
 
 
 class Hacked(Exception):
-    """An alarm that is to end the run rang; the step that it names has the best weights."""
+    """An alarm that is to end the run rang."""
 
     def __init__(self, alarm: Alarm):
         super().__init__(alarm.said)
@@ -32,6 +32,7 @@ class Monitor(Watch):
         self.limits, self.heed = limits, heed
         self.history: list[dict[str, float]] = []
         self.rung: dict[str, Alarm] = {}
+        self.tested: dict[str, float] = {}  # what is to stand beside the next experience
 
     def __enter__(self) -> Monitor:
         super().__enter__()
@@ -51,12 +52,13 @@ class Monitor(Watch):
                 raise Hacked(alarm)
 
     def note(self, told: dict[str, Any]) -> None:
-        """The first minibatch of an experience tells of the weights that wrote it; a test, of those after the step."""
+        """An experience's first minibatch tells of the weights that wrote it; a test, of those that write the next."""
         if told.get("minibatch") == 0:
-            self.history.append({name: value for name, value in told.items() if isinstance(value, float)})
-            self.history[-1]["step"] = told["step"] - 1
-        if "select_gold" in told and self.history:
-            self.history[-1] |= {"gold": told["select_gold"], "gold_error": told.get("gold_error", 0.0)}
+            row = {name: value for name, value in told.items() if isinstance(value, float)}
+            self.history.append(row | self.tested | {"step": told["step"] - 1})
+            self.tested = {}
+        if "select_gold" in told:
+            self.tested = {"gold": told["select_gold"], "gold_error": told["select_gold_error"]}
 
     def words(self) -> str:
         said = self.last

@@ -25,12 +25,13 @@ import yaml
 from pydantic import TypeAdapter
 from torch import nn
 
-from modelwright.adapt.lora import merged_copy
+from modelwright.adapt.lora import merged_copy, reference_of
 from modelwright.adapt.open import digest, prompter_of
 from modelwright.data.examples import Example, read_examples
 from modelwright.data.kind import Task
-from modelwright.data.pairs import conversation_task
-from modelwright.data.prompt import Prompter
+from modelwright.data.loader import mixed
+from modelwright.data.pairs import chance, conversation_task
+from modelwright.data.prompt import NoRoom, Prompter
 from modelwright.data.task import contract, prepare, read_task, terms
 from modelwright.evaluate.forgetting import grown
 from modelwright.evaluate.metrics import METRICS, Metric, amounts, metric_of, of_any, ratio
@@ -60,10 +61,10 @@ from modelwright.train import optim
 from modelwright.train.alarms import Limits
 from modelwright.train.loop import Diverged
 from modelwright.train.policy import GRPO, PPO
-from modelwright.train.rollout import Actor, Reward, Rollouts, checked, reference_of
+from modelwright.train.rollout import Actor, Reward, Rollouts, checked
 from modelwright.train.rollout import write as write_answers
 
-HELD_OUT = 0.1  # of a file's prompts
+HELD_OUT = 0.2  # of a file's prompts: half to choose the best moment by, half to measure on
 GENTLE = 0.03  # share of tuning's rates
 SCORE = Metric("score", frozenset(), True, of_any(amounts), ratio, None)  # of a judge: no worst, no best
 Method = PPO | GRPO
@@ -84,7 +85,7 @@ class Policy:
     """A second judge, in the same forms, that nothing is learned from: when it falls while the reward rises, the reward
     is being cheated."""
     task: Path = Path()
-    """A task.yaml: its training part asks, its select part is measured on."""
+    """A task.yaml: its training part asks, its select part chooses the best moment, its test part is measured on."""
     prompts: str | None = None
     """A file of prompts in place of a task: .txt, one a line, or .jsonl with a column prompt."""
     max_new: int = 64
@@ -120,7 +121,7 @@ class Policy:
     select: int = 100
     """Prompts kept apart that are answered each time."""
     measured: int = 400
-    """Prompts kept apart that are answered before and after."""
+    """Other prompts kept apart that are answered before and after."""
     go_on: bool = False
     """Go on when an alarm rings, which else ends the run with the best moment before it."""
     general: tuple[str, ...] = ()
@@ -164,11 +165,18 @@ def check(args: Told) -> Told:
         raise ValueError("say which model to align: a directory or a hub id")
     if not args.reward:
         raise ValueError("say what judges its answers: --reward, for instance a reward model's directory")
+    if args.reward == "metric" and args.prompts is not None:
+        raise ValueError("--reward metric compares with a task's references, which a file of prompts has not: --task")
     if (args.task == Path()) == (args.prompts is None):
         raise ValueError("say what is asked, by --task task.yaml or by --prompts FILE")
     for name in POSITIVE:
         if (value := getattr(args, name)) is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    for name in ("beta", "target", "bound"):
+        low = name != "beta"  # a penalty of nothing is none
+        if (value := getattr(args, name, None)) is not None and (value < 0 or (low and value == 0)):
+            raise ValueError(f"--{name} must be {'above 0' if low else '0 or more'}, not {value}")
+    args.algorithm()
     refuse_taken(args.output)
     return args
 
@@ -180,7 +188,9 @@ def check(args: Told) -> Told:
 class Ready:
     task: Task
     train: Sequence[Example]
-    held: Sequence[Example]  # kept apart
+    select: Sequence[Example]  # to choose the best moment by
+    test: Sequence[Example]  # to measure on
+    left_out: int  # prompts that are longer than the model reads
     lm: LanguageModel
     base: LanguageModel
     adapter: Adapter
@@ -190,7 +200,7 @@ class Ready:
 
 
 def get_ready(args: Policy) -> Ready:
-    task, train, held = asked(args)
+    task, *parts = asked(args)
     base = open_base(args.model, 0.0)
     before = dataclasses.replace(base, model=merged_copy(base.model))
     with suited():
@@ -202,25 +212,52 @@ def get_ready(args: Policy) -> Ready:
         prompter = prompter_of(task, lm)
     named = {"reward": args.reward} | ({} if args.gold is None else {"gold": args.gold})
     judges = {name: reward_of(said, task) for name, said in named.items()}
+    train, select, test = (fitting(prompter, part) for part in parts)
+    if not (train and select and test):
+        raise ValueError(f"all prompts of a part are longer than a context of {prompter.context}, answers counted")
     assert base.path is not None
-    data = {"train": data_digest(task, train), "select": data_digest(task, held)}
-    inputs = Inputs(contract(task, base.tokenizer), digest(base.path), data, (), json.dumps(named))
-    return Ready(task, train, held, lm, before, adapter, prompter, judges, inputs)
+    data = {name: data_digest(task, part) for name, part in (("train", train), ("select", select), ("test", test))}
+    data |= {name: judge_digest(said) for name, said in named.items()}
+    inputs = Inputs(contract(task, base.tokenizer), digest(base.path), data, (), "reward")
+    left_out = sum(map(len, parts)) - len(train) - len(select) - len(test)
+    return Ready(task, train, select, test, left_out, lm, before, adapter, prompter, judges, inputs)
 
 
-def asked(args: Policy) -> tuple[Task, Sequence[Example], Sequence[Example]]:
-    """The task, and what asks of it: to learn from, and kept apart."""
+def fitting(prompter: Prompter, examples: Sequence[Example]) -> list[Example]:
+    """Those whose prompt the model reads whole, with room for an answer."""
+
+    def fits(example: Example) -> bool:
+        try:
+            return not prompter.prompt(example).truncated
+        except NoRoom:
+            return False
+
+    return [example for example in examples if fits(example)]
+
+
+def judge_digest(said: str) -> str:
+    """Of a judge's files, so that a run does not go on with another one under the same name."""
+    place = Path(said if Path(said).exists() else said.rpartition(":")[0])
+    if place.is_file():
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    return digest(place) if place.is_dir() else said
+
+
+def asked(args: Policy) -> tuple[Task, Sequence[Example], Sequence[Example], Sequence[Example]]:
+    """The task, and what asks of it: to learn from, to choose by, to measure on."""
     if args.prompts is None:
         task, parts = prepare(read_task(args.task))
-        if not (held := parts.get("select", ())):
-            raise ValueError(f"{args.task} has no select part, and there would be nothing to measure on: give it one")
-        return task, parts["train"], held
+        if lacking := [part for part in ("select", "test") if not parts.get(part)]:
+            raise ValueError(
+                f"{args.task} has no {lacking[0]} part, which is needed to choose and to measure: give it one"
+            )
+        return task, parts["train"], parts["select"], parts["test"]
     plain = conversation_task()
     task = dataclasses.replace(plain, decoding=dataclasses.replace(plain.decoding, max_new=args.max_new))
-    train, held = apart(prompts_of(args.prompts), args.seed)
-    if not train or not held:
-        raise ValueError(f"{args.prompts} has too few prompts to keep some apart: give at least 20")
-    return task, train, held
+    train, select, test = apart(prompts_of(args.prompts), args.seed)
+    if not (train and select and test):
+        raise ValueError(f"{args.prompts} has too few prompts to keep some apart: give at least 40")
+    return task, train, select, test
 
 
 def prompts_of(source: str) -> list[Example]:
@@ -239,13 +276,13 @@ def prompts_of(source: str) -> list[Example]:
     return [Example(name, {"messages": ({"role": "user", "content": text},)}) for text, name in reversed(once.items())]
 
 
-def apart(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    def chance(example: Example) -> float:
-        said = repr((seed, sorted(example.fields.items()))).encode()
-        return int.from_bytes(hashlib.sha256(said).digest()[:8], "big") / 2**64
-
-    held = [example for example in examples if chance(example) < HELD_OUT]
-    return [example for example in examples if chance(example) >= HELD_OUT], held
+def apart(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example], list[Example]]:
+    """To learn from, to choose by and to measure on, by chance that the seed and a prompt's words decide."""
+    parts: tuple[list[Example], list[Example], list[Example]] = [], [], []
+    for example in examples:
+        at = chance(seed, repr(example.fields["messages"]))
+        parts[0 if at >= HELD_OUT else 1 if at >= HELD_OUT / 2 else 2].append(example)
+    return parts
 
 
 # -- 4. learning ---------------------------------------------------------------------------------------------------
@@ -257,7 +294,7 @@ def policy(args: Policy, screen: Screen) -> dict[str, Any]:
     args = dataclasses.replace(args, precision=choose_precision(args.precision)[0])
     ready = get_ready(args)
     method, model = args.algorithm(), args.learner(ready.lm.model)
-    actor = Actor(model, ready.prompter, method, reference_of(model), precision=args.precision or "fp32")
+    actor = Actor(model, ready.prompter, method, reference_of(ready.lm.model), precision=args.precision or "fp32")
     rollouts = rollouts_of(args, ready, actor)
     show(screen, args, ready, rollouts)
     # 4. learning, between two looks at the prompts kept apart
@@ -279,7 +316,8 @@ def rollouts_of(args: Policy, ready: Ready, actor: Actor) -> Rollouts:
     answers = args.batch * args.count
     return Rollouts(
         actor, ready.train, ready.judges["reward"], prompts=args.batch, count=args.count,
-        minibatch=args.minibatch or max(1, answers // 2), seed=args.seed, epochs=args.epochs or args.passes,
+        minibatch=args.minibatch or (answers if answers % 2 else answers // 2), seed=args.seed,
+        epochs=args.epochs or args.passes,
     )  # fmt: skip
 
 
@@ -291,6 +329,8 @@ def learn(args: Policy, ready: Ready, model: nn.Module, rollouts: Rollouts, scre
     for said in run.restore() if args.resume else ():
         screen.warn(said)
     best, stopped = best_of(args, ready, model), ""
+    if not args.resume:
+        run.tested = best.test(run)  # so that there is a best moment, whenever an alarm rings
     answers = args.batch * args.count * rollouts.epochs // rollouts.steps  # to a step
     every = rollouts.steps * -(-args.rounds // min(args.tests, args.rounds))
     with Monitor(args.output, steps, answers, screen, run.start, Limits(), not args.go_on) as watch:
@@ -301,9 +341,10 @@ def learn(args: Policy, ready: Ready, model: nn.Module, rollouts: Rollouts, scre
                 save_every=rollouts.steps, watch=watch, weigh=method.weigh,
             )  # fmt: skip
         except Hacked as end:
-            stopped = end.alarm.said
-    if (args.output / "best").exists():  # an alarm may ring before the first test
-        best.go_back()
+            stopped = (
+                f"{end.alarm.said}; kept are the weights of step {run.tested['best_step']}, the best that were tested"
+            )
+    best.go_back()
     model.eval()
     return {"seconds": run.seconds, "stopped": stopped} | watch.actual() | run.tested
 
@@ -318,11 +359,12 @@ def best_of(args: Policy, ready: Ready, model: nn.Module) -> Best:
     name = "gold" if "gold" in ready.judges else "reward"
     judge = ready.judges[name]
 
-    def measured(examples: Sequence[Example]) -> float:
-        said = write_answers(merged_copy(ready.lm.model), ready.prompter, examples, seed=args.seed)
-        return float(np.mean(judge(said)))
+    def measured(examples: Sequence[Example]) -> tuple[float, float]:
+        said = write_answers(ready.lm.model, ready.prompter, examples, seed=args.seed)
+        scores = checked(said, judge(said))
+        return scores.mean().item(), scores.std(correction=0).item() / len(scores) ** 0.5
 
-    return Best(model, name, True, measured, spread(ready.held, args.select), args.output / "best")
+    return Best(model, name, True, measured, spread(ready.select, args.select), args.output / "best")
 
 
 # -- 5. what came of it --------------------------------------------------------------------------------------------
@@ -333,17 +375,17 @@ def judged(args: Policy, ready: Ready, lm: LanguageModel, screen: Screen) -> dic
 
     Judges are asked of what is drawn, as the policy learns; the metric of what is written as the task decodes.
     """
-    examples = spread(ready.held, args.measured)
+    examples = spread(ready.test, args.measured)
     screen.say(f"answering {len(examples):,} prompts kept apart")
     lm.model.eval()
-    said = write_answers(lm.model, ready.prompter, examples, seed=args.seed)
+    said = write_answers(lm.model, ready.prompter, examples, seed=mixed(args.seed))  # not the draws that were chosen by
     found = {
         name: np.array([[score, 1.0] for score in checked(said, judge(said)).tolist()])
         for name, judge in ready.judges.items()
     }
     if args.prompts is None:
         metric = metric_of(ready.task)
-        outcome = measure(ModelScorer(lm), ready.task, ready.prompter, examples, part="select")
+        outcome = measure(ModelScorer(lm), ready.task, ready.prompter, examples, part="test")
         found[metric.name] = np.stack([output.stats[metric.name] for output in outcome.outputs])
     return found
 
@@ -365,7 +407,8 @@ def keep(args: Policy, ready: Ready, actual: dict[str, Any], came: dict[str, Any
     method = dataclasses.asdict(args.algorithm())
     lineage = {
         "contract": ready.inputs.contract, "terms": terms(ready.task), "data": dict(ready.inputs.data),
-        "seed": args.seed, "aligned": {"by": type(args).__name__.lower(), "reward": args.reward, **method}, **came,
+        "seed": args.seed,
+        "aligned": {"by": type(args).__name__.lower(), "reward": args.reward, "gold": args.gold, **method}, **came,
     }  # fmt: skip
     write(ready.lm, ready.adapter, args.output / "model", args.model, ready.inputs.base, lineage)
     for name in ("checkpoints", "best"):
@@ -399,7 +442,8 @@ def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts) -> None
     screen.table(
         "the plan",
         {
-            "prompts": f"{len(ready.train):,} to learn from, {len(ready.held):,} kept apart",
+            "prompts": f"{len(ready.train):,} to learn from, {len(ready.select):,} to choose the best moment by, "
+            f"{len(ready.test):,} to measure on" + (f"; {ready.left_out:,} left out, too long" * (ready.left_out > 0)),
             "model": f"{args.model}: {ready.lm.model.cfg.shape}, {thousands(learning)} parameters learn, {args.method}",
             "judges": judges,
             "rounds": f"{args.rounds:,}, each of {args.batch} prompts with {args.count} answers, read "

@@ -22,7 +22,7 @@ from modelwright.adapt.open import digest
 from modelwright.data.examples import read_examples
 from modelwright.data.kind import Task
 from modelwright.data.pack import Batch, Row, collate
-from modelwright.data.pairs import Compared, Part, Write, compared, conversation_task, split
+from modelwright.data.pairs import Compared, Part, Write, asked_of, compared, conversation_task, split
 from modelwright.data.preferences import Preference, preferences
 from modelwright.data.supervised import Widths, sizes
 from modelwright.data.task import contract, read_task, terms
@@ -139,10 +139,6 @@ def read_pairs(args: Prefer, task: Task) -> dict[Part, list[Preference]]:
     return found
 
 
-def asked_of(pair: Preference) -> str:
-    return json.dumps([[*map(dict, pair.prompt)], dict(pair.fields)], sort_keys=True, default=repr)
-
-
 def room_of(lm: LanguageModel) -> tuple[int, int]:
     """Tokens of a text that the model reads, and of a source."""
     cfg = lm.model.cfg
@@ -234,7 +230,7 @@ def tested(ready: Paired, score: Score) -> Foretold:
     """On the test part, which is opened once."""
     ready.learner.eval()
     found = ready.parts["test"]
-    return foretold(margins(ready, found.rows, found.names, score))
+    return foretold(margins(ready, found.rows, found.prompts, score))
 
 
 # -- what is said ------------------------------------------------------------------------------------------

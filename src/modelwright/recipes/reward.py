@@ -50,8 +50,8 @@ def reward(args: Reward, screen: Screen) -> dict[str, Any]:
     if actual is None:
         return {"predicted": dataclasses.asdict(found)}
     # 6. what came of it
-    result = tested(ready, score)
     normalise(ready)
+    result = tested(ready, score)
     came = {"preferences": dataclasses.asdict(result)}
     return keep(args, ready, found, actual, came, {"by": "reward"}, lambda work: save_head(ready.learner, work))
 
@@ -74,7 +74,7 @@ def normalise(ready: Paired) -> None:
     values = torch.cat([answer_scores(ready.learner, batch)[..., 0][counts(batch) > 0] for batch in read])
     head = ready.learner.score
     assert isinstance(head, nn.Linear)
-    mean, scale = values.mean(), values.std().clamp(min=1e-6)
+    mean, scale = values.mean(), values.std(correction=0).clamp(min=1e-6)
     head.bias.sub_(mean).div_(scale)
     head.weight.div_(scale)
 

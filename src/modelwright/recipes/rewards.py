@@ -18,9 +18,10 @@ import torch
 
 from modelwright.adapt.open import RECORD, REWARD, open_model, open_reward, prompter_of
 from modelwright.data.examples import Example
-from modelwright.data.kind import Task
+from modelwright.data.kind import OPTIONAL, Task
 from modelwright.data.pack import collate
 from modelwright.data.pairs import Write
+from modelwright.data.prompt import CONVERSATION
 from modelwright.data.supervised import Widths, sizes
 from modelwright.data.task import of_terms
 from modelwright.evaluate.metrics import metric_of, score, wanted
@@ -28,6 +29,7 @@ from modelwright.evaluate.scorer import ModelScorer
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json
 from modelwright.model.heads import Scored
+from modelwright.recipes.preferring import room_of
 from modelwright.recipes.reward import rows_for
 from modelwright.train.rollout import Answer, Reward
 
@@ -56,24 +58,47 @@ def reward_of(said: str, task: Task) -> Reward:
 def by_model(directory: Path) -> Reward:
     """What a reward model gives prompt and answer, set as it learned them."""
     lm, scored = open_reward(directory)
-    write = rows_for(of_terms(read_json(directory / RECORD)["terms"], str(directory)), lm)
+    task = of_terms(read_json(directory / RECORD)["terms"], str(directory))
+    write = rows_for(task, lm)
 
     def reward(answers: Sequence[Answer]) -> list[float]:
         return [
-            s for at in range(0, len(answers), AT_ONCE) for s in read(lm, scored, write, answers[at : at + AT_ONCE])
+            s
+            for at in range(0, len(answers), AT_ONCE)
+            for s in read(lm, scored, task, write, answers[at : at + AT_ONCE])
         ]
 
     return reward
 
 
 @torch.no_grad()
-def read(lm: LanguageModel, scored: Scored, write: Write, answers: Sequence[Answer]) -> list[float]:
-    rows = [write(answer.example, answer.text) for answer in answers]
+def read(lm: LanguageModel, scored: Scored, task: Task, write: Write, answers: Sequence[Answer]) -> list[float]:
+    rows, room = [write(asked_as(task, answer), answer.text) for answer in answers], room_of(lm)
     length, source = (max(each) for each in zip(*map(sizes, rows), strict=True))
+    if length > room[0] or source > room[1]:
+        raise ValueError(
+            f"a prompt and its answer have {max(length, source)} tokens for the reward model, which reads {max(room)}: "
+            "take shorter prompts, a smaller --max-new, or a reward model that reads more"
+        )
     batch = collate(rows, Widths(length, source, lm.tokenizer.pad or 0).fitted(rows))
     scores = scored(batch.tokens, pos=batch.pos, segment=batch.segment, source=batch.source)  # (B, T)
     found: list[float] = (scores * (batch.weight > 0)).sum(1).tolist()
     return found
+
+
+def asked_as(task: Task, answer: Answer) -> Example:
+    """The example as the reward model's own task has it: where it learned of conversations, the prompt as a message.
+
+    Raises ValueError where its columns are not there.
+    """
+    example = answer.example
+    if task.prompts[0] == CONVERSATION:
+        asked = ({"role": "user", "content": answer.prompt.text},)
+        return example if "messages" in example.fields else Example(example.id, {"messages": asked})
+    if lacking := [name for name in task.inputs if name not in (*OPTIONAL, *example.fields)]:
+        raise ValueError(f"the reward model was fitted to prompts of the columns {', '.join(task.inputs)}, and "
+                         f"{example.id} has no {lacking[0]}: ask by its task")  # fmt: skip
+    return example
 
 
 def by_label(place: str, label: str) -> Reward:
@@ -115,7 +140,10 @@ def by_function(path: Path, name: str) -> Reward:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     judge: Callable[[str, str], float] | None = getattr(module, name, None)
     if not callable(judge):
         raise ValueError(f"{path} has no function {name!r}: it is to take a prompt and an answer, and give a number")

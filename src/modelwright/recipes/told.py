@@ -7,6 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from modelwright.plan.memory import Precision
+from modelwright.plan.size import parse_time
 from modelwright.recipes.preflight import Preflight, Sample
 from modelwright.recipes.ready import Ready
 from modelwright.recipes.tuning import Plan, Tune
@@ -48,6 +49,11 @@ def show(screen: Screen, args: Tune, ready: Ready, found: Plan, looked: Prefligh
             "memory": f"{found.memory / 2**20:,.0f} MiB beside the program's own",
         },
     )
+    if args.time and (whole := found.seconds + found.answering) > parse_time(args.time):
+        screen.warn(
+            f"this may take {duration(whole)}, longer than --time {args.time}: half of that at least is for learning, "
+            "and one step is the least; fewer --tests or a smaller --select shorten the answering"
+        )
 
 
 def finished(screen: Screen, came: dict[str, Any]) -> None:

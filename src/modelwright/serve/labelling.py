@@ -30,6 +30,7 @@ class Turn:
     ranked: int
     skipped: int
     of: int  # prompts in all, for this labeller
+    last: str | None = None  # the judgement that an undo would take back
 
     @property
     def completions(self) -> list[str]:
@@ -38,9 +39,9 @@ class Turn:
 
 
 def shown_order(seed: int, labeller: str, item: str, size: int) -> tuple[int, ...]:
-    """The order in which a labeller sees an item's completions: the same in every process."""
+    """The order in which a labeller sees an item's completions: the same in every process, however the name is set."""
     order = list(range(size))
-    random.Random(f"{seed} {labeller} {item}").shuffle(order)
+    random.Random(f"{seed} {' '.join(labeller.casefold().split())} {item}").shuffle(order)
     return tuple(order)
 
 
@@ -89,7 +90,8 @@ class Round:
                 self._held[found.id] = (name, time.monotonic())
             order = () if found is None else shown_order(self.seed, name, found.id, len(found.completions))
             skipped = sum(one.ranks is None for one in mine.values())
-            return Turn(name, found, order, len(mine) - skipped, skipped, total)
+            last = next((one.id for one in reversed(mine.values())), None)
+            return Turn(name, found, order, len(mine) - skipped, skipped, total, last)
 
     def _done(self, labeller: str) -> tuple[dict[str, Judgement], set[str]]:
         """What the labeller has judged, and the items that are judged by one labeller alone, and by another."""
@@ -127,11 +129,12 @@ class Round:
             self._again.pop(who, None)
             return kept
 
-    def undo(self, labeller: str) -> bool:
-        """Take back the labeller's last judgement, which is next to be judged again; False where there is none."""
+    def undo(self, labeller: str, judgement: str) -> bool:
+        """Take back the labeller's last judgement, which is next to be judged again; False where it is not the one that
+        is named: asked for twice, because an answer was lost, it happens once."""
         with self._lock:
             who = self.named(labeller)
-            last = self.journal.take_back(who)
+            last = self.journal.take_back(who, judgement)
             if last is not None and last.item in self.items:
                 self._again[who] = last.item
             return last is not None

@@ -236,12 +236,16 @@ class Body(Strict):
     """The text is the prompt as it stands, whatever the model was tuned on."""
     contract: str | None = None
     """The hash of the prompt contract that the client counts on."""
+    ignore_eos: bool | None = None
+    """Writing goes on behind the token that ends a text, to max_tokens: so a load has the length that is asked for."""
     response_format: Format | None = None
 
     @model_validator(mode="after")
     def _streams(self) -> Body:
         if self.stream_options is not None and not self.stream:
             raise Refusal(400, "stream_options go with stream: true", param="stream_options")
+        if self.ignore_eos and self.held:
+            raise Refusal(400, "ignore_eos: a schema or a tool says where the answer ends", param="ignore_eos")
         for schema, param in self._schemas():
             if len(json.dumps(schema)) > SCHEMA:
                 raise Refusal(400, f"{param} has a schema of over {SCHEMA} characters", param=param)

@@ -31,6 +31,10 @@ class Who(BaseModel):
     labeller: Name
 
 
+class Undone(Who):
+    judgement: str = Field(max_length=64)  # which, so that the page may ask for the same again
+
+
 class Judged(Who):
     """ranks: of each completion as it was shown, 1 the best; none is a skip."""
 
@@ -78,9 +82,8 @@ class Service:
         return await run_in_threadpool(self._judge, said)
 
     async def undo(self, request: Request) -> Response:
-        who = await read(Who, request)
-        await run_in_threadpool(self.round.undo, who.labeller)
-        return await run_in_threadpool(self._next, who.labeller)
+        said = await read(Undone, request)
+        return await run_in_threadpool(self._undo, said)
 
     # -- in a thread, since the disk is waited for
 
@@ -95,6 +98,13 @@ class Service:
             raise Refusal(503, f"the ranking could not be written down: {error.strerror or error}") from None
         return self._next(said.labeller, kept=kept)
 
+    def _undo(self, said: Undone) -> Response:
+        try:
+            self.round.undo(said.labeller, said.judgement)
+        except OSError as error:
+            raise Refusal(503, f"the undoing could not be written down: {error.strerror or error}") from None
+        return self._next(said.labeller)
+
     def _next(self, labeller: str, **more: Any) -> Response:
         turn = self.round.turn(labeller)
         end = {} if turn.item else {"agreement": self.round.agreement()}
@@ -105,7 +115,7 @@ def told(turn: Turn) -> dict[str, Any]:
     """What the page is told: nothing of who wrote what."""
     item = turn.item and {"id": turn.item.id, "prompt": turn.item.prompt, "completions": turn.completions}
     progress = {"ranked": turn.ranked, "skipped": turn.skipped, "of": turn.of}
-    return {"labeller": turn.labeller, "item": item, "progress": progress}
+    return {"labeller": turn.labeller, "item": item, "progress": progress, "last": turn.last}
 
 
 async def read(kind: type[Kind], request: Request) -> Kind:

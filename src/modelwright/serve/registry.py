@@ -44,6 +44,7 @@ UNBOUND = 4096  # tokens of a prompt where positions are relative, and the conte
 SCORES = 1 << 28  # bytes of a layer's attention scores there, which an encoder computes whole
 EMBEDDED = 1 << 16  # tokens of the texts to embed in a request
 KNOWN = 20  # names that a refusal lists
+SEED = 53  # bits of one that is drawn: whoever reads JSON's numbers as JavaScript does can say it again
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class Order:
-    """One continuation to be written, and by which engine; where there are labels, the likeliest of them."""
+    """One continuation to be written, and by which engine; where there are labels, the likeliest of them.
+
+    seed: by which the request's continuations can be drawn again; None where nothing is drawn.
+    """
 
     engine: str
     request: Request
     stop: tuple[str, ...]
     labels: Sequence[tuple[int, ...]] = ()
+    seed: int | None = None
 
     @property
     def weighed(self) -> list[Request]:
@@ -122,10 +127,27 @@ class Served:
         own = {
             "shape": cfg.shape, "chat": self.chats, "context": (cfg.encoder or cfg).context,
             "adapter_of": self.adapter_of, "contract": self.contract, "columns": list(self.columns) or None,
-            "vocabulary": cfg.vocab,
+            "labels": list(self.labels) or None, "vocabulary": cfg.vocab, "sampling": self.own,
         }  # fmt: skip
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "modelwright",
                 "modelwright": own}  # fmt: skip
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Those that it chooses among, where it was tuned to."""
+        return self.task.labels if self.task is not None and self.task.kind == "classify" and self.writes else ()
+
+    @property
+    def own(self) -> dict[str, Any] | None:
+        """What holds where a request says nothing, under the names of its fields; None where there is no such."""
+        if self.labels or not self.writes:
+            return None
+        try:
+            sampling = Sampling(**asdict(self.task.decoding)) if self.task else settings(self.lm.generation)
+        except ValueError:  # a generation_config.json that cannot be followed: who asks is told
+            return None
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        return {"max_tokens": sampling.max_new, **{name: getattr(sampling, name) for name in names}}
 
     # -- prompts
 
@@ -238,7 +260,7 @@ class Served:
                 param="fields", code="context_length_exceeded",
             )  # fmt: skip
         ends = self._ends | ({self.prompter.end} if self.prompter.end >= 0 else set())
-        labels = self.prompter.labels(example) if self.task.kind == "classify" else ()
+        labels = self.prompter.labels(example) if self.labels else ()
         source = None if prompt.source is None else list(prompt.source)
         return Reading(list(prompt.tokens), source, frozenset(ends), labels)
 
@@ -376,18 +398,20 @@ class Registry:
             sampling = choosing(sampling, body, longest)
         for reading in readings:
             self._check_room(served, reading, sampling, "messages" if chat else "prompt")
-        n, seed = body.choices, secrets.randbits(63) if sampling.seed is None else sampling.seed
+        n, seed = body.choices, secrets.randbits(SEED) if sampling.seed is None else sampling.seed
         random = generators([reading.read for reading in readings], n, seed)
         alike = replace(sampling, stop=(), seed=None)  # what is drawn together has the same settings
         grammars = served.grammars(body, readings[0].ends, len(random))  # a conversation is one reading
         orders = []
         for row, generator in enumerate(random):
             reading = readings[row // n]
+            ends = () if body.ignore_eos and not reading.labels else reading.ends
             request = Request(
-                reading.tokens, alike, reading.source, reading.ends, generator=generator, likely=body.candidates,
+                reading.tokens, alike, reading.source, ends, generator=generator, likely=body.candidates,
                 bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter, owner=owner,
             )  # fmt: skip
-            orders.append(Order(served.engine, request, sampling.stop, reading.labels))
+            told = None if sampling.greedy else seed
+            orders.append(Order(served.engine, request, sampling.stop, reading.labels, told))
         return orders, sum(len(reading.read) - len(soft_ids(served.lm.model)) for reading in readings)
 
     def _check_room(self, served: Served, reading: Reading, sampling: Sampling, param: str) -> None:

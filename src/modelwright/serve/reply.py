@@ -63,19 +63,22 @@ class Usage:
 
 @dataclass(frozen=True)
 class Form:
-    """How the answers of one route look. `top`, `likely`: candidates beside each token, in either form."""
+    """How the answers of one route look. `top`, `likely`: candidates beside each token, in either form; `seed`: what
+    the same answer can be asked for by."""
 
     model: str
     top: int | None
     likely: int
     usage: bool = False  # whether a stream ends with what was used
+    seed: int | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
     prefix, whole, part = "", "", ""
 
     def head(self, kind: str) -> dict[str, Any]:
-        return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
+        said = {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
+        return said if self.seed is None else said | {"modelwright": {"seed": self.seed}}
 
     def told(self, tokens: Sequence[Token]) -> dict[str, Any]:
         """What stands beside OpenAI's fields: each token with the candidates, and what the rules made of them."""
@@ -116,8 +119,7 @@ class ChatForm(Form):
         message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
         if piece.calls:
             message |= {"content": None, "tool_calls": [_call(*call) for call in piece.calls]}
-        finish = "tool_calls" if piece.calls else piece.finish
-        said = {"index": index, "message": message, "logprobs": self.logprobs(piece), "finish_reason": finish}
+        said = {"index": index, "message": message, "logprobs": self.logprobs(piece), "finish_reason": piece.finish}
         return said | self.told(piece.tokens)
 
     def logprobs(self, piece: Piece) -> dict[str, Any] | None:
@@ -141,7 +143,7 @@ class ChatForm(Form):
         for at, call in enumerate(piece.calls):
             found.append(self._event(index, {"tool_calls": [{"index": at, **_call(*call)}]}))
         if piece.finish:
-            found.append(self._event(index, {}, finish_reason="tool_calls" if piece.calls else piece.finish))
+            found.append(self._event(index, {}, finish_reason=piece.finish))
         return found
 
     def _event(self, index: int, delta: Mapping[str, Any], **more: Any) -> bytes:
@@ -218,15 +220,18 @@ def _call(name: str, arguments: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def calls_of(text: str, offered: Collection[str]) -> list[tuple[str, str]]:
-    """The tools that a text calls, if it is nothing but {"name": ..., "arguments": {...}} of such as are offered."""
+def calls_of(text: str, offered: Collection[str], cut: bool = False) -> list[tuple[str, str]]:
+    """The tools that a text calls, if it is nothing but {"name": ..., "arguments": {...}} of such as are offered.
+
+    cut: the text ends in the midst of one, which is left out; what was called before it is whole.
+    """
     found: list[tuple[str, str]] = []
     reader, rest = json.JSONDecoder(), text.strip()
     while rest:
         try:
             said, end = reader.raw_decode(rest)
         except (ValueError, RecursionError):
-            return []
+            return found if cut and rest.startswith("{") else []
         if not isinstance(said, dict) or said.get("name") not in offered or not isinstance(said.get("arguments"), dict):
             return []
         found.append((said["name"], json.dumps(said["arguments"], ensure_ascii=False)))
@@ -247,7 +252,11 @@ class Calls:
     text: set[int] = field(default_factory=set)  # choices that have begun as text
 
     def take(self, piece: Piece) -> Piece | None:
-        """What can be shown; None where it is held back. Calls that the text ends within are shown as text."""
+        """What can be shown; None where it is held back.
+
+        Where the length cuts a call, those before it are calls; where it cuts the first, or a stop string any, what was
+        written is shown as text.
+        """
         if not self.offered or piece.choice in self.text:
             return piece
         held = self.held.setdefault(piece.choice, [])
@@ -258,7 +267,11 @@ class Calls:
         elif piece.finish is None:
             return None
         whole = join(self.held.pop(piece.choice))
-        calls = [] if piece.choice in self.text else calls_of(whole.text, self.offered)
+        if piece.choice in self.text:
+            return whole
+        if calls := calls_of(whole.text, self.offered):
+            return replace(whole, text="", tokens=(), calls=calls, finish="tool_calls")
+        calls = calls_of(whole.text, self.offered, cut=whole.finish == "length")
         return replace(whole, text="", tokens=(), calls=calls) if calls else whole
 
 

@@ -254,7 +254,7 @@ class Service:
             with answer.waiting():
                 owner = key_of(request.headers) if self.limits.keys else None
                 orders, prompt = await self._orders(served, body, owner)
-            form = kind(served.name, body.top, body.likely or 0, body.usage_wanted)
+            form = kind(served.name, body.top, body.likely or 0, body.usage_wanted, orders[0].seed)
             pieces = self._start(answer, body, orders, prompt)
             if body.stream:
                 first = await anext(pieces)  # what fails before it is an answer with a status of its own
@@ -439,7 +439,7 @@ async def refused(request: Request, error: Exception) -> Response:
 
 async def no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    there = "/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health and /metrics"
+    there = "/ (a page), /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health and /metrics"
     what = (
         f"{request.url.path[:80]!r} takes no {request.method}" if error.status_code == 405 else "there is nothing here"
     )

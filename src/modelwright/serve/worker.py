@@ -67,15 +67,20 @@ class Heard(Decoder):
         return self.tokenizer.decode([*self._window, token], special=self.special)[self._shown :]
 
 
+def begun(tokenizer: Tokenizer, request: Request) -> Heard:
+    """A decoder that has read what stands before the text, which may change how it begins."""
+    decoder = Heard(tokenizer)
+    for token in () if request.source is not None else request.prompt[-8:]:
+        decoder.push(token)
+    return decoder
+
+
 class Draft:
     """One choice being written: its tokens as text, and the tokens' own texts, which joined are the text."""
 
     def __init__(self, ticket: Ticket, choice: int, stream: Stream, tokenizer: Tokenizer, stop: tuple[str, ...]):
         self.ticket, self.choice, self.stream = ticket, choice, stream
-        self.decoder = Heard(tokenizer)
-        request = stream.request
-        for token in () if request.source is not None else request.prompt[-8:]:  # what stands before may change it
-            self.decoder.push(token)
+        self.decoder = begun(tokenizer, stream.request)
         self.writer = Writer(self.decoder, stop)
         self.due = 0  # characters that were shown and whose tokens were not told yet
         self.waiting: deque[Token] = deque()
@@ -119,32 +124,30 @@ class Draft:
 
 @dataclass(eq=False)
 class Choice:
-    """One choice that is to be a label: all of them are weighed, and then the likeliest is written."""
+    """One choice that is to be a label: all of them are weighed, and the likeliest is the answer."""
 
     ticket: Ticket
     choice: int
     order: Order
     weighed: list[Stream]
 
-    @property
-    def chosen(self) -> Request:
-        """The request that writes it: the first of those whose log p, summed over its tokens, is the highest."""
-        sums = [sum(score.logp for score in stream.scores) for stream in self.weighed]
-        return replace(self.order.request, grammar=Saying(self.order.labels[sums.index(max(sums))]))
+    def piece(self, tokenizer: Tokenizer) -> Piece:
+        """The first of those whose log p, summed over its tokens, is the highest. It is told as one token: the
+        candidates beside it are labels, each with its number, its log p, and its share of what all of them have."""
+        request, labels = self.order.request, self.order.labels
+        logps = [sum(score.logp for score in stream.scores) for stream in self.weighed]
+        shares = torch.tensor(logps, dtype=torch.float64).softmax(0).tolist()
+        ranked = sorted(range(len(labels)), key=lambda at: -logps[at])[: max(1, request.likely)]
+        beside = [Beside(at, said(tokenizer, request, labels[at]), logps[at], {"labels": shares[at]}) for at in ranked]
+        best = beside[0]
+        told = [Token(best.id, best.text, best.logprob, beside)] if request.sampling.logprobs else []
+        return Piece(self.choice, best.text, told, "stop", len(labels[best.id]))
 
 
-@dataclass
-class Saying:
-    """A grammar with one sentence."""
-
-    tokens: Sequence[int]
-    at: int = 0
-
-    def allowed(self) -> Tensor:
-        return torch.arange(max(self.tokens) + 1) == self.tokens[self.at]
-
-    def take(self, token: int) -> None:
-        self.at += 1
+def said(tokenizer: Tokenizer, request: Request, label: Sequence[int]) -> str:
+    """A label's text as it stands behind the prompt."""
+    decoder = begun(tokenizer, request)
+    return "".join(decoder.push(token) for token in label if token not in request.ends) + decoder.finish()
 
 
 # -- the thread ----------------------------------------------------------------------------------------------------
@@ -227,7 +230,9 @@ class Worker:
                     weighed = [self._begin(ticket, order.engine, one) for one in order.weighed]
                     self.weighing.append(Choice(ticket, choice, order, weighed))
                 else:
-                    self._write(ticket, choice, order, order.request)
+                    stream = self._begin(ticket, order.engine, order.request)
+                    tokenizer = self.tokenizers[order.engine]
+                    self.drafts[stream] = Draft(ticket, choice, stream, tokenizer, order.stop)
         except Exception as error:
             self._fail(ticket, error)
 
@@ -236,16 +241,12 @@ class Worker:
         ticket.streams.append(stream)  # before what may fail: who is told of a fault leaves all of these
         return stream
 
-    def _write(self, ticket: Ticket, choice: int, order: Order, request: Request) -> None:
-        stream = self._begin(ticket, order.engine, request)
-        self.drafts[stream] = Draft(ticket, choice, stream, self.tokenizers[order.engine], order.stop)
-
     def _choose(self) -> None:
-        """What was weighed to its end is written."""
+        """What was weighed to its end is answered."""
         for one in [one for one in self.weighing if all(stream.ended for stream in one.weighed)]:
             self.weighing.remove(one)
             try:
-                self._write(one.ticket, one.choice, one.order, one.chosen)
+                self.events.append((one.ticket, one.piece(self.tokenizers[one.order.engine])))
             except Exception as error:
                 self._fail(one.ticket, error)
 

@@ -57,11 +57,7 @@ def alarms(history: Sequence[Row], limits: Limits = Limits()) -> list[Alarm]:
     for alarm in (_kl, _ratio, _gold, _constant, _ends, _growth, _entropy):
         for name, what, at, stop in alarm(history, limits):
             since, best = int(history[at]["step"]), best_of(history[:at] or history[:1])
-            found.append(
-                Alarm(
-                    name, f"{what}, since step {since}; the best weights were those of step {best}", since, best, stop
-                )
-            )
+            found.append(Alarm(name, f"{what}, since step {since}", since, best, stop))
     return found
 
 

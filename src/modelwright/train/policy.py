@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from modelwright.adapt.lora import reference_of
 from modelwright.data.examples import Example
 from modelwright.data.loader import mixed
 from modelwright.data.prompt import Prompter
@@ -24,7 +25,7 @@ from modelwright.model.heads import Critic
 from modelwright.model.transformer import Transformer
 from modelwright.train import optim
 from modelwright.train.loop import Terms, fit
-from modelwright.train.rollout import Actor, Answer, Experience, Seen, minibatches, reference_of
+from modelwright.train.rollout import Actor, Answer, Experience, Seen, minibatches
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Trainer:
         self.method, self.seed, self.minibatch, self.clip = method, seed, minibatch, clip
         self.epochs = epochs or (4 if critic else 1)
         self.model = Critic(model) if critic else model
-        self.actor = Actor(self.model, prompter, method, reference_of(self.model))
+        self.actor = Actor(self.model, prompter, method, reference_of(model))
         self.optimizer = optim.make(self.model, lr=rate, decay=0.0)
         self.written = 0  # times
 

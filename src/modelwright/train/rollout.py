@@ -9,18 +9,17 @@ Letters: B answers, T tokens of a row (padded on the right), G answers to one pr
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import count
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, SupportsFloat, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from modelwright.adapt.lora import LoRALinear, adapters_off, merged_copy
+from modelwright.adapt.lora import Reference, merged_copy
 from modelwright.data.examples import Example
 from modelwright.data.loader import Places, mixed, shuffled
 from modelwright.data.pack import Batch, collate
@@ -106,6 +105,8 @@ def checked(answers: Sequence[Answer], scores: Sequence[float]) -> Tensor:
             f"the reward gave {len(scores)} scores for {len(answers)} answers, the first to {answers[0].example.id}: "
             "it is to give one for each"
         )
+    if wrong := [score for score in scores if not isinstance(score, SupportsFloat)]:
+        raise ValueError(f"the reward gave {wrong[0]!r} for an answer: it is to be a finite number")
     found = [float(score) for score in scores]
     for answer, score in zip(answers, found, strict=True):
         if not math.isfinite(score):
@@ -194,36 +195,6 @@ class Reader:
         return [torch.cat(parts) * batch.weight for parts in zip(*found, strict=True)]
 
 
-Reference = Callable[[Batch, Reader], Tensor]
-
-
-def reference_of(model: Transformer | Critic) -> Reference:
-    """log p (B, T) under the policy as it is now, before its first step; so take it before a checkpoint is restored.
-
-    Where all that learns is a LoRA that still says nothing, it is the policy with its adapters silent; else a copy
-    that shares what is frozen. Either way KL is exactly 0 at first.
-    """
-    policy = policy_of(model)
-    if _silent(policy):
-
-        def base(batch: Batch, reader: Reader) -> Tensor:
-            with adapters_off(policy):
-                return reader(policy, batch)[0]
-
-        return base
-    shared: dict[int, Any] = {id(p): p for p in policy.parameters() if not p.requires_grad}
-    frozen = copy.deepcopy(policy, shared).eval().requires_grad_(False)
-    return lambda batch, reader: reader(frozen, batch)[0]
-
-
-def _silent(policy: Transformer) -> bool:
-    """Whether nothing but a LoRA learns, and it says nothing yet: B is 0."""
-    adapters = [module for module in policy.modules() if isinstance(module, LoRALinear)]
-    own = {id(p) for module in adapters for p in (module.A, module.B)}
-    learning = {id(p) for p in policy.parameters() if p.requires_grad}
-    return bool(learning) and learning <= own and not any(bool(module.B.any()) for module in adapters)
-
-
 class Seen(NamedTuple):
     """What a method makes its advantages of."""
 
@@ -264,7 +235,7 @@ class Actor:
         Raises ValueError where the method has a penalty on the way from the reference, and there is none.
         """
         if method.needs_reference and reference is None:
-            raise ValueError("there is a penalty on the KL to a reference, and no reference: give reference_of(model)")
+            raise ValueError("there is a penalty on the KL to a reference, and no reference: give reference_of(policy)")
         self.model, self.prompter, self.method, self.texts = model, prompter, method, texts
         self.reference, self.reader = reference, Reader(precision, rows)
         self.controller = method.controller()
@@ -290,7 +261,10 @@ class Actor:
         batch = _each(batch_of(answers, self.prompter), lambda tensor: tensor.to(device))
         said = [] if once and not isinstance(self.model, Critic) else self.reader(self.model, batch)
         old, values = (*said, None, None)[:2]
-        reference = None if self.reference is None else self.reference(batch, self.reader)
+        reference = None
+        if self.reference is not None:
+            with self.reference() as silent:
+                reference = self.reader(silent, batch)[0]
         ended = torch.tensor([answer.ended for answer in answers])
         seen = Seen(answers, batch, judged.to(device), ended.to(device), old, reference, values)
         made = self.method.experience(seen, self.controller.value)
