@@ -32,7 +32,7 @@ from modelwright.recipes.best import spread
 from modelwright.recipes.preferring import Paired, Prefer, batches, command, get_paired, keep, learn, tested
 from modelwright.recipes.watch import Screen
 
-NORMAL = 1024  # rows that tell mean and spread: to a thirty-second of the spread
+NORMAL = 2048  # rows that tell mean and spread: to a fortieth of the spread
 
 
 @dataclasses.dataclass(frozen=True)
