@@ -24,6 +24,7 @@ from tuned import came, losses, same, stopped, weights
 JUDGE = """
 def letter(prompt, answer): return answer.count("a") / max(1, len(answer))
 def never(prompt, answer): return float("nan")
+def flat(prompt, answer): return 1.0
 def nothing(prompt, answer): return None
 def fewer(prompt, answer): return -letter(prompt, answer)
 """
@@ -121,6 +122,19 @@ def test_a_reward_that_is_cheated_ends_the_run_at_the_best_moment_of_gold(
     assert kept["aligned"]["by"] == "ppo"
 
 
+def test_an_alarm_before_the_first_test_leaves_the_model_as_it_was(
+    models: dict[str, Path], prompts: str, judge: str, general: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    more = ["--prompts", prompts, "--reward", f"{judge}:flat", "--tests", "1", "--rate", "0.05", "--beta", "1"]
+    assert cli.main(words("ppo", models["decoder"], tmp_path / "run", general, *more)) == 0
+    found = came(capsys)
+    assert "the reward gave 1 to every answer" in found["actual"]["stopped"]
+    assert found["actual"]["best_step"] == 0
+    kept = weights(tmp_path / "run/model")
+    assert not any(tensor.any() for name, tensor in kept.items() if "lora_B" in name)
+
+
 def answer(text: str, said: str = TEXTS[0], **more: str) -> Answer:
     example = Example("a", {"messages": ({"role": "user", "content": said},), **more})
     return Answer(Prompt((), None, said), (), text, True, example)
@@ -165,6 +179,16 @@ def test_judges(models: dict[str, Path], judge: str, tmp_path: Path, capsys: pyt
         reward_of(f"{classifier}:x", task)
     with pytest.raises(ValueError, match="is no reward model"):
         reward_of(str(classifier), task)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    models: dict[str, Path], prompts: str, judge: str, general: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    more = ["--prompts", prompts, "--reward", f"{judge}:letter", "--dry-run"]
+    assert cli.main(words("ppo", models["decoder"], tmp_path / "run", general, *more)) == 0
+    assert came(capsys) == {"rounds": 6, "steps": 6 * 8}
+    assert not (tmp_path / "run").exists()
 
 
 def test_prompts_are_taken_once_and_some_are_kept_apart(prompts: str) -> None:

@@ -52,14 +52,13 @@ from modelwright.recipes.pretrain import choose_precision
 from modelwright.recipes.ready import open_base
 from modelwright.recipes.results import data_digest
 from modelwright.recipes.rewards import reward_of
-from modelwright.recipes.run import Ended, Run, begun_in, ending_well
+from modelwright.recipes.run import Run
 from modelwright.recipes.told import forgotten
-from modelwright.recipes.tune import general_text, loss_on
+from modelwright.recipes.tune import carried_out, general_text, loss_on
 from modelwright.recipes.tuning import Inputs, changes
 from modelwright.recipes.watch import Screen, duration, thousands, write_whole
 from modelwright.train import optim
 from modelwright.train.alarms import Limits
-from modelwright.train.loop import Diverged
 from modelwright.train.policy import GRPO, PPO
 from modelwright.train.rollout import Actor, Reward, Rollouts, checked
 from modelwright.train.rollout import write as write_answers
@@ -130,6 +129,8 @@ class Policy:
     """Of the products; without it, bf16 where this machine multiplies it faster, else fp32."""
     seed: int = 0
     """Of what is drawn, the order of the prompts, and fresh weights."""
+    dry_run: bool = False
+    """Show the plan, and stop."""
     json: bool = False
     """Print one JSON object at the end, and no progress."""
 
@@ -177,7 +178,8 @@ def check(args: Told) -> Told:
         if (value := getattr(args, name, None)) is not None and (value < 0 or (low and value == 0)):
             raise ValueError(f"--{name} must be {'above 0' if low else '0 or more'}, not {value}")
     args.algorithm()
-    refuse_taken(args.output)
+    if not args.dry_run:  # which writes nothing
+        refuse_taken(args.output)
     return args
 
 
@@ -297,6 +299,8 @@ def policy(args: Policy, screen: Screen) -> dict[str, Any]:
     actor = Actor(model, ready.prompter, method, reference_of(ready.lm.model), precision=args.precision or "fp32")
     rollouts = rollouts_of(args, ready, actor)
     show(screen, args, ready, rollouts)
+    if args.dry_run:
+        return {"rounds": args.rounds, "steps": args.rounds * rollouts.steps}
     # 4. learning, between two looks at the prompts kept apart
     if args.resume:
         recall(args, ready.inputs)
@@ -447,7 +451,7 @@ def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts) -> None
             "model": f"{args.model}: {ready.lm.model.cfg.shape}, {thousands(learning)} parameters learn, {args.method}",
             "judges": judges,
             "rounds": f"{args.rounds:,}, each of {args.batch} prompts with {args.count} answers, read "
-            f"{rollouts.epochs} times in {rollouts.steps} steps",
+            f"{rollouts.epochs}x in {rollouts.steps} steps",
         },
     )
 
@@ -472,17 +476,4 @@ def finished(screen: Screen, came: dict[str, Any]) -> None:
 def command(options: type[Told], argv: list[str], name: str) -> int:
     """`modelwright align NAME`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
     called = f"modelwright align {name}"
-    args = check(parse(options, argv, called))
-    screen = Screen(quiet=args.json)
-    try:
-        with ending_well(called, args.output, PLAN, screen.say), begun_in(args.output, PLAN):
-            came = policy(args, screen)
-    except Diverged as error:
-        raise ValueError(f"{error}: begin anew with a lower --rate and another --output") from None
-    except Ended as stop:
-        return stop.code
-    if args.json:
-        print(json.dumps(came))
-    else:
-        finished(screen, came)
-    return 0
+    return carried_out(called, check(parse(options, argv, called)), policy, finished)

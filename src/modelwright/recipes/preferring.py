@@ -37,12 +37,10 @@ from modelwright.recipes.options import PLAN, resumed
 from modelwright.recipes.preflight import suited
 from modelwright.recipes.pretrain import choose_precision
 from modelwright.recipes.ready import open_base
-from modelwright.recipes.run import Ended, ending_well
 from modelwright.recipes.told import chosen, forgotten
-from modelwright.recipes.tune import place, train
+from modelwright.recipes.tune import carried_out, train
 from modelwright.recipes.tuning import Inputs, Learning, Plan, check_learning, recall, remember
 from modelwright.recipes.watch import Screen, duration, thousands, write_whole
-from modelwright.train.loop import Diverged
 
 AT_ONCE = 8  # rows that are scored together
 Score = Callable[[nn.Module, Batch], Tensor]  # what each answer of a batch is given: (B, P, 2)
@@ -282,17 +280,4 @@ def finished(screen: Screen, came: dict[str, Any]) -> None:
 def command(options: type[Told], argv: list[str], name: str, recipe: Callable[[Told, Screen], dict[str, Any]]) -> int:
     """`modelwright align NAME`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
     called = f"modelwright align {name}"
-    args = check(parse(options, argv, called))
-    screen = Screen(quiet=args.json)
-    try:
-        with ending_well(called, args.output, PLAN, screen.say), place(args):
-            came = recipe(args, screen)
-    except Diverged as error:
-        raise ValueError(f"{error}: begin anew with a lower --rate and another --output") from None
-    except Ended as stop:
-        return stop.code
-    if args.json:
-        print(json.dumps(came))
-    elif not args.dry_run:
-        finished(screen, came)
-    return 0
+    return carried_out(called, check(parse(options, argv, called)), recipe, finished)

@@ -19,10 +19,11 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -78,7 +79,7 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
     before = loss_on(ready.base, texts, spare=len(soft_ids(ready.lm.model)))
     if not args.resume:
         remember(args, found, ready.inputs)
-    actual = train(args, ready, found, best, peak, screen)
+    actual = train(args, ready, found, best, peak, screen, language_model)
     after = loss_on(speaking(ready.lm, ready.base), texts) if before else []
     # 7. what came of it
     lost = {**named, **dataclasses.asdict(grown(before, after, seed=args.seed))} if before else None
@@ -113,9 +114,8 @@ def best_of(args: Tune, ready: Ready) -> Best:
 
 
 def train(
-    args: Learning, ready: Material, found: Plan, best: Best, peak: float, screen: Screen,
-    loss: Loss[Any] = language_model,
-) -> dict[str, Any]:  # fmt: skip
+    args: Learning, ready: Material, found: Plan, best: Best, peak: float, screen: Screen, loss: Loss[Any]
+) -> dict[str, Any]:
     """Through the loop, and back to the best moment -> what the run took."""
     assert args.precision is not None
     model, directory = ready.learner, args.output
@@ -201,8 +201,22 @@ def lineage_of(args: Tune, ready: Ready, found: Plan, actual: dict[str, Any]) ->
 # -- the command ------------------------------------------------------------------------------------------
 
 
+class Settled(Protocol):
+    """What is told to a recipe that leaves a run."""
+
+    @property
+    def output(self) -> Path: ...
+    @property
+    def dry_run(self) -> bool: ...
+    @property
+    def json(self) -> bool: ...
+
+
+Said = TypeVar("Said", bound=Settled)
+
+
 @contextmanager
-def place(args: Learning) -> Iterator[None]:
+def place(args: Settled) -> Iterator[None]:
     """The run directory for this process alone; gone again where no run was begun. A dry run needs none."""
     if args.dry_run:
         yield
@@ -213,11 +227,18 @@ def place(args: Learning) -> Iterator[None]:
 
 def main(argv: list[str]) -> int:
     """`modelwright tune`. Exit codes: 0 done, 2 the user's mistake, 130 and 143 stopped by a signal."""
-    args = check(parse(Tune, argv, "modelwright tune"))
+    return carried_out("modelwright tune", check(parse(Tune, argv, "modelwright tune")), tune, finished)
+
+
+def carried_out(
+    called: str, args: Said, recipe: Callable[[Said, Screen], dict[str, Any]],
+    finished: Callable[[Screen, dict[str, Any]], None],
+) -> int:  # fmt: skip
+    """A recipe in its run directory, to its end or to what a signal leaves of it -> the exit code."""
     screen = Screen(quiet=args.json)
     try:
-        with ending_well("modelwright tune", args.output, PLAN, screen.say), place(args):
-            came = tune(args, screen)
+        with ending_well(called, args.output, PLAN, screen.say), place(args):
+            came = recipe(args, screen)
     except Diverged as error:
         raise ValueError(f"{error}: begin anew with a lower --rate and another --output") from None
     except Ended as stop:
