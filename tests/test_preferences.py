@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from modelwright.data.examples import Example, read_examples
+from modelwright.data.pairs import example_of
 from modelwright.data.preferences import Preference, preferences, weights
+from modelwright.data.task import parse_task
 
 DATA = os.environ.get("MODELWRIGHT_DATA")
 real = pytest.mark.skipif(DATA is None, reason="MODELWRIGHT_DATA names no real data")
@@ -61,6 +63,14 @@ def test_a_ranking_is_all_its_pairs_less_ties() -> None:
 def test_a_task_s_columns_are_the_prompt() -> None:
     [pair] = read({"ticket": "T", "chosen": "a", "rejected": "b", "other": 1}, columns=("ticket",))
     assert (pair.prompt, pair.fields) == ((), {"ticket": "T"})
+
+
+def test_a_pair_says_not_what_its_answer_is_to_name() -> None:
+    """A task that is measured by `mentions` reads preferences whose rows have no such column."""
+    columns = {"source": "mail", "target": "note", "required": "facts"}
+    task = parse_task({"kind": "generate", "data": {"train": "desk:x"}, "columns": columns}, "x", Path())
+    example = example_of(Preference("a", (), "yes", "no", {"mail": "Well?"}, "a"), task)
+    assert (example.fields["source"], example.fields["target"]) == ("Well?", "yes")
 
 
 @pytest.mark.parametrize(

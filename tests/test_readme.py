@@ -113,13 +113,16 @@ def test_the_demo_climbs_a_project_where_its_paths_lead_somewhere(said: list[str
 
 
 def shown() -> list[str]:
-    """Every line that starts with `modelwright` in the pages, the command line's examples, and the Makefile."""
+    """Every line that starts with `modelwright` in the pages, the help, the Makefile and a script."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     values = dict(re.findall(r"^(\w+) [?:]?= *(.*)$", makefile, re.MULTILINE))
     recipes = re.findall(r"^\t(?:@echo '  |-?\$\(BIN\)/)(modelwright .*?)$", makefile, re.MULTILINE)
     recipes = [re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], line.removesuffix("'")) for line in recipes]
+    script = (
+        (ROOT / "examples" / "align-desk" / "run.sh").read_text(encoding="utf-8").replace('"$seed"', "0").splitlines()
+    )
     pages = [line for page in PAGES for block in blocks("(?:sh|bash|console)", page) for line in block.splitlines()]
-    return [line.strip() for line in [*pages, *EXAMPLES.splitlines(), *recipes] if "modelwright " in line]
+    return [line.strip() for line in [*pages, *EXAMPLES.splitlines(), *recipes, *script] if "modelwright " in line]
 
 
 @dataclass

@@ -48,7 +48,8 @@ def example_of(pair: Preference, task: Task) -> Example:
     if pair.prompt:
         return Example(pair.id, {"messages": pair.prompt, task.target: pair.chosen})
     fields = {**pair.fields, task.columns.get(task.target, task.target): pair.chosen}
-    return canonical(task, Example(pair.id, fields), pair.id)
+    columns = {name: column for name, column in task.columns.items() if name != "required"}  # no part of a prompt
+    return canonical(replace(task, columns=columns), Example(pair.id, fields), pair.id)
 
 
 class TooLong(ValueError):

@@ -28,8 +28,11 @@ from modelwright.data.pairs import Write, verdicts_of
 from modelwright.hub.open import LanguageModel
 from modelwright.losses.preference import answer_scores, counts, pairwise_reward
 from modelwright.model.heads import Scored
+from modelwright.recipes.best import spread
 from modelwright.recipes.preferring import Paired, Prefer, batches, command, get_paired, keep, learn, tested
 from modelwright.recipes.watch import Screen
+
+NORMAL = 2048  # rows that tell mean and spread: to a fortieth of the spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +69,14 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
 @torch.no_grad()
 def normalise(ready: Paired) -> None:
     """Bradley and Terry's rewards are known but for a constant, and their spread is chance: chosen answers of the
-    training part get mean 0 (Ouyang et al. 2022, section 3.5) and standard deviation 1."""
-    read = batches(ready, ready.rows)
+    training part get mean 0 (Ouyang et al. 2022, section 3.5) and standard deviation 1, as some of its rows tell."""
+    read = batches(ready, spread(ready.rows, NORMAL))
     values = torch.cat([answer_scores(ready.learner, batch)[..., 0][counts(batch) > 0] for batch in read])
     head = ready.learner.score
     assert isinstance(head, nn.Linear)
-    mean, spread = values.mean(), values.std(correction=0).clamp(min=1e-6)
-    head.bias.sub_(mean).div_(spread)
-    head.weight.div_(spread)
+    mean, scale = values.mean(), values.std(correction=0).clamp(min=1e-6)
+    head.bias.sub_(mean).div_(scale)
+    head.weight.div_(scale)
 
 
 def save_head(model: nn.Module, work: Path) -> None:

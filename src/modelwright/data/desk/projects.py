@@ -8,6 +8,7 @@
     record     a dialogue -> what it says, as a line of facts                generate
     summary    a dialogue -> two to four sentences                           summarise
 
+and of `replies`: reply, manner, preferences.
 Row i of a part depends on `(name, seed, part, i)` alone.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from modelwright.data.desk.cases import Case, cases
 from modelwright.data.desk.facts import PARTS, Part
+from modelwright.data.desk.replies import manner, preferences, reply
 from modelwright.data.desk.tickets import Note, made_to_say, ticket
 
 Fields = dict[str, Any]
@@ -106,4 +108,7 @@ PROJECTS: dict[str, Callable[[int, Part, int], Iterator[Fields]]] = {
     "brief": brief,
     "record": record,
     "summary": summary,
+    "reply": reply,
+    "manner": manner,
+    "preferences": preferences,
 }
