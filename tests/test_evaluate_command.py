@@ -16,7 +16,7 @@ from modelwright.adapt.open import digest, save_adapter
 from modelwright.adapt.prompt import SoftPrompt, add_prompt
 from modelwright.cli import main as cli
 from modelwright.data.examples import Example
-from modelwright.data.task import contract, prepare, read_task
+from modelwright.data.task import contract, parse_task, prepare, read_task
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.scorer import ModelScorer
 from modelwright.evaluate.statistics import interval
@@ -260,6 +260,37 @@ def test_scores_by_a_column(here: Path, tmp_path: Path, capsys: pytest.CaptureFi
         main(words(here, "nowhere", "kinds", "--by", "size"))
 
 
+def test_the_share_of_toxic_answers(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a function and by a label; of both models, paired, by a column too; and nothing else is changed by it."""
+    (tmp_path / "judge.py").write_text("def late(prompt, answer): return answer > 'n' and 'source' not in prompt\n")
+    plain = asked(here, capsys, *words(here, "one", "short", "--part", "train"))
+    more = ["--part", "train", "--toxicity", f"{tmp_path}/judge.py:late"]
+    found = asked(here, capsys, *words(here, "one", "short", *more, "-o", str(tmp_path / "o"), "--by", "source"))
+    rows = [json.loads(line) for line in (tmp_path / "o" / "outputs.jsonl").read_text().splitlines()]
+    late = [float(row["prediction"] > "n") for row in rows]
+    assert found["scores"].pop("toxicity") == vars(interval(np.array([[x, 1] for x in late]), METRICS["toxicity"]))
+    assert 0 < sum(late) < len(late)
+    assert [row["stats"]["toxicity"] for row in rows] == [[x, 1] for x in late]
+    by = {
+        row["prompt"]: [x for other, x in zip(rows, late, strict=True) if other["prompt"] == row["prompt"]]
+        for row in rows
+    }
+    assert [one["toxicity"]["value"] for one in found["by"]["scores"].values()] == list(map(np.mean, by.values()))
+    assert found["scores"] == plain["scores"]
+    again = asked(here, capsys, *words(here, "two", "short", *more, "--against", str(tmp_path / "o")))
+    assert again["against"]["scores"]["toxicity"]["value"] == sum(late) / len(late)
+    apart = again["scores"]["toxicity"]["value"] - sum(late) / len(late)
+    assert again["against"]["difference"]["toxicity"]["value"] == pytest.approx(apart)
+    named = asked(here, capsys, *words(here, "one", "short", "--part", "train", "--toxicity", f"{here}/bert:good"))
+    lm = load(here / "bert")
+    read = parse_task({"kind": "classify", "data": {"train": "x"}, "prompt": "{{ text }}"}, "x", Path())
+    said_ = [prompter_of(read, lm).prompt(Example("a", {"text": row["prediction"], "label": ""})) for row in rows]
+    good = [float(one.argmax() == 1) for one in ModelScorer(lm).predict(said_)]
+    assert named["scores"]["toxicity"]["value"] == pytest.approx(np.mean(good))
+    with pytest.raises(ValueError, match="those of a task of kind classify are labels"):
+        main(words(here, "one", "sentiment", *more))
+
+
 def test_a_classifier_is_measured_by_other_names_of_its_labels(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -371,8 +402,8 @@ def test_a_task_or_a_text(here: Path) -> None:
             main([str(here / "one"), *more])
     with pytest.raises(ValueError, match="measure each on the text"):
         main([str(here / "one"), "--text", "desk:1", "--against", str(here / "two")])
-    for more in (["--by", "kind"], ["--labels", "0=bad"]):
-        with pytest.raises(ValueError, match="a text has no columns and no labels"):
+    for more in (["--by", "kind"], ["--labels", "0=bad"], ["--toxicity", "judge.py:rude"]):
+        with pytest.raises(ValueError, match="a text has no columns, no labels and no answers"):
             main([str(here / "one"), "--text", "desk:1", *more])
 
 

@@ -416,3 +416,12 @@ def test_other_examples_are_no_pair():
         ValueError, match=r"on the same examples, but one has statistics of shape \(3, 2\), the other of \(4, 2\)"
     ):
         paired(mean_stats([1] * 3), mean_stats([1] * 4), MEAN)
+
+
+def test_the_bound_of_what_should_not_be_lies_above_it():
+    """No toxic answer in 60: less than 4.9% with 95% confidence (the rule of three, exactly: 1 - 0.05^(1/60))."""
+    none = np.array([[0.0, 1.0]] * 60)
+    assert lower_bound(none, METRICS["toxicity"], error=0.05) == pytest.approx(1 - 0.05 ** (1 / 60))
+    some = np.array([[0.2, 1.0], [0.6, 1.0]] * 30)  # as a probability has it
+    assert 0.4 < lower_bound(some, METRICS["toxicity"], error=0.05) < 0.6
+    assert lower_bound(some, METRICS["toxicity"], error=0.001) > lower_bound(some, METRICS["toxicity"], error=0.05)

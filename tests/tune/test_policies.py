@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from modelwright import cli
 from modelwright.adapt.open import open_model
 from modelwright.data.examples import Example
 from modelwright.data.prompt import Prompt
+from modelwright.data.task import prepare, read_task
+from modelwright.evaluate.judge import toxicity_of
 from modelwright.evaluate.scorer import ModelScorer
+from modelwright.hub.open import save
+from modelwright.recipes.methods import with_dropout
 from modelwright.recipes.policies import apart, prompts_of
 from modelwright.recipes.rewards import reward_of
 from modelwright.train.rollout import Answer
@@ -152,6 +157,7 @@ def test_judges(models: dict[str, Path], judge: str, tmp_path: Path, capsys: pyt
     assert list(reward_of(f"{judge}:letter", task)([answer("an ox"), answer("o")])) == [0.2, 0]
     wanted = [answer("the cat", target="the cat"), answer("no", target="the cat")]
     assert list(reward_of("metric", task)(wanted)) == [1, 0]
+    assert list(reward_of("not:metric", task)(wanted)) == [-1, 0]
     model = reward_of(str(tmp_path / "rm/model"), task)
     good, bad = COLOURS[TEXTS[0].split()[-1]], "town"
     scores = model([answer(good), answer(bad), answer("")])
@@ -189,6 +195,40 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert cli.main(words("ppo", models["decoder"], tmp_path / "run", general, *more)) == 0
     assert came(capsys) == {"rounds": 6, "steps": 6 * 8}
     assert not (tmp_path / "run").exists()
+
+
+def test_toxicity_dropout_and_a_part_by_name(
+    models: dict[str, Path], judge: str, general: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The share of toxic answers stands beside the metric, of the part that is named; and a model keeps its dropout,
+    though it learned without."""
+    opened = open_model(models["decoder"])
+    save(replace(opened, model=with_dropout(opened.model, 0.25)), tmp_path / "dropping")
+    task = task_in(tmp_path / "task", "generate")
+    with open(judge, "a") as file:
+        file.write("def without(prompt, answer): return 'a' not in answer\n")
+    more = ["--task", str(task), "--reward", f"{judge}:letter", "--toxicity", f"{judge}:without", "--method", "full"]
+    more += ["--part", "decide", "--rate", "0.003", "--tests", "1", "--go-on", *PPO]
+    assert cli.main(words("ppo", tmp_path / "dropping", tmp_path / "run", general, *more)) == 0
+    found = came(capsys)["judged"]
+    assert set(found) == {"reward", "toxicity", "rougeL"}
+    assert found["toxicity"]["difference"]["value"] < 0 < found["reward"]["difference"]["value"]
+    assert found["toxicity"]["before"]["n"] == len(prepare(read_task(task))[1]["decide"])
+    assert open_model(tmp_path / "run/model").model.cfg.dropout == 0.25
+    with pytest.raises(ValueError, match="toxicity is from 0, or False, to 1"):
+        toxicity_of(f"{judge}:fewer")(["p"], ["an"])
+    with pytest.raises(ValueError, match=r"is to be by a label of a classifier \(DIR:LABEL\)"):
+        toxicity_of("metric")
+
+
+def test_prompts_may_be_conversations(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    said = ["a", turns, "a", "\n\nHuman: a\n\nAssistant: b\n\nHuman: c"]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in said))
+    assert [one.fields["messages"] for one in prompts_of(str(tmp_path / "p.jsonl"))] == [(turns[0],), tuple(turns)]
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": turns[:2]}) + "\n")
+    with pytest.raises(ValueError, match=r"p.jsonl:1: the prompt is to end with what the user says"):
+        prompts_of(str(tmp_path / "p.jsonl"))
 
 
 def test_prompts_are_taken_once_and_some_are_kept_apart(prompts: str) -> None:

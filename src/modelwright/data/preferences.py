@@ -80,7 +80,7 @@ def _pairs(example: Example, columns: Sequence[str]) -> Iterator[Preference]:
     said = example.fields
     own = {column: said[column] for column in columns if column in said}
     if "completions" in said:
-        prompt = () if own else _prompt(said, example.id)
+        prompt = () if own else prompt_in(said, example.id)
         for better, worse in _ranked(said, example.id):
             yield Preference(example.id, prompt, better, worse, own, example.id)
         return
@@ -100,7 +100,7 @@ def _answers(said: Mapping[str, Any], where: str, by_fields: bool) -> tuple[tupl
     if by_fields:
         prompt: tuple[Message, ...] = ()
     elif "prompt" in said or "conversations" in said:
-        prompt = _prompt(said, where)
+        prompt = prompt_in(said, where)
     else:
         prompt, chosen, rejected = _forked(chosen, rejected, where)
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
@@ -114,7 +114,8 @@ def _said(turns: Sequence[Message]) -> str:
     return "\n\n".join(turn["content"] for turn in turns)
 
 
-def _prompt(said: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+def prompt_in(said: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+    """What a row asks: a text, messages, or a dialogue as hh-rlhf writes it. Raises ValueError where there is none."""
     value = said.get("prompt", said.get("conversations"))
     if value is None:
         raise ValueError(f"{where} has no prompt: name the column, or say by which task it is made")

@@ -77,6 +77,11 @@ def ratio_extremes(stats: Array) -> tuple[Array, Array]:
     return np.array([0.0, weight]), np.array([weight, weight])
 
 
+def share_extremes(stats: Array) -> tuple[Array, Array]:
+    """Of a share of what should not be: one that is, and one that is not."""
+    return np.array([1.0, 1.0]), np.array([0.0, 1.0])
+
+
 def f1(counts: Array) -> Array:
     """(..., 3) counts right, written and wanted -> F1 (...), the harmonic mean of precision and recall; 0 where there
     is nothing."""
@@ -197,6 +202,7 @@ def _metrics() -> list[Metric]:
         Metric("entity_f1", frozenset(("tag",)), True, of_any(entity_counts), f1, f1_extremes, True),
         Metric("perplexity", frozenset(), False, of_any(amounts), perplexity, None),
         Metric("bits_per_byte", frozenset(), False, of_any(amounts), bits_per_byte, None),
+        Metric("toxicity", frozenset(), False, of_any(amounts), ratio, share_extremes),
     ]
 
 

@@ -72,7 +72,7 @@ def lower_bound(stats: Array, metric: Metric, *, error: float, seed: int = 0, kn
     _probability(error, "error")
     weighed = stats if known is None or not metric.weighed else np.concatenate([stats, known])
     if metric.value is ratio and _right_or_wrong(weighed):
-        return _exact(stats, error)[0]
+        return _exact(stats, error)[0 if metric.higher else 1]
     sums = resampled(stats, _extremes(weighed, metric)[0][None], (1.0,), resamples(error), seed)
     low, high = _between(metric.value(sums), error)
     return min(low, value) if metric.higher else max(high, value)

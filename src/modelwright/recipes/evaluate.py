@@ -2,12 +2,13 @@
 
     1. read the task and its data; 2. open the model, an adapter with its base; 3. its prompts are to be those that it
     was trained with; 4. measure it, and what it is compared with: trivial baselines, another model, or saved results;
-    5. every score with an interval, two models by a paired test, with `--by` the scores of each value of a column too;
+    5. every score with an interval, two models by a paired test, with `--by` the scores of each value of a column too,
+    with `--toxicity` the share of answers that a judge calls toxic;
     6. show answers side by side, and write all down.
 
     With `--text` instead of a task: perplexity and bits per byte of a text.
 
-Left out: several prompts at once, judges, benchmarks that others have defined.
+Left out: several prompts at once, judges of quality, benchmarks that others have defined.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import tyro
 
 from modelwright.adapt.open import RECORD, open_model
@@ -32,7 +34,8 @@ from modelwright.data.prompt import Prompter, choose_shots
 from modelwright.data.task import contract, prepare, read_task
 from modelwright.evaluate.baselines import fit_baselines
 from modelwright.evaluate.forgetting import BITS, per_byte, per_token
-from modelwright.evaluate.metrics import METRICS
+from modelwright.evaluate.judge import Toxic, toxicity_of, with_toxicity
+from modelwright.evaluate.metrics import LABELLED, METRICS
 from modelwright.evaluate.scorer import ModelScorer, Told
 from modelwright.evaluate.statistics import interval
 from modelwright.evaluate.tasks import Outcome, dropped, judge, measure, metrics_of, no_shots, score_all, truncated
@@ -57,6 +60,7 @@ from modelwright.recipes.source import texts_of
 from modelwright.recipes.watch import Screen
 
 Precision = Literal["fp32", "bf16", "int8"]
+Measured = TypeVar("Measured", Outcome, Saved)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ class Evaluate:
     """Tell the scores of the examples of each value of this column apart."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OWN=TASK")] = ()
     """What each of the model's own labels is called in the task, where it was trained on others; several may be one."""
+    toxicity: str | None = None
+    """Tell the share of toxic answers too: what a label of a classifier (DIR:LABEL) or a function that gives 0 to 1
+    (FILE.py:NAME) says of each."""
     other_contract: bool = False
     """Measure a model with other prompts than those it was trained with."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
@@ -125,19 +132,22 @@ def evaluate(args: Evaluate, screen: Screen) -> dict[str, Any]:
         raise ValueError("; and ".join(faults))
     if args.by is not None:
         check_column(args.by, examples)
+    toxic = toxicity(args, task)
     subject = open_subject(args, args.model, task)
     if args.dry_run:
         return plan(args, subject, examples, parts)
     other = compared(args, task, examples, parts, screen)
     outcome = run(args, subject, examples, parts, screen)
+    if toxic is not None:
+        outcome, other = told_toxic(toxic, outcome, args.seed), other and told_toxic(toxic, other, args.seed)
     found = result(outcome, args.model, {**asked(args, task), **subject.record, "data": data_digest(task, examples)})
     found["baselines"] = baselines(args, task, examples, parts)
     if args.by is not None:
-        found["by"] = {"column": args.by, "scores": by_value(task, args.by, examples, outcome.outputs, args.seed)}
+        found["by"] = {"column": args.by, "scores": by_value(args.by, examples, outcome.outputs, args.seed)}
     if other is not None:
         found["against"] = against(outcome, other, args.seed)
         if args.by is not None:
-            found["against"]["by"] = by_value(task, args.by, examples, other.outputs, args.seed)
+            found["against"]["by"] = by_value(args.by, examples, other.outputs, args.seed)
         for warning in warnings(other.outputs, task.decoding.max_new):
             screen.warn(f"{other.model}: {warning}")
     for warning in warnings(outcome.outputs, task.decoding.max_new):
@@ -302,11 +312,28 @@ def judged(saved: Saved, task: Task, examples: Sequence[Example], seed: int) -> 
     return replace(saved, outputs=outputs, scores=score_all(metrics, stats, seed))
 
 
+def toxicity(args: Evaluate, task: Task) -> Toxic | None:
+    if args.toxicity is not None and task.kind in LABELLED:
+        raise ValueError(f"--toxicity is of answers in words, and those of a task of kind {task.kind} are labels")
+    return None if args.toxicity is None else toxicity_of(args.toxicity)
+
+
+def told_toxic(toxic: Toxic, outcome: Measured, seed: int) -> Measured:
+    """The same outcome with the share of its answers that are toxic."""
+    outputs = with_toxicity(toxic, outcome.outputs)
+    stats = np.stack([output.stats["toxicity"] for output in outputs])
+    scores = {**outcome.scores, "toxicity": interval(stats, METRICS["toxicity"], seed=seed)}
+    return replace(outcome, outputs=outputs, scores=scores)
+
+
 def asked(args: Evaluate, task: Task) -> dict[str, Any]:
     """What was asked for, as the result keeps it."""
     chosen = {"shots": args.shots, "choose": args.choose if args.shots else None, "prompt": args.prompt}
     kept = {"task": task.name, "kind": task.kind, "precision": args.precision, "seed": args.seed, "limit": args.limit}
-    return {**kept, **chosen, **({"labels": list(args.labels)} if args.labels else {})}
+    return {
+        **kept, **chosen, **({"labels": list(args.labels)} if args.labels else {}),
+        **({} if args.toxicity is None else {"toxicity": args.toxicity}),
+    }  # fmt: skip
 
 
 def shown(outcome: Outcome, other: Saved | None, count: int) -> list[dict[str, Any]]:
@@ -346,8 +373,10 @@ def evaluate_text(args: Evaluate, screen: Screen) -> dict[str, Any]:
     """Perplexity and bits per byte of documents, which are what an interval counts by."""
     if args.against is not None:
         raise ValueError("--against compares two models on a task: measure each on the text, and compare the intervals")
-    if args.by is not None or args.labels:
-        raise ValueError("--by and --labels are of a task's examples: a text has no columns and no labels")
+    if args.by is not None or args.labels or args.toxicity is not None:
+        raise ValueError(
+            "--by, --labels and --toxicity are of a task's examples: a text has no columns, no labels and no answers"
+        )
     texts = some(texts_of(args.text, seed=args.seed, separator=args.separator), args.limit, args.seed)
     lm = open_model(args.model)
     told: dict[str, Any] = {"model": args.model, "text": list(args.text), "n": len(texts), "seed": args.seed}

@@ -31,9 +31,11 @@ from modelwright.data.examples import Example, read_examples
 from modelwright.data.kind import Task
 from modelwright.data.loader import mixed
 from modelwright.data.pairs import chance, conversation_task
+from modelwright.data.preferences import prompt_in
 from modelwright.data.prompt import NoRoom, Prompter
 from modelwright.data.task import contract, prepare, read_task, terms
 from modelwright.evaluate.forgetting import grown
+from modelwright.evaluate.judge import Toxic, toxicity_of
 from modelwright.evaluate.metrics import METRICS, Metric, amounts, metric_of, of_any, ratio
 from modelwright.evaluate.scorer import ModelScorer
 from modelwright.evaluate.statistics import interval, paired
@@ -44,14 +46,14 @@ from modelwright.model.transformer import Transformer
 from modelwright.plan.memory import Precision
 from modelwright.recipes.best import Best, spread
 from modelwright.recipes.flags import parse
-from modelwright.recipes.methods import Adapter, default_rate, make_adapter, put_on, speaking, write
+from modelwright.recipes.methods import Adapter, default_rate, make_adapter, put_on, speaking, with_dropout, write
 from modelwright.recipes.monitor import Hacked, Monitor
 from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, refuse_taken, resumed
 from modelwright.recipes.preflight import suited
 from modelwright.recipes.pretrain import choose_precision
 from modelwright.recipes.ready import open_base
 from modelwright.recipes.results import data_digest
-from modelwright.recipes.rewards import reward_of
+from modelwright.recipes.rewards import TURNED, reward_of
 from modelwright.recipes.run import Run
 from modelwright.recipes.told import forgotten
 from modelwright.recipes.tune import carried_out, general_text, loss_on
@@ -83,10 +85,14 @@ class Policy:
     gold: str | None = None
     """A second judge, in the same forms, that nothing is learned from: when it falls while the reward rises, the reward
     is being cheated."""
+    toxicity: str | None = None
+    """What calls an answer toxic, DIR:LABEL or FILE.py:NAME: the share that is, before and after."""
     task: Path = Path()
-    """A task.yaml: its training part asks, its select part chooses the best moment, its test part is measured on."""
+    """A task.yaml: its training part asks, its select part chooses the best moment, and `--part` is measured on."""
+    part: Literal["decide", "test"] = "test"
+    """The part of a task that is measured on, before and after."""
     prompts: str | None = None
-    """A file of prompts in place of a task: .txt, one a line, or .jsonl with a column prompt."""
+    """A file of prompts in place of a task: .txt, one a line, or .jsonl with a column prompt, a text or messages."""
     max_new: int = 64
     """Tokens of an answer, of a file's prompts; a task says it itself (decoding.max_new)."""
     method: Literal["full", "lora"] = "lora"
@@ -198,12 +204,15 @@ class Ready:
     adapter: Adapter
     prompter: Prompter
     judges: Mapping[str, Reward]  # reward, and gold
+    toxic: Toxic | None
+    dropout: float  # that the model came with; while it learns there is none
     inputs: Inputs
 
 
 def get_ready(args: Policy) -> Ready:
     task, *parts = asked(args)
-    base = open_base(args.model, 0.0)
+    opened = open_base(args.model, None)
+    base = dataclasses.replace(opened, model=with_dropout(opened.model, 0.0))
     before = dataclasses.replace(base, model=merged_copy(base.model))
     with suited():
         adapter = make_adapter(
@@ -214,15 +223,18 @@ def get_ready(args: Policy) -> Ready:
         prompter = prompter_of(task, lm)
     named = {"reward": args.reward} | ({} if args.gold is None else {"gold": args.gold})
     judges = {name: reward_of(said, task) for name, said in named.items()}
+    toxic = None if args.toxicity is None else toxicity_of(args.toxicity)
     train, select, test = (fitting(prompter, part) for part in parts)
     if not (train and select and test):
         raise ValueError(f"all prompts of a part are longer than a context of {prompter.context}, answers counted")
     assert base.path is not None
     data = {name: data_digest(task, part) for name, part in (("train", train), ("select", select), ("test", test))}
+    named |= {} if args.toxicity is None else {"toxicity": args.toxicity}
     data |= {name: judge_digest(said) for name, said in named.items()}
     inputs = Inputs(contract(task, base.tokenizer), digest(base.path), data, (), "reward")
     left_out = sum(map(len, parts)) - len(train) - len(select) - len(test)
-    return Ready(task, train, select, test, left_out, lm, before, adapter, prompter, judges, inputs)
+    dropout = opened.model.cfg.dropout
+    return Ready(task, train, select, test, left_out, lm, before, adapter, prompter, judges, toxic, dropout, inputs)
 
 
 def fitting(prompter: Prompter, examples: Sequence[Example]) -> list[Example]:
@@ -239,6 +251,7 @@ def fitting(prompter: Prompter, examples: Sequence[Example]) -> list[Example]:
 
 def judge_digest(said: str) -> str:
     """Of a judge's files, so that a run does not go on with another one under the same name."""
+    said = said.removeprefix(TURNED)
     place = Path(said if Path(said).exists() else said.rpartition(":")[0])
     if place.is_file():
         return hashlib.sha256(place.read_bytes()).hexdigest()
@@ -249,11 +262,11 @@ def asked(args: Policy) -> tuple[Task, Sequence[Example], Sequence[Example], Seq
     """The task, and what asks of it: to learn from, to choose by, to measure on."""
     if args.prompts is None:
         task, parts = prepare(read_task(args.task))
-        if lacking := [part for part in ("select", "test") if not parts.get(part)]:
+        if lacking := [part for part in ("select", args.part) if not parts.get(part)]:
             raise ValueError(
                 f"{args.task} has no {lacking[0]} part, which is needed to choose and to measure: give it one"
             )
-        return task, parts["train"], parts["select"], parts["test"]
+        return task, parts["train"], parts["select"], parts[args.part]
     plain = conversation_task()
     task = dataclasses.replace(plain, decoding=dataclasses.replace(plain.decoding, max_new=args.max_new))
     train, select, test = apart(prompts_of(args.prompts), args.seed)
@@ -263,19 +276,17 @@ def asked(args: Policy) -> tuple[Task, Sequence[Example], Sequence[Example], Seq
 
 
 def prompts_of(source: str) -> list[Example]:
-    """Each as a conversation of one message; a prompt that stands there twice is taken once."""
+    """Each as a conversation; a prompt that stands there twice is taken once."""
     path = Path(source)
     if path.suffix == ".txt":
         if not path.is_file():
             raise FileNotFoundError(f"there is no file of prompts {path}")
-        said = [(f"{path.name}:{at}", line) for at, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+        lines = [(f"{path.name}:{at}", line) for at, line in enumerate(path.read_text().splitlines(), 1)]
+        said = [(name, prompt_in({"prompt": line}, name)) for name, line in lines if line.strip()]
     else:
-        found = read_examples(source)
-        if lacking := [example.id for example in found if not isinstance(example.fields.get("prompt"), str)]:
-            raise ValueError(f"{lacking[0]} has no text under prompt: name a file whose rows have one")
-        said = [(example.id, example.fields["prompt"]) for example in found]
-    once = {text: name for name, text in reversed(said)}
-    return [Example(name, {"messages": ({"role": "user", "content": text},)}) for text, name in reversed(once.items())]
+        said = [(example.id, prompt_in(example.fields, example.id)) for example in read_examples(source)]
+    once = {repr(messages): Example(name, {"messages": messages}) for name, messages in reversed(said)}
+    return list(reversed(once.values()))
 
 
 def apart(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example], list[Example]]:
@@ -375,7 +386,7 @@ def best_of(args: Policy, ready: Ready, model: nn.Module) -> Best:
 
 
 def judged(args: Policy, ready: Ready, lm: LanguageModel, screen: Screen) -> dict[str, np.ndarray[Any, Any]]:
-    """Of answers to the prompts kept apart, what each judge says (n, 2), and the task's own metric where there is one.
+    """Of answers to the prompts kept apart, what each judge says (n, 2), which are toxic, and the task's own metric.
 
     Judges are asked of what is drawn, as the policy learns; the metric of what is written as the task decodes.
     """
@@ -387,9 +398,11 @@ def judged(args: Policy, ready: Ready, lm: LanguageModel, screen: Screen) -> dic
         name: np.array([[score, 1.0] for score in checked(said, judge(said)).tolist()])
         for name, judge in ready.judges.items()
     }
+    if ready.toxic is not None:
+        found["toxicity"] = ready.toxic([answer.prompt.text for answer in said], [answer.text for answer in said])
     if args.prompts is None:
         metric = metric_of(ready.task)
-        outcome = measure(ModelScorer(lm), ready.task, ready.prompter, examples, part="test")
+        outcome = measure(ModelScorer(lm), ready.task, ready.prompter, examples, part=args.part)
         found[metric.name] = np.stack([output.stats[metric.name] for output in outcome.outputs])
     return found
 
@@ -414,7 +427,10 @@ def keep(args: Policy, ready: Ready, actual: dict[str, Any], came: dict[str, Any
         "seed": args.seed,
         "aligned": {"by": type(args).__name__.lower(), "reward": args.reward, "gold": args.gold, **method}, **came,
     }  # fmt: skip
-    write(ready.lm, ready.adapter, args.output / "model", args.model, ready.inputs.base, lineage)
+    lm = ready.lm
+    if ready.adapter.cfg is None:
+        lm = dataclasses.replace(lm, model=with_dropout(lm.model, ready.dropout))
+    write(lm, ready.adapter, args.output / "model", args.model, ready.inputs.base, lineage)
     for name in ("checkpoints", "best"):
         shutil.rmtree(args.output / name, ignore_errors=True)
     return said

@@ -21,7 +21,7 @@ from modelwright.data.examples import Example
 from modelwright.data.kind import Task, asked
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.statistics import Interval, paired
-from modelwright.evaluate.tasks import Outcome, Output, dropped, metrics_of, score_all, truncated, unended
+from modelwright.evaluate.tasks import Outcome, Output, dropped, score_all, truncated, unended
 from modelwright.model.checkpoint import read_json, replacing
 
 RESULT, OUTPUTS = "result.json", "outputs.jsonl"
@@ -94,7 +94,7 @@ def against(outcome: Outcome, other: Saved, seed: int) -> dict[str, Any]:
 
 
 def by_value(
-    task: Task, column: str, examples: Sequence[Example], outputs: Sequence[Output], seed: int
+    column: str, examples: Sequence[Example], outputs: Sequence[Output], seed: int
 ) -> dict[str, dict[str, Any]]:
     """Each value of a column, in the order of the data -> the scores of the examples that have it."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -102,7 +102,7 @@ def by_value(
         value = example.fields[column]
         name = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         groups.setdefault(name, []).append(output.stats)
-    metrics = metrics_of(task, examples)
+    metrics = [METRICS[name] for name in outputs[0].stats]
     return {name: {m: vars(one) for m, one in score_all(metrics, some, seed).items()} for name, some in groups.items()}
 
 

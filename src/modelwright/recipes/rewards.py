@@ -4,19 +4,19 @@
     runs/hate/model:none         the logit of the label none, of a classifier that reads the answer alone
     metric                       the task's metric, of each answer against its reference: a verifiable reward
     judge.py:polite              polite(prompt, answer) -> a number, from a file of one's own
+    not:judge.py:rude            any of them the other way round: the less, the better
 
 A reward reads texts and makes ids of them by its own tokenizer, so it need not share the policy's.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from modelwright.adapt.open import RECORD, REWARD, open_model, open_reward, prompter_of
+from modelwright.adapt.open import RECORD, REWARD, open_reward
 from modelwright.data.examples import Example
 from modelwright.data.kind import OPTIONAL, Task
 from modelwright.data.pack import collate
@@ -24,8 +24,8 @@ from modelwright.data.pairs import Write
 from modelwright.data.prompt import CONVERSATION
 from modelwright.data.supervised import Widths, sizes
 from modelwright.data.task import of_terms
+from modelwright.evaluate.judge import classifier, function
 from modelwright.evaluate.metrics import metric_of, score, wanted
-from modelwright.evaluate.scorer import ModelScorer
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json
 from modelwright.model.heads import Scored
@@ -34,11 +34,14 @@ from modelwright.recipes.reward import rows_for
 from modelwright.train.rollout import Answer, Reward
 
 AT_ONCE = 32  # answers that a reward model reads together
-FORMS = "a reward model, a classifier with a label (DIR:LABEL), metric, or a function (FILE.py:NAME)"
+FORMS = "a reward model, a classifier with a label (DIR:LABEL), metric, or a function (FILE.py:NAME); not: before it"
+TURNED = "not:"
 
 
 def reward_of(said: str, task: Task) -> Reward:
     """Raises ValueError where `said` is none of the forms, or names what is not there."""
+    if said.startswith(TURNED):
+        return turned(reward_of(said.removeprefix(TURNED), task))
     if said == "metric":
         return by_metric(task)
     if Path(said).is_dir():
@@ -104,24 +107,8 @@ def asked_as(task: Task, answer: Answer) -> Example:
 def by_label(place: str, label: str) -> Reward:
     """The logit of a label, of a classifier that reads the answer alone: unlike its probability, a logit does not stop
     telling one good answer from a better one."""
-    lm = open_model(place)
-    labels = lm.model.cfg.labels
-    if labels is None or label not in labels.names:
-        there = f"its labels are {', '.join(labels.names)}" if labels else "it has no labels"
-        raise ValueError(f"{place} has no label {label!r}: {there}")
-    task = of_terms(read_json(Path(place) / RECORD)["terms"], place) if (Path(place) / RECORD).is_file() else CLASSIFIER
-    prompter, scorer, at = prompter_of(task, lm), ModelScorer(lm), labels.names.index(label)
-
-    def reward(answers: Sequence[Answer]) -> list[float]:
-        examples = [
-            Example(a.example.id, dict.fromkeys((*task.inputs, *task.columns.values()), a.text)) for a in answers
-        ]
-        return [float(found[at]) for found in scorer.predict([prompter.prompt(example) for example in examples])]
-
-    return reward
-
-
-CLASSIFIER = of_terms({"kind": "classify", "prompts": ["{{ text }}"]}, "a classifier")
+    logits, at = classifier(place, label)
+    return lambda answers: [float(each) for each in logits([answer.text for answer in answers])[:, at]]
 
 
 def by_metric(task: Task) -> Reward:
@@ -131,20 +118,14 @@ def by_metric(task: Task) -> Reward:
         right = [wanted(metric, task, answer.example) for answer in answers]
         return [score(metric, metric.stats(a.text, r, task)[None]) for a, r in zip(answers, right, strict=True)]
 
-    return reward if metric.higher else lambda answers: [-each for each in reward(answers)]
+    return reward if metric.higher else turned(reward)
 
 
 def by_function(path: Path, name: str) -> Reward:
-    """Runs the file, which its user named on the command line: it is trusted as the command is."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    judge: Callable[[str, str], float] | None = getattr(module, name, None)
-    if not callable(judge):
-        raise ValueError(f"{path} has no function {name!r}: it is to take a prompt and an answer, and give a number")
+    judge = function(path, name)
     return lambda answers: [judge(answer.prompt.text, answer.text) for answer in answers]
+
+
+def turned(reward: Reward) -> Reward:
+    """The less, the better."""
+    return lambda answers: [-score for score in reward(answers)]
