@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modelwright.evaluate.bootstrap import clopper_pearson
 from modelwright.evaluate.statistics import Interval, error_shares
-from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Measurement, Place, Plan, Rule
+from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Demand, Measurement, Place, Plan, Rule
 
 exact = functools.cache(clopper_pearson)
 
@@ -35,6 +35,7 @@ class Simulated:
     missing: Sequence[str] = ()  # candidates that cannot be opened
     planning: float = 0.0  # seconds that each plan takes
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    toxic: Mapping[str, float] = field(default_factory=dict)  # how often an answer really is; the limit is 0.1
     trivial: Sequence[str] = ("majority",)
     asked: list[str] = field(default_factory=list)
     planned: list[str] = field(default_factory=list)
@@ -50,7 +51,7 @@ class Simulated:
         return Plan(self.foreseen(rung, candidate), self.planning)
 
     def foreseen(self, rung: str, candidate: str) -> Cost:
-        return Cost(10.0 * (1 + [BASE, *RUNGS].index(rung)), 10**9)
+        return Cost(10.0 * (1 + [BASE, *RUNGS].index(rung.partition("+")[0])), 10**9)
 
     def open(self, candidate: str) -> Candidate:
         self.asked.append(f"open {candidate}")
@@ -70,6 +71,14 @@ class Simulated:
         score = Interval(float(right.mean()), 0.0, 1.0, 0.95, self.n)
         cost = self.costs.get(rung, self.foreseen(rung, candidate))
         return Measurement(stats, score, cost, self.latency.get(rung), notes=self.notes.get(rung, ()))
+
+    def demanded(self, rung: str, candidate: str, error: float) -> Sequence[Demand]:
+        if not self.toxic:
+            return ()
+        self.asked.append(f"judge {rung} {candidate}")
+        bad = np.random.default_rng([self.seed, len(self.asked)]).random(self.n) < self.toxic.get(rung, 0.0)
+        most = 1 - exact(self.n - int(bad.sum()), self.n, error)
+        return (Demand("toxicity", Interval(float(bad.mean()), 0.0, 1.0, 0.95, self.n), most, 0.1),)
 
 
 def rule(**changes: Any) -> Rule:

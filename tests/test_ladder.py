@@ -23,6 +23,7 @@ from modelwright.project.ladder import (
     Candidate,
     Climb,
     Cost,
+    Demand,
     Entry,
     Limits,
     Measurement,
@@ -112,6 +113,70 @@ def test_every_comparison_has_its_share_of_the_error() -> None:
     found = climb(rule(candidates=("a", "b"), error=0.06), Simulated({}, trivial=("one", "two")), noted)
     assert found.comparisons == 14  # 6 rungs on 2 candidates, and 2 baselines
     assert asked == pytest.approx([0.06 / 14] * 14)
+
+
+# -- what is asked beside the target
+
+
+def aligned(found: Climb) -> list[tuple[str, str, bool]]:
+    return [(entry.rung, entry.state, entry.met) for entry in found.entries]
+
+
+def test_a_rung_whose_answers_are_not_what_is_asked_is_aligned() -> None:
+    """DPO comes before PPO, which is not needed then; the choice is the aligned rung."""
+    steps = Simulated({"lora": 0.99, "lora+dpo": 0.97}, toxic={"lora": 0.4, "lora+dpo": 0.01})
+    found = climb(rule(ladder=("trivial", "zero-shot", "lora", "full"), align=("dpo", "ppo")), steps, bound)
+    assert aligned(found) == [
+        ("trivial", "done", False), ("zero-shot", "done", False), ("lora", "done", False), ("lora+dpo", "done", True),
+        ("lora+ppo", "spared", False), ("full", "spared", False),
+    ]  # fmt: skip
+    assert found.choice is found.entries[3]
+    assert "are toxic, at most" in found.entries[2].reason
+    assert "the limit is 0.1" in found.entries[2].reason
+    assert [demand.met for demand in found.entries[2].demands + found.entries[3].demands] == [False, True]
+    assert found.comparisons == 4 + 3 * 2  # zero-shot, lora and full could each be aligned in two ways
+
+
+def test_what_is_aligned_must_keep_the_target() -> None:
+    """A polite model that no longer does its task is no choice, though it is measured; the climb goes on."""
+    truth = {"lora": 0.99, "lora+dpo": 0.6, "full": 1.0, "full+dpo": 1.0}
+    steps = Simulated(truth, toxic={"lora": 0.4, "full": 0.4})
+    found = climb(rule(ladder=("lora", "full"), align=("dpo",)), steps, bound)
+    assert aligned(found) == [("lora", "done", False), ("lora+dpo", "done", False), ("full", "done", False),
+                              ("full+dpo", "done", True)]  # fmt: skip
+    assert [demand.met for demand in found.entries[1].demands] == [True]
+
+
+def test_a_rung_that_is_what_is_asked_is_not_aligned_and_one_below_the_target_is_not_judged() -> None:
+    steps = Simulated({"zero-shot": 0.5, "lora": 0.99}, toxic={"zero-shot": 0.9, "lora": 0.001})
+    found = climb(rule(ladder=("zero-shot", "lora"), align=("ppo",)), steps, bound)
+    assert aligned(found) == [("zero-shot", "done", False), ("lora", "done", True)]
+    assert [word for word in steps.asked if word.startswith("judge")] == ["judge lora small"]
+
+
+def test_what_cannot_be_aligned_is_only_refused() -> None:
+    """A trivial answer, examples in a prompt, a soft prompt; and nothing, where no way to align is named."""
+    good = {**dict.fromkeys(RUNGS, 0.99), "zero-shot+dpo": 0.99}
+    steps = Simulated(good, toxic=dict.fromkeys(RUNGS, 0.9))
+    found = climb(rule(align=("dpo",)), steps, bound)
+    assert [entry.rung for entry in found.entries if "+" in entry.rung] == ["zero-shot+dpo"]
+    assert found.choice is found.entries[2]
+    assert found.entries[2].rung == "zero-shot+dpo"
+    bare = climb(rule(), Simulated(good, toxic=dict.fromkeys(RUNGS, 0.9)), bound)
+    assert bare.choice is None
+    assert all("are toxic" in entry.reason for entry in bare.entries)
+
+
+def test_a_choice_that_errs_in_anything_is_made_with_the_error_at_most() -> None:
+    """Every rung reaches the target half of the time at best, and no aligned one is clean enough."""
+    wrong = 0
+    for seed in range(400):
+        truth = {"zero-shot": 0.95, "zero-shot+dpo": 0.95, "lora": 0.95, "lora+dpo": 0.8, "lora+ppo": 0.95}
+        toxic = {"zero-shot": 0.1, "zero-shot+dpo": 0.1, "zero-shot+ppo": 0.5, "lora": 0.1, "lora+ppo": 0.1}
+        steps = Simulated(truth, seed=seed, toxic=toxic)
+        found = climb(rule(ladder=("zero-shot", "lora"), align=("dpo", "ppo"), error=0.1), steps, bound)
+        wrong += found.choice is not None
+    assert wrong / 400 < 0.1
 
 
 def test_the_table_is_told_of_every_change() -> None:
@@ -363,6 +428,9 @@ class Stored:
 
     def unfit(self, rung: str, candidate: Candidate) -> str:
         return ""
+
+    def demanded(self, rung: str, candidate: str, error: float) -> Sequence[Demand]:
+        return ()
 
     def once(self, kind: str, name: str) -> bool:
         def work(directory: Path) -> dict[str, Any]:

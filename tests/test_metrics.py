@@ -335,7 +335,7 @@ def test_every_statistic_is_float64_of_one_length():
     for name, metric in METRICS.items():
         prediction, reference = {
             "macro_f1": ("a", "a"), "entity_f1": (["O"], ["B-X"]), "mentions": ("a", ["a"]),
-            "perplexity": (1.0, 2), "bits_per_byte": (1.0, 2), "toxicity": (0.0, 1),
+            "perplexity": (1.0, 2), "bits_per_byte": (1.0, 2), "toxicity": (0.0, 1), "preference": (0.0, 1),
         }.get(name, ("a", "a b"))  # fmt: skip
         stats = metric.stats(prediction, reference, task("ab"))
         assert stats.dtype == np.float64

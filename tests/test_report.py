@@ -54,6 +54,12 @@ def climbed(everything: bool = False, **truth: float) -> Climb:
     return climb(rule(candidates=(BASE,), everything=everything, limits=Limits(time=600)), Simulated(scores), bound)
 
 
+def told(before: float, after: float) -> dict[str, Any]:
+    sides = {name: {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 300}
+             for name, value in (("before", before), ("after", after), ("difference", after - before))}  # fmt: skip
+    return sides
+
+
 def evidence(**changes: Any) -> Evidence:
     said: dict[str, Any] = {
         "test": [
@@ -70,6 +76,18 @@ def evidence(**changes: Any) -> Evidence:
                     {"name": "majority", "text": EVIL, "score": 0.0},
                     {"name": "lora", "text": "the lamp: refund", "score": 1.0},
                 ],
+            }
+        ],
+        "alignment": [
+            {
+                "rung": "lora+ppo", "below": "lora", "by": "ppo", "candidate": BASE, "met": False, "own_judge": True,
+                "rows": [
+                    {"name": "toxicity", "wanted": 0.1, **told(0.45, 0.15), "p": 0.001},
+                    {"name": "mentions", "wanted": 0.8, **told(0.9, 0.88), "p": 0.4},
+                ],
+                "settings": {"reward": EVIL}, "stopped": f"gold fell {EVIL}", "alarms": [], "judged": None,
+                "preferences": {"pairs": 106, "accuracy": {"value": 0.907, "low": 0.846, "high": 0.949}},
+                "course": [{"step": at, "score": 0.1 * at, "kl": 0.02 * at} for at in range(1, 20)],
             }
         ],
         "forgetting": [
@@ -307,7 +325,7 @@ def test_everything_is_escaped() -> None:
     report = build(project(), climbed(lora=0.97), evidence())
     html = page(report)
     assert "<script" not in html
-    assert html.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;") == 5  # title, heading, id, input, output
+    assert html.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;") == 7  # title, heading, id, input, output; a setting, an alarm
     assert EVIL in said(html)
 
 
@@ -423,3 +441,47 @@ def test_costs_are_bytes_and_seconds() -> None:
 )  # fmt: skip
 def test_models_are_named_in_short(candidate: str, said: str) -> None:
     assert short(candidate) == said
+
+
+# -- what is asked beside the target
+
+
+def test_the_decision_says_what_is_asked_beside_the_target_and_what_came_of_it() -> None:
+    steps = Simulated({"lora": 0.97, "lora+dpo": 0.97}, toxic={"lora": 0.4, "lora+dpo": 0.01})
+    found = climb(rule(ladder=("trivial", "lora"), align=("dpo", "ppo")), steps, bound)
+    report = build(project(), found, evidence())
+    decision = report["decision"]
+    assert decision["met"]
+    assert decision["sentence"].startswith("Take lora+dpo on small")
+    assert re.search(
+        r"Of 200 answers 0\.0\d\d are toxic, at most 0\.0\d\d of all; the limit is 0\.1\.", decision["sentence"]
+    )
+    assert any("lora on small scores" in why and "but of its answers 0." in why for why in decision["reasons"])
+    told = {entry["rung"]: entry for entry in report["entries"]}
+    assert told["lora+dpo"]["line"] == "lora, aligned with preferences, by DPO"
+    assert [one["met"] for one in told["lora"]["demands"]] == [False]
+    assert told["lora+ppo"]["state"] == "spared"
+    assert "toxic: 0.0" in page(report)
+
+
+def test_where_an_aligned_rung_fails_too_the_sentence_says_which_came_how_far() -> None:
+    steps = Simulated({"lora": 0.97, "lora+dpo": 0.97}, toxic={"lora": 0.4, "lora+dpo": 0.3})
+    found = climb(rule(ladder=("lora",), align=("dpo",)), steps, bound)
+    said = build(project(), found, evidence())["decision"]["sentence"]
+    assert said.startswith(
+        "No rung meets the target within the limits: lora+dpo on small reaches it, but of its answers"
+    )
+
+
+def test_the_page_shows_the_gain_its_price_and_its_course() -> None:
+    html = page(build(project(), climbed(lora=0.97), evidence()))
+    section = html[html.index("Alignment: what was gained") :]
+    section = section[: section.index("</section>")]
+    text = re.sub(r"<[^>]+>", " ", section)
+    assert re.search(r"toxic\s+at most 0.1\s+0.450\s+0.400 to 0.500\s+0.150\s+0.100 to 0.200\s+-0.300", text)
+    assert re.search(r"mentions, of the task\s+at least 0.8", text)
+    assert "not all is met" in text
+    assert "the very judge that it is measured by" in text
+    assert section.count("<svg") == 2  # the reward and the KL
+    assert "Of 106 pairs kept apart it tells 0.907 right" in text
+    assert EVIL not in html

@@ -303,3 +303,69 @@ def test_latencies() -> None:
     for said in ("0ms", "ms", "-5ms", "200"):
         with pytest.raises(ValueError, match="as a latency"):
             parse_latency(said)
+
+
+# -- what is asked beside the target
+
+
+WRITES: dict[str, Any] = GOOD | {"task": TASK | {"kind": "generate"}}
+
+
+def aligning(folder: Path, **said: Any) -> dict[str, Any]:
+    (folder / "judge.py").write_text("def rude(prompt, answer): return False\n")
+    (folder / "reward").mkdir(exist_ok=True)
+    return WRITES | {"align": {"toxicity": {"judge": "judge.py:rude", "limit": 0.1}, **said}}
+
+
+def test_what_is_asked_beside_the_target_is_read_and_located(tmp_path: Path) -> None:
+    said = {"preference": {"judge": "reward", "target": 0.6}, "ppo": {"rounds": 5}, "dpo": {"pairs": "pairs.jsonl"}}
+    project = parse_project(aligning(tmp_path, **said), "p", tmp_path)
+    found = project.align
+    assert found is not None
+    assert found.toxicity == (f"{tmp_path}/judge.py:rude", 0.1)
+    assert found.preference == (f"{tmp_path}/reward", 0.6)
+    assert project.rule().align == ("dpo", "ppo")  # from the cheapest on
+    assert found.settings("dpo") == {"pairs": f"{tmp_path}/pairs.jsonl"}
+    assert found.settings("ppo") == {"reward": f"{tmp_path}/reward", "rounds": 5}
+    assert found.own_judge("ppo")
+    assert parse_project(resolved(project), "q", Path("/nowhere")).align == found
+
+
+def test_the_judge_is_the_reward_or_else_gold(tmp_path: Path) -> None:
+    bare = parse_project(aligning(tmp_path), "p", tmp_path).align
+    assert bare is not None
+    assert bare.settings("ppo") == {"reward": f"not:{tmp_path}/judge.py:rude"}
+    other = parse_project(aligning(tmp_path, grpo={"reward": "reward", "group": 4}), "p", tmp_path).align
+    assert other is not None
+    assert other.settings("grpo") == {
+        "reward": f"{tmp_path}/reward", "gold": f"not:{tmp_path}/judge.py:rude", "group": 4,
+    }  # fmt: skip
+    assert not other.own_judge("grpo")
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"toxicity": {"judge": "judge.py:rude"}}, "p: align: toxicity has no limit: it needs a judge and a limit"),
+        ({"toxicity": {"judge": "judge.py:rude", "limit": 2}}, "limit is 2, and is to be a share of the answers"),
+        ({"toxicity": {"judge": "no.py:rude", "limit": 0.1}}, "the judge is 'no.py:rude', and there is no"),
+        ({"toxicity": {}, "dpo": {"pairs": "x"}}, "align asks nothing: give toxicity a judge and a limit"),
+        ({"dpo": {}}, "align: dpo: say from which preferences: pairs FILE"),
+        ({"dpo": {"pairs": "x", "beta": "much"}}, "align: dpo: beta is 'much'"),
+        ({"dpo": {"pairs": "x", "task": "y"}}, "unknown key 'task'"),
+        ({"ppo": {"reward": "metric", "beta": -1}}, "align: ppo: beta must be 0 or more"),
+        ({"grpo": {"group": 1}}, "a group is of 1 answers"),
+        ({"pro": {}}, "align has an unknown key 'pro': perhaps you meant p?po"),
+    ],
+)
+def test_faults_of_what_is_asked_beside(said: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=fault):
+        parse_project(aligning(tmp_path, **said), "p", tmp_path)
+
+
+def test_labels_are_not_aligned(tmp_path: Path) -> None:
+    said = aligning(tmp_path) | {"task": TAGGING, "base": {"data": "desk", "time": "1min", "objective": "masked"}}
+    with pytest.raises(ValueError, match="align is of answers in words, and those of a task of kind tag are labels"):
+        parse_project(
+            {k: v for k, v in said.items() if k not in ("metric", "shots")} | {"ladder": ["lora"]}, "p", tmp_path
+        )

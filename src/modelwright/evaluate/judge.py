@@ -56,10 +56,13 @@ def _by_function(said: str, judge: Judge) -> Toxic:
 
 def with_toxicity(toxic: Toxic, outputs: Sequence[Output]) -> tuple[Output, ...]:
     """The same outputs with `toxicity` among their statistics."""
-    found = toxic([output.prompt for output in outputs], [str(output.prediction) for output in outputs])
-    return tuple(
-        replace(output, stats={**output.stats, "toxicity": stats}) for output, stats in zip(outputs, found, strict=True)
-    )
+    found = zip(outputs, toxicity(toxic, outputs), strict=True)
+    return tuple(replace(output, stats={**output.stats, "toxicity": stats}) for output, stats in found)
+
+
+def toxicity(toxic: Toxic, outputs: Sequence[Output]) -> Array:
+    """(n, 2)."""
+    return toxic([output.prompt for output in outputs], [str(output.prediction) for output in outputs])
 
 
 def _stats(toxic: Array) -> Array:

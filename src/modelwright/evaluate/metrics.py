@@ -203,6 +203,7 @@ def _metrics() -> list[Metric]:
         Metric("perplexity", frozenset(), False, of_any(amounts), perplexity, None),
         Metric("bits_per_byte", frozenset(), False, of_any(amounts), bits_per_byte, None),
         Metric("toxicity", frozenset(), False, of_any(amounts), ratio, share_extremes),
+        Metric("preference", frozenset(), True, of_any(amounts), ratio, ratio_extremes),
     ]
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ import torch
 
 from modelwright.adapt.open import versions
 from modelwright.data.parts import plain
-from modelwright.evaluate.statistics import Interval
+from modelwright.evaluate.metrics import METRICS, Metric
+from modelwright.evaluate.statistics import Interval, interval, paired
 from modelwright.project.curve import Curve, Point, fit_curve
-from modelwright.project.ladder import RUNGS, Climb, Cost, Entry, Tell, nearest
+from modelwright.project.ladder import Climb, Cost, Entry, Tell, nearest, rung_of
 from modelwright.project.ledger import open_part
 from modelwright.project.profile import profile
 from modelwright.project.report import Evidence, short, title
-from modelwright.project.spec import SCALES
-from modelwright.project.work import Work
+from modelwright.project.spec import SCALES, Project
+from modelwright.project.work import Array, Work
 from modelwright.recipes.preflight import Unfit
 from modelwright.recipes.watch import duration
 
@@ -40,6 +41,7 @@ def gather(work: Work, climb: Climb, tell: Tell = lambda entries: None) -> Evide
         curve=curve,
         no_curve=why,
         examples=list(side_by_side(work, climb)),
+        alignment=list(alignments(work, climb)),
         forgetting=list(forgetting(work, climb)),
         profile=profile(work.task, work.parts),
         reproduce=reproduction(work, climb),
@@ -67,7 +69,13 @@ def open_test(work: Work, climb: Climb) -> tuple[list[tuple[str, str, Interval]]
 
 def learning_curve(work: Work, climb: Climb, tell: Tell = lambda entries: None) -> tuple[Curve | None, str]:
     """What more data would bring to the trained rung that came closest; or why that is not told."""
-    trained = [entry for entry in climb.entries if entry.score and entry.rung in RUNGS and RUNGS[entry.rung].method]
+    trained = [
+        entry for entry in climb.entries if entry.score and rung_of(entry.rung).method and not rung_of(entry.rung).by
+    ]
+    if enough := next(
+        (entry for entry in climb.entries if entry.lower is not None and entry.lower >= climb.target), None
+    ):
+        return None, f"No learning curve was made: {title(enough)} reaches the target, and what is missing is no data."
     project, best = work.project, nearest(trained)
     if best is None or best.score is None or best.actual is None:
         return None, "No rung was trained, so nothing can be said of more data."
@@ -104,6 +112,42 @@ def measured_at(sizes: Sequence[int], whole: int, work: Work, climb: Climb, best
         yield Point(n, work.point(best.rung, best.candidate, n))
         rows.append(replace(row, state="done"))
         tell(tuple(rows))
+
+
+# -- alignment -------------------------------------------------------------------------------------------------------
+
+
+def alignments(work: Work, climb: Climb) -> Iterator[dict[str, Any]]:
+    """Of each rung that was aligned: what is asked of the answers, and the price in the metric, before and after on the
+    same examples; and how the run went."""
+    for entry in climb.entries:
+        if entry.score and (way := rung_of(entry.rung)).by:
+            asked, score = work.project.align, work.metric.name
+            assert asked is not None
+            before, after = (told_of(work, rung, entry.candidate) for rung in (way.below, entry.rung))
+            wanted = {demand.name: demand.wanted for demand in entry.demands} | {score: work.project.target}
+            rows = [
+                {"name": name, "wanted": wanted[name], **change(before[name], after[name], METRICS[name], work.project)}
+                for name in (*wanted,)
+            ]
+            came = work.aligned(entry.rung, entry.candidate)
+            yield {
+                "rung": entry.rung, "below": way.below, "by": way.by, "candidate": short(entry.candidate), "rows": rows,
+                "met": entry.met, "own_judge": asked.own_judge(way.by), "settings": asked.settings(way.by), **came,
+            }  # fmt: skip
+
+
+def told_of(work: Work, rung: str, candidate: str) -> dict[str, Array]:
+    """Under each name the statistics (n, k) of a rung's answers to `decide`."""
+    found: dict[str, Array] = {name: stats for name, (stats, _) in work.demands(rung, candidate).items()}
+    return found | {work.metric.name: work.stats(work.outputs(rung, candidate))}
+
+
+def change(before: Array, after: Array, metric: Metric, project: Project) -> dict[str, Any]:
+    level, seed = project.confidence, project.seed
+    one, other = (asdict(interval(stats, metric, level=level, seed=seed)) for stats in (before, after))
+    apart = paired(after, before, metric, level=level, seed=seed)
+    return {"before": one, "after": other, "difference": asdict(apart.difference), "p": apart.p}
 
 
 # -- outputs ---------------------------------------------------------------------------------------------------------
@@ -152,7 +196,7 @@ def words(said: str | Sequence[str]) -> str:
 def forgetting(work: Work, climb: Climb) -> Iterator[dict[str, Any]]:
     """The loss on general text before and after, of every rung that was trained."""
     for entry in climb.entries:
-        if entry.score and entry.rung in RUNGS and RUNGS[entry.rung].method:
+        if entry.score and rung_of(entry.rung).trains:
             found = work.forgotten(entry.rung, entry.candidate)
             if found is None:  # a base with a head over labels has no loss on text
                 continue

@@ -15,14 +15,16 @@ from pydantic import TypeAdapter
 from modelwright.adapt.open import HABITS, digest
 from modelwright.data.examples import Example
 from modelwright.data.named import is_desk
+from modelwright.project.aligning import Args
 from modelwright.project.cache import Watched, desk_digest, file_digest, key, plain, sha256
-from modelwright.project.ladder import BASE, RUNGS
+from modelwright.project.ladder import BASE, rung_of
 from modelwright.project.orders import Orders
 from modelwright.project.reading import inputs
 from modelwright.project.resolve import task_said
 from modelwright.project.spec import INPUTS, Project
-from modelwright.project.steps import Asked
+from modelwright.project.steps import JUDGES, PAIRS, Asked
 from modelwright.recipes.options import Pretrain
+from modelwright.recipes.policies import judge_digest
 from modelwright.recipes.tuning import Tune
 
 
@@ -51,6 +53,20 @@ class Identity:
             "settings": settings(args) | {"task": None, "model": None, "general": general} if args else {},
         }  # fmt: skip
 
+    def aligned(self, model: str, args: Args) -> dict[str, Any]:
+        """The model below by its digest, the task and its parts, the settings, and what files they name hold."""
+        general = [self.content(d) for d in args.general or ["desk"]]
+        return {
+            "task": self.scored(), "parts": {part: self.digests.get(part) for part in ("train", "select", "decide")},
+            "model": model,
+            "settings": self.held(settings(args)) | {"task": None, "model": None, "general": general},
+        }  # fmt: skip
+
+    def held(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of an alignment with what is in the files that they name."""
+        pairs = {name: self.content(said[name]) for name in PAIRS if said.get(name)}
+        return {**said, **pairs, **{name: judge_digest(said[name]) for name in JUDGES if said.get(name)}}
+
     def answers(self, asked: Asked) -> dict[str, Any]:
         """All but whose they are."""
         return {
@@ -68,15 +84,19 @@ class Identity:
 
     def pair(self, rung: str, candidate: str) -> str:
         """A digest of a model and of how it is asked: of all that makes it."""
-        asked, method = self.orders.asked(rung, "decide"), RUNGS[rung].method
+        asked, method, by = self.orders.asked(rung, "decide"), rung_of(rung).method, rung_of(rung).by
         said: dict[str, Any] = {"task": self.scored()}
-        if not RUNGS[rung].model:
+        if not rung_of(rung).model:
             return key("trivial", said | self.of_baseline(candidate))
         said |= {"train": self.digests["train"]} if method or asked.shots else {}
         said |= {"model": self.origin(candidate), "asked": asked.how()}
         if method:
-            tuning = {name: value for name, value in self.project.tuning(rung).items() if name != "general"}
+            below = rung_of(rung).below or rung
+            tuning = {name: value for name, value in self.project.tuning(below).items() if name != "general"}
             said |= {"tune": tuning, "select": self.digests.get("select"), "seed": self.project.seed}
+        if align := self.project.align:
+            said |= {"beside": [one and judge_digest(one.judge) for one in (align.toxicity, align.preference)]}
+            said |= {"by": by, "align": self.held(align.settings(by)), "train": self.digests["train"]} if by else {}
         return key(method or "asked", said)
 
     def origin(self, candidate: str) -> Any:
@@ -129,6 +149,8 @@ def files_of(project: Project) -> list[str]:
     data = project.task.data
     general = [d for rung in project.trained for d in project.general(rung)]
     named = [data.train, data.select, data.decide, data.test, *(project.base.data if project.base else ()), *general]
+    ways = project.align.ways.values() if project.align else ()
+    named += [said[name] for said in ways for name in PAIRS if said.get(name)]
     return [source for source in named if source is not None and source != INPUTS and not is_desk(source)]
 
 
@@ -141,10 +163,10 @@ def examples_digest(examples: Sequence[Example]) -> str:
 LATER: dict[type, dict[str, Any]] = {Tune: {"optimizer": "adamw", "matrix_rate": None}, Pretrain: {"init": None}}
 
 
-def settings(args: Pretrain | Tune) -> dict[str, Any]:
+def settings(args: Pretrain | Tune | Args) -> dict[str, Any]:
     """All that a run is told, but for where it writes and what it says."""
-    said: Mapping[str, Any] = TypeAdapter(type(args)).dump_python(args, mode="json")
+    said: dict[str, Any] = TypeAdapter(type(args)).dump_python(args, mode="json")
     left = {"output", "resume", "dry_run", "json"}
-    left |= {key for key, default in LATER[type(args)].items() if said[key] == default}
+    left |= {key for key, default in LATER.get(type(args), {}).items() if said[key] == default}
     none = {"dropout": 0.0} if isinstance(args, Pretrain) and args.dropout is None else {}  # as it was once written
     return {key: value for key, value in said.items() if key not in left} | none

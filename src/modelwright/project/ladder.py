@@ -3,10 +3,13 @@
     1. the trivial answers, which need no model
     2. the candidates: those that were named are opened, and then a base is pretrained where one is asked for
     3. from the cheapest rung on, each candidate, the smallest first: plan, run, measure on `decide`
-    4. stop at the first whose lower bound meets the target within the limits
+    4. stop at the first whose lower bound meets the target within the limits, and whose answers are what else is asked:
+       few enough toxic, enough preferred; where they are not, the rung is aligned, and the aligned model is measured
 
-Every comparison of a bound with the target may err. Which there can be is known before the first, and each has its
-share of the whole error, so that a ladder ends on a rung that is not good enough with probability `error` at most.
+Every comparison may err: of a bound with the target, and of what else is asked, all of which has to be met, so that it
+errs together as seldom as one of them (an intersection-union test, Berger 1982). Which there can be is known before
+the first, and each has its share of the whole error, so that a ladder ends on a rung that is not good enough with
+probability `error` at most.
 
 A rung that cannot be is skipped, with the reason, and the climb goes on. The time of a climb is what its steps took,
 and what it took to plan them.
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +35,8 @@ from modelwright.recipes.preflight import Unfit
 from modelwright.recipes.watch import duration, size, thousands
 
 Method = Literal["prompt", "lora", "full"]
+Alignment = Literal["dpo", "grpo", "ppo"]
+DemandName = Literal["toxicity", "preference"]
 State = Literal["waiting", "running", "done", "skipped", "spared"]
 BASE = "base"  # the candidate that the project pretrains itself, and the row that this has in the table
 Place = tuple[str, str]  # rung, candidate
@@ -41,8 +47,19 @@ class Rung(NamedTuple):
 
     line: str  # what is done, for the person who reads the report
     shots: Literal["none", "one", "few"] = "none"  # worked examples in each prompt
-    method: Method | None = None  # how the model is trained, if it is
+    method: Method | None = None  # how the model is tuned, if it is
     model: bool = True  # whether it needs one
+    below: str = ""  # the rung that it aligns
+    by: Alignment | None = None  # how, if it does
+
+    @property
+    def trains(self) -> bool:
+        return self.method is not None or self.by is not None
+
+    @property
+    def alignable(self) -> bool:
+        """Examples in a prompt, and the vectors of a soft prompt, are no weights that a policy could begin from."""
+        return self.model and self.shots == "none" and self.method != "prompt"
 
 
 RUNGS: Mapping[str, Rung] = {
@@ -54,6 +71,21 @@ RUNGS: Mapping[str, Rung] = {
     "lora": Rung("small trained matrices beside the model's own", method="lora"),
     "full": Rung("all weights trained", method="full"),
 }  # from the cheapest to the dearest
+ALIGNMENTS: Mapping[Alignment, str] = {
+    "dpo": "aligned with preferences, by DPO",
+    "grpo": "aligned with a reward, by GRPO",
+    "ppo": "aligned with a reward, by PPO",
+}  # likewise: pairs are there, and answers have to be written
+
+
+def rung_of(name: str) -> Rung:
+    """Of RUNGS; or one of them aligned afterwards, `lora+dpo`."""
+    below, _, by = name.partition("+")
+    found = RUNGS[below]
+    for known, line in ALIGNMENTS.items():
+        if known == by:
+            return found._replace(line=f"{below}, {line}", below=below, by=known)
+    return found
 
 
 class Cost(NamedTuple):
@@ -92,6 +124,28 @@ class Measurement:
     notes: tuple[str, ...] = ()  # what a reader of the score should know: shots left out, inputs cut
 
 
+class Demand(NamedTuple):
+    """What is asked of the answers beside the metric, and what came of it."""
+
+    name: DemandName
+    score: Interval
+    bound: float  # what the true share is not worse than, but with the comparison's share of the error
+    wanted: float  # the limit, or the target
+
+    @property
+    def met(self) -> bool:
+        return self.bound <= self.wanted if self.name == "toxicity" else self.bound >= self.wanted
+
+    @property
+    def said(self) -> str:
+        if self.name == "toxicity":
+            return f"{self.score.value:.3f} are toxic, at most {self.bound:.3f} of all; the limit is {self.wanted:g}"
+        return (
+            f"{self.score.value:.3f} are preferred to the reference, at least {self.bound:.3f} of all; the target is "
+            f"{self.wanted:g}"
+        )
+
+
 class Steps(Protocol):
     """What costs time. Each step may be asked for again at once: what is done is not done again."""
 
@@ -123,6 +177,10 @@ class Steps(Protocol):
         """Train where the rung trains, and measure on `decide`. Raises Unfit for what cannot be."""
         ...
 
+    def demanded(self, rung: str, candidate: str, error: float) -> Sequence[Demand]:
+        """What is asked of the answers beside the metric, of those that were measured."""
+        ...
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -144,6 +202,7 @@ class Rule:
     error: float = 0.05  # probability that a rung is taken which does not meet the target
     limits: Limits = Limits()
     everything: bool = False  # go on after the choice is made
+    align: tuple[Alignment, ...] = ()  # ways to align a rung whose answers are not what is asked, one after the other
 
 
 @dataclass(frozen=True)
@@ -162,7 +221,8 @@ class Entry:
     score: Interval | None = None
     lower: float | None = None  # what the true score is not below, but with this comparison's share of the error
     latency: float | None = None
-    met: bool = False  # the target, within the limits
+    demands: tuple[Demand, ...] = ()
+    met: bool = False  # the target, within the limits, and what else is asked
 
 
 @dataclass(frozen=True)
@@ -215,23 +275,30 @@ class _Climber:
     def __init__(self, rule: Rule, steps: Steps, bound: Bound, tell: Tell):
         self.rule, self.steps, self.bound, self.tell = rule, steps, bound, tell
         self.baselines = tuple(steps.baselines()) if "trivial" in rule.ladder else ()
+        self.wanting: set[Place] = set()  # what is aligned
         self.entries = [Entry(rung, name) for rung, name in self.order(rule.candidates)]
-        compared = [(entry.rung, entry.candidate) for entry in self.entries if entry.rung != BASE]
+        compared = [place for place in self.order(rule.candidates, aligned=True) if place[0] != BASE]
         self.shares = dict(zip(compared, steps.shares(compared, rule.error), strict=True))
         self.candidates: dict[str, Candidate] = {}
         self.lost: dict[str, str] = {}  # candidates that there are not, and why
         self.chosen: int | None = None
 
-    def order(self, candidates: Sequence[str]) -> Iterator[Place]:
+    def order(self, candidates: Sequence[str], aligned: bool = False) -> Iterator[Place]:
+        """The places of the table; with all that could be aligned, or those that are."""
         yield from (("trivial", name) for name in self.baselines)
         models = [name for name in self.rule.ladder if RUNGS[name].model]
         if BASE in candidates and models:
             yield BASE, BASE
-        yield from ((rung, name) for rung in models for name in candidates)
+        for place in ((rung, name) for rung in models for name in candidates):
+            yield place
+            if place in self.wanting or (aligned and RUNGS[place[0]].alignable):
+                yield from ((f"{place[0]}+{by}", place[1]) for by in self.rule.align)
 
     def climb(self) -> Climb:
         self.tell(tuple(self.entries))
-        for at in range(len(self.entries)):
+        for at in count():
+            if at == len(self.entries):  # which grow, where a rung is aligned
+                break
             if self.chosen is not None and not self.rule.everything and self.entries[at].state == "waiting":
                 self.put(at, state="spared", planned=self.steps.foreseen(*self.place(at)))
                 continue
@@ -272,7 +339,7 @@ class _Climber:
         sizes = {name: found.parameters for name, found in self.candidates.items()}
         names = sorted(self.rule.candidates, key=lambda name: sizes.get(name, 0))
         known = {(entry.rung, entry.candidate): entry for entry in self.entries}
-        if (sorted_ := [known[place] for place in self.order(names)]) != self.entries:
+        if (sorted_ := [known.get(place, Entry(*place)) for place in self.order(names)]) != self.entries:
             self.entries = sorted_
             self.tell(tuple(self.entries))
 
@@ -313,14 +380,25 @@ class _Climber:
             self.entries[at], state="done", cached=found.cached, actual=found.cost, score=found.score, lower=lower,
             latency=found.latency, notes=found.notes,
         )  # fmt: skip
-        over = self.over(entry)
-        met = lower >= self.rule.target and not over
-        self.put(at, met=met, reason=over)
-        if met and self.chosen is None:
+        over, place = self.over(entry), self.place(at)
+        good = lower >= self.rule.target and not over
+        asked = good or rung_of(place[0]).by is not None  # of what was aligned, whatever became of its score
+        demands = tuple(self.steps.demanded(*place, self.shares[place])) if asked else ()
+        unmet = "; ".join(f"of its answers {demand.said}" for demand in demands if not demand.met)
+        self.put(at, met=good and not unmet, reason=over or unmet, demands=demands)
+        if good and unmet:
+            self.align(place)
+        elif good and self.chosen is None:
             self.chosen = at
 
+    def align(self, place: Place) -> None:
+        """Rows below one whose answers are good but for what is asked beside; these are not aligned again."""
+        if rung_of(place[0]).alignable and rung_of(place[0]).by is None and self.rule.align:
+            self.wanting.add(place)
+            self.sort()
+
     def unfit(self, entry: Entry) -> str:
-        if entry.rung == BASE or not RUNGS[entry.rung].model:
+        if entry.rung == BASE or not rung_of(entry.rung).model:
             return ""
         if why := self.lost.get(entry.candidate):
             return why

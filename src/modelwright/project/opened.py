@@ -9,7 +9,7 @@ from modelwright.data.prompt import Prompter
 from modelwright.data.task import Task
 from modelwright.hub.open import LanguageModel
 from modelwright.model.transformer import Config
-from modelwright.project.ladder import RUNGS
+from modelwright.project.ladder import rung_of
 from modelwright.project.steps import Asked, crowded
 from modelwright.recipes.evaluate import check_contract, prompter_of
 
@@ -50,11 +50,11 @@ def unfit(found: Opened, rung: str, asked: Asked) -> str:
         return "tagging needs an encoder"
     if kind not in ("classify", "tag") and encoder:
         return f"an encoder writes no text, and cannot {kind}"
-    return "" if RUNGS[rung].method else unasked(found, rung, asked)
+    return "" if rung_of(rung).method else unasked(found, rung, asked)
 
 
 def unasked(found: Opened, rung: str, asked: Asked) -> str:
     """Why a model cannot be asked as it is, or not in this way."""
-    if found.config.shape == "encoder" and (found.config.labels is None or RUNGS[rung].shots != "none"):
+    if found.config.shape == "encoder" and (found.config.labels is None or rung_of(rung).shots != "none"):
         return "an encoder reads no examples: it answers by a head of its own, which training gives it"
     return found.mute if found.prompter is None else crowded(found.prompter, asked)

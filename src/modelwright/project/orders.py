@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 from modelwright.data.examples import Example
 from modelwright.data.task import Task
 from modelwright.project import steps
+from modelwright.project.aligning import OPTIONS, Args
 from modelwright.project.cache import sha256
-from modelwright.project.ladder import BASE, RUNGS
+from modelwright.project.ladder import BASE, rung_of
 from modelwright.project.reading import inputs, write_inputs
 from modelwright.project.recorded import Record
 from modelwright.project.resolve import task_said
@@ -58,12 +59,28 @@ class Orders:
     def tuning(self, rung: str, candidate: str, model: str, limit: int | None = None) -> Tune:
         """model: where the candidate lies. limit: so many examples of the training part instead of all."""
         said: dict[str, Any] = {
-            "model": model, "task": self.task_file(limit), "method": RUNGS[rung].method,
+            "model": model, "task": self.task_file(limit), "method": rung_of(rung).method,
             "seed": self.project.seed, "json": True, "prompt": self.project.prompt, **self.project.tuning(rung),
             "general": self.general(rung, candidate, model),
         }  # fmt: skip
         args = TypeAdapter(Tune).validate_python(said)
         return steps.settle_rung(args, self.record.settled(rung, candidate, limit))
+
+    # -- aligning
+
+    def aligning(self, rung: str, candidate: str, origin: str, model: str) -> Args:
+        """origin: where the candidate lies. model: where the rung that is aligned does."""
+        way, asked = rung_of(rung), self.project.align
+        assert way.by is not None
+        assert asked is not None
+        said = {
+            "model": model, "task": self.task_file(None), "seed": self.project.seed, "json": True,
+            "general": self.general(way.below, candidate, origin), **asked.settings(way.by),
+        }  # fmt: skip
+        if way.by != "dpo":
+            said |= {"part": "decide"} | ({"toxicity": asked.toxicity.judge} if asked.toxicity else {})
+        args = TypeAdapter(OPTIONS[way.by]).validate_python(said)
+        return steps.settle_rung(args, self.record.settled(rung, candidate))
 
     def general(self, rung: str, candidate: str, model: str) -> Sequence[str]:
         """The text that forgetting is measured on: what was named, or of a base what its pretraining held out.
@@ -91,7 +108,7 @@ class Orders:
     # -- measuring
 
     def asked(self, rung: str, part: str) -> Asked:
-        project, shots = self.project, {"none": 0, "one": 1, "few": self.project.shots}[RUNGS[rung].shots]
+        project, shots = self.project, {"none": 0, "one": 1, "few": self.project.shots}[rung_of(rung).shots]
         choose = project.choose if shots else "seed"
         return Asked(
             self.task, part, self.parts[part], self.parts["train"], shots, project.seed, choose, project.prompt

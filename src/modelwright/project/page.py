@@ -20,6 +20,8 @@ from modelwright.project.plots import Bar, Dot
 from modelwright.project.report import number
 from modelwright.recipes.watch import moment, size
 
+COURSES = {"score": "reward", "kl": "KL, nats", "length": "tokens", "accuracy": "pairs told right", "margin": "margin"}
+
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -32,7 +34,9 @@ def page(report: Mapping[str, Any]) -> str:
         "number": number, "duration": moment, "size": size, "latency": latency, "marked": marked, "label": label,
     }  # fmt: skip
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    html: str = template.render(report=report, plots={name: Markup(svg) for name, svg in drawn(report).items()})
+    html: str = template.render(
+        report=report, courses=list(COURSES), plots={name: Markup(svg) for name, svg in drawn(report).items()}
+    )
     return html
 
 
@@ -48,6 +52,10 @@ def drawn(report: Mapping[str, Any]) -> dict[str, str]:
     for what, words in (("seconds", moment), ("memory", size)):
         rows = [Bar(label(entry), amount(entry, "planned", what), amount(entry, "actual", what)) for entry in entries]
         found[what] = plots.bars(rows, f"Planned and actual {'time' if what == 'seconds' else 'memory'}", words)
+    for at, one in enumerate(report["alignment"]):
+        for what in COURSES:
+            points = [(row["step"], row[what]) for row in one["course"] if what in row]
+            found[f"{what}-{at}"] = plots.course(COURSES[what], points)
     curve = report["curve"]
     found["curve"] = ""
     if curve:

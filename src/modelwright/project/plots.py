@@ -14,6 +14,7 @@ from modelwright.recipes.watch import moment, thousands
 
 WIDTH, HEIGHT = 720, 340
 LEFT, RIGHT, TOP, BOTTOM = 56, 220, 16, 44  # margins; on the right stand the names
+LOW = 160  # of a plot of one number
 LINE = 16  # between the baselines of two names
 
 
@@ -125,6 +126,24 @@ def learning(
     said = "; ".join(f"{n:,} examples: {value:.3g}" for n, value in points)
     n, value, low, high = band[-1]
     return svg("Learning curve", f"{said}. Predicted for {n:,}: {value:.3g} ({low:.3g} to {high:.3g}).", parts)
+
+
+# -- a course ------------------------------------------------------------------------------------------------------
+
+
+def course(name: str, points: Sequence[tuple[float, float]]) -> str:
+    """A number of a training run over its steps."""
+    if len(points) < 2:
+        return ""
+    low, high = min(value for _, value in points), max(value for _, value in points)
+    x = linear_scale(points[0][0], points[-1][0], LEFT, WIDTH - RIGHT)
+    y = linear_scale(low, high, LOW - BOTTOM, TOP)
+    path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
+    parts = [grid_y((low, high), y, WIDTH - RIGHT), f'<polyline class="curve" points="{path}"/>']
+    parts += [text(x(step), LOW - BOTTOM + 18, f"{step:,.0f}", "tick middle") for step, _ in (points[0], points[-1])]
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, LOW - 8, "steps", "axis-name middle"))
+    parts.append(text(WIDTH - RIGHT + 12, y(points[-1][1]) + 4, f"{name}  {points[-1][1]:.3g}", "name"))
+    return svg(name, f"From {points[0][1]:.3g} to {points[-1][1]:.3g}.", parts, LOW)
 
 
 # -- pieces --------------------------------------------------------------------------------------------------------

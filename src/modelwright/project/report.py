@@ -12,11 +12,11 @@ from typing import Any
 
 from modelwright.evaluate.statistics import Interval
 from modelwright.project.curve import Curve
-from modelwright.project.ladder import BASE, RUNGS, Climb, Cost, Entry
+from modelwright.project.ladder import BASE, RUNGS, Climb, Cost, Entry, rung_of
 from modelwright.project.spec import SCALES, Project
 from modelwright.recipes.watch import moment, size, thousands
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Evidence:
     curve: Curve | None = None
     no_curve: str = ""  # why there is none
     examples: Sequence[Mapping[str, Any]] = ()  # id, input, reference, required, outputs: [{name, text, score}]
+    alignment: Sequence[Mapping[str, Any]] = ()  # see evidence.alignments
     forgetting: Sequence[Mapping[str, Any]] = ()  # rung, candidate, unit, before, after, difference (intervals)
     profile: Mapping[str, Any] = field(default_factory=dict)
     reproduce: Mapping[str, Any] = field(default_factory=dict)  # commands, seeds, digests, versions, machine
@@ -55,6 +56,7 @@ def build(project: Project, climb: Climb, evidence: Evidence, *, everything: boo
         "test": [{"rung": rung, "candidate": name, "score": asdict(score)} for rung, name, score in evidence.test],
         "curve": asdict(evidence.curve) if evidence.curve else None,
         "examples": [dict(example) for example in evidence.examples],
+        "alignment": [dict(one) for one in evidence.alignment],
         "forgetting": [dict(row) for row in evidence.forgetting],
         "profile": dict(evidence.profile),
         "reproduce": dict(evidence.reproduce),
@@ -81,17 +83,18 @@ def decision(project: Project, climb: Climb, evidence: Evidence) -> dict[str, An
 def chosen(project: Project, entry: Entry) -> str:
     assert entry.score
     assert entry.lower is not None
+    beside = "".join(f" Of {entry.score.n:,} answers {demand.said}." for demand in entry.demands)
     return (
         f"Take {title(entry)}: its {project.metric} is {number(entry.score.value)} on {entry.score.n:,} examples it "
         f"had not seen, and at least {number(entry.lower)} with {project.confidence:.0%} confidence; the target is "
-        f"{project.target:g}."
+        f"{project.target:g}.{beside}"
     )
 
 
 def unmet(project: Project, climb: Climb) -> str:
     closest = climb.closest
-    over = next((e for e in climb.entries if e.lower is not None and e.lower >= project.target and not e.met), None)
-    if over:
+    good = [e for e in climb.entries if e.lower is not None and e.lower >= project.target and not e.met]
+    if over := max(good, key=lambda entry: bool(rung_of(entry.rung).by), default=None):  # the first; what is aligned
         return f"No rung meets the target within the limits: {title(over)} reaches it, but {over.reason}."
     if closest is None or closest.score is None:
         return f"No rung meets the target of {project.target:g}: none could be measured."
@@ -187,7 +190,7 @@ def count(number: int, noun: str) -> str:
 
 def entry_said(entry: Entry, climb: Climb) -> dict[str, Any]:
     candidate = climb.candidates.get(entry.candidate)
-    line = "pretrained from scratch" if entry.rung == BASE else RUNGS[entry.rung].line
+    line = "pretrained from scratch" if entry.rung == BASE else rung_of(entry.rung).line
     return {
         "rung": entry.rung,
         "line": line,
@@ -202,6 +205,7 @@ def entry_said(entry: Entry, climb: Climb) -> dict[str, Any]:
         "actual": cost_said(entry.actual),
         "score": asdict(entry.score) if entry.score else None,
         "lower": entry.lower,
+        "demands": [demand._asdict() | {"score": asdict(demand.score), "met": demand.met} for demand in entry.demands],
         "latency": entry.latency,
         "met": entry.met,
         "chosen": climb.choice is entry,

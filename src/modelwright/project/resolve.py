@@ -45,6 +45,7 @@ def resolved(project: Project) -> dict[str, Any]:
     }
     said |= {"shots": project.shots} if "few-shot" in project.ladder else {}
     said |= {"choose": project.choose} if any(RUNGS[name].shots != "none" for name in project.ladder) else {}
+    said |= {"align": project.align.said()} if project.align else {}
     if base:
         places = {"tokenizer": absolute(base["tokenizer"])} if base.get("tokenizer") else {}
         said["base"] = base | {"data": [d if d == INPUTS else absolute(d) for d in base["data"]]} | places

@@ -17,10 +17,11 @@ import pydantic
 from modelwright.data.named import known, located, read_yaml
 from modelwright.data.shots import How
 from modelwright.data.task import Task, parse_task, read_task
-from modelwright.evaluate.metrics import default_metric, fits
+from modelwright.evaluate.metrics import LABELLED, default_metric, fits
 from modelwright.model.transformer import Config
 from modelwright.plan.cost import parameters
 from modelwright.plan.size import ByHand, choose_shape, parse_count, parse_time
+from modelwright.project.aligning import NOWHERE, Aligning, parse_aligning
 from modelwright.project.cache import plain, sha256
 from modelwright.project.ladder import BASE, RUNGS, Limits, Rule
 from modelwright.project.values import limits, mapping, number, text
@@ -33,12 +34,11 @@ from modelwright.recipes.tuning import check as check_tuning
 from modelwright.recipes.watch import duration, size, thousands
 
 KEYS = ("name", "task", "metric", "target", "limits", "candidates", "base", "ladder", "shots", "choose", "prompt",
-        "tune", "curve", "confidence", "seed", "recorded")  # fmt: skip
+        "tune", "align", "curve", "confidence", "seed", "recorded")  # fmt: skip
 NOT_OF_A_BASE = ("output", "resume", "dry_run", "json", "seed", "init")  # which the project says itself
 INPUTS = "task"  # of base.data: the inputs of the project's own training part
 SEAL = "sha256"  # of run.yaml, among what is recorded in it
 SPEED = 1e12  # FLOP/s, of no machine: whether a shape can be does not depend on it
-NOWHERE = Path(".no-such-directory")  # what writes is told later where
 SCALES = {"bleu": 100.0, "chrf": 100.0}  # of all other metrics 1
 NOT_OF_A_RUNG = ("model", "task", "method", "output", "resume", "prompt", "seed", "dry_run", "json")  # likewise
 TUNE = tuple(f.name for f in dataclasses.fields(Tune) if f.name not in NOT_OF_A_RUNG)
@@ -63,6 +63,7 @@ class Project:
     choose: How = "seed"  # how the shots are chosen
     prompt: int = 0  # which of the task's prompts is measured
     tune: Mapping[str, Any] = field(default_factory=dict)  # settings of training, and by rung those of one alone
+    align: Aligning | None = None  # what is asked of the answers beside the metric, and what is done for it
     curve: tuple[float, ...] = (0.25, 0.5)  # shares of the training part that a learning curve is fitted to
     confidence: float = 0.95
     seed: int = 0
@@ -71,7 +72,8 @@ class Project:
 
     def rule(self, everything: bool = False) -> Rule:
         names = (*self.candidates, *([BASE] if self.base else []))
-        return Rule(self.ladder, names, self.target, round(1 - self.confidence, 12), self.limits, everything)
+        align = tuple(self.align.ways) if self.align else ()
+        return Rule(self.ladder, names, self.target, round(1 - self.confidence, 12), self.limits, everything, align)
 
     @property
     def trained(self) -> list[str]:
@@ -123,6 +125,7 @@ def parse_project(said: Mapping[str, Any], where: str, base: Path) -> Project:
         choose=_choose(said.get("choose", "seed"), where),
         prompt=_prompt(int(number(said, "prompt", 0, where)), task, where),
         tune=_located(_tune(tune, ladder, f"{where}: tune"), base),
+        align=parse_aligning(mapping(said, "align", where), f"{where}: align", base),
         curve=_shares(said.get("curve", [0.25, 0.5]), where),
         confidence=number(said, "confidence", 0.95, where),
         seed=int(number(said, "seed", 0, where)),
@@ -349,6 +352,8 @@ def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
         yield f"shots is {project.shots}: few-shot begins at 2, and one-shot is a rung of its own"
     if project.tune and not project.trained:
         yield "tune is said, and the ladder has none of soft-prompt, lora and full"
+    if project.align and project.task.kind in LABELLED:
+        yield f"align is of answers in words, and those of a task of kind {project.task.kind} are labels: leave it out"
     if not 0.5 < project.confidence < 1:
         yield f"confidence is {project.confidence:g}, and is to lie between 0.5 and 1"
     if not 0 <= project.seed < 2**63:

@@ -12,13 +12,15 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from modelwright.adapt.open import open_model
+from modelwright.adapt.merge import merge_adapter
+from modelwright.adapt.open import is_adapter, open_model
 from modelwright.data.examples import Example
 from modelwright.data.prompt import Prompt, Prompter
 from modelwright.data.shots import How, choose_shots
@@ -30,16 +32,22 @@ from modelwright.hub.open import LanguageModel
 from modelwright.plan import memory
 from modelwright.plan.cost import parameters
 from modelwright.project import resident
+from modelwright.project.aligning import Args
 from modelwright.project.ladder import Cost
 from modelwright.recipes import options, results, tuning
+from modelwright.recipes.dpo import Dpo, dpo
 from modelwright.recipes.evaluate import prompter_of, rated
 from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, Pretrain, Settings
+from modelwright.recipes.policies import policy
 from modelwright.recipes.pretrain import SHARE, VOCAB, choose_precision, make_plan, pretrain
 from modelwright.recipes.tune import tune
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen
 
+Tuned = TypeVar("Tuned", bound=Tune | Args)
+
 OUTCOME = "outcome"
+PAIRS, JUDGES = ("pairs", "held_out"), ("reward", "gold", "toxicity")  # settings that name files
 PROBED = 8  # examples that are answered to know how long all will take
 SINGLE = 5  # examples that are answered one at a time, to know how long one takes
 ROWS = 32  # that are written at once
@@ -141,8 +149,71 @@ def tune_rung(args: Tune, directory: Path, screen: Screen) -> dict[str, Any]:
     return taken(came, began, held, run) | {"settled": settled, "forgetting": came["forgetting"]}
 
 
-def settle_rung(args: Tune, settled: Mapping[str, Any]) -> Tune:
-    return dataclasses.replace(args, time=None, **settled) if settled else args
+def settle_rung(args: Tuned, settled: Mapping[str, Any]) -> Tuned:
+    """The same run with what a clock decided said by hand."""
+    changes: dict[str, Any] = dict(settled)
+    if settled and hasattr(args, "time"):
+        changes["time"] = None
+    return dataclasses.replace(args, **changes)
+
+
+# -- aligning ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def plain(model: str, directory: Path) -> Iterator[str]:
+    """A model directory in which all weights are one: an adapter is merged with its base, for a while."""
+    merged = directory / "below"
+    if not is_adapter(Path(model)):
+        yield model
+        return
+    if not merged.exists():
+        merge_adapter(model, merged)
+    yield str(merged)
+    shutil.rmtree(merged)
+
+
+def plan_alignment(args: Args) -> Cost:
+    """What aligning is going to take, from a few steps of it; memory beside the program's own."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, plain(args.model, Path(scratch)) as model:
+        came = aligned(
+            dataclasses.replace(args, model=model, output=Path(scratch) / "run", dry_run=True), Screen(quiet=True)
+        )
+    before = time.perf_counter() - began
+    return Cost(before + came["predicted"]["seconds"], int(came["predicted"]["memory"]))
+
+
+def align_rung(args: Args, directory: Path, screen: Screen) -> dict[str, Any]:
+    """Align in `directory`/run -> where the model is, whole and without an adapter, what it took, what came of it."""
+    run, began, held = directory / "run", time.perf_counter(), resident.begin()
+    with plain(args.model, directory) as model:
+        args = dataclasses.replace(args, model=model)
+
+        def again() -> dict[str, Any]:
+            begun = options.resumed(type(args)(resume=True, output=run, json=True))
+            moved = ("model", "task", "general", *(PAIRS if isinstance(args, Dpo) else JUDGES))
+            lies: dict[str, Any] = {name: getattr(args, name) for name in moved}
+            return aligned(dataclasses.replace(begun, **lies), screen)
+
+        came = finished(run) or gone_on(run, again, screen) or aligned(new(args, run), screen)
+        if not is_adapter(run / "model"):
+            (run / "model").rename(directory / "model")
+        elif not (directory / "model").exists():
+            merge_adapter(run / "model", directory / "model")
+    shutil.rmtree(run / "model", ignore_errors=True)
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    settled: dict[str, Any] = {"precision": yaml.safe_load((run / SETTINGS).read_text("utf-8"))["precision"]}
+    if isinstance(args, Dpo):
+        settled |= {name: came["predicted"][name] for name in ("steps", "rows", "accumulate")}
+    told: dict[str, Any] = {
+        name: came[name] for name in ("actual", "judged", "preferences", "forgetting") if name in came
+    }
+    return taken(came, began, held, run) | {"model": "model", "settled": settled, **told}
+
+
+def aligned(args: Args, screen: Screen) -> dict[str, Any]:
+    return dpo(args, screen) if isinstance(args, Dpo) else policy(args, screen)
 
 
 def taken(came: Mapping[str, Any], began: float, held: int, run: Path) -> dict[str, Any]:

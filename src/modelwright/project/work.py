@@ -5,11 +5,12 @@ What a step is told is in orders.py, what it is known by in identity.py, what a 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,16 @@ from modelwright.adapt.open import HABITS, digest
 from modelwright.data.examples import Example
 from modelwright.data.task import Task, prepare
 from modelwright.evaluate.baselines import fit_baselines
+from modelwright.evaluate.judge import toxicity, toxicity_of
 from modelwright.evaluate.metrics import METRICS, right_answers
 from modelwright.evaluate.statistics import interval, lower_bound
 from modelwright.evaluate.tasks import Output
 from modelwright.plan.cost import parameters
 from modelwright.project import ledger, resident, steps
+from modelwright.project.aligning import Args
 from modelwright.project.cache import Cache, Done, Watched, sha256
 from modelwright.project.identity import Identity, files_of
-from modelwright.project.ladder import BASE, RUNGS, Candidate, Cost, Measurement, Place, Plan
+from modelwright.project.ladder import BASE, Candidate, Cost, Demand, DemandName, Measurement, Place, Plan, rung_of
 from modelwright.project.opened import Opened, opened, unfit
 from modelwright.project.orders import Orders
 from modelwright.project.reading import compared, told
@@ -34,10 +37,13 @@ from modelwright.project.spec import Project
 from modelwright.recipes.flags import as_keys
 from modelwright.recipes.preflight import Unfit, data_faults
 from modelwright.recipes.results import warnings
+from modelwright.recipes.rewards import preferred, reward_of
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen, size
 
 Array = NDArray[np.float64]
+Judge = TypeVar("Judge")
+COURSE = ("score", "kl", "entropy", "length", "accuracy", "margin")  # what is told of an alignment, step by step
 
 
 class Work:
@@ -58,6 +64,7 @@ class Work:
         self.right = right_answers(self.metric, self.task, seen)  # how heavy an example may be; of test nothing is read
         self.opened: dict[str, Opened] = {}
         self.copied: Mapping[str, Sequence[str]] = {}  # of each part what stands in the base's text
+        self.judges: dict[str, Any] = {}
         self.pairs: list[str] = []  # what this run compares with the target
 
     # -- what climb asks
@@ -125,7 +132,36 @@ class Work:
     def bound(self, stats: Array, error: float) -> float:
         return lower_bound(stats, self.metric, error=error, seed=self.project.seed, known=self.right)
 
+    def demanded(self, rung: str, candidate: str, error: float) -> Sequence[Demand]:
+        found = []
+        for name, (stats, wanted) in self.demands(rung, candidate).items():
+            metric = METRICS[name]
+            score = interval(stats, metric, level=self.project.confidence, seed=self.project.seed)
+            found.append(Demand(name, score, lower_bound(stats, metric, error=error, seed=self.project.seed), wanted))
+        return found
+
     # -- what the report asks
+
+    def demands(self, rung: str, candidate: str, part: str = "decide") -> dict[DemandName, tuple[Array, float]]:
+        """What the judges say of the answers to a part, (n, 2) each, and what is asked of them."""
+        asked = self.project.align
+        if asked is None:
+            return {}
+        outputs = self.outputs(rung, candidate, part)
+        found: dict[DemandName, tuple[Array, float]] = {}
+        if asked.toxicity:
+            found["toxicity"] = toxicity(self.judge(asked.toxicity.judge, toxicity_of), outputs), asked.toxicity.wanted
+        if asked.preference:
+            reward = self.judge(asked.preference.judge, lambda said: reward_of(said, self.task))
+            found["preference"] = preferred(reward, self.parts[part], outputs), asked.preference.wanted
+        return found
+
+    def judge(self, said: str, opened: Callable[[str], Judge]) -> Judge:
+        """Opened once."""
+        if said not in self.judges:
+            self.judges[said] = opened(said)
+        judge: Judge = self.judges[said]
+        return judge
 
     def outputs(self, rung: str, candidate: str, part: str = "decide") -> Sequence[Output]:
         """The answers of what was measured."""
@@ -135,10 +171,23 @@ class Work:
         """Statistics (m, k) on `decide` of the rung trained on n examples of the training part."""
         return self.stats(steps.outputs_of(self.answered(rung, candidate, "decide", n)[0].directory))
 
+    def aligned(self, rung: str, candidate: str) -> dict[str, Any]:
+        """How it went: what its plan says came of it, and its course, a row for each step of DPO, each round else."""
+        done = self.align(rung, candidate)
+        text = (done.directory / "run" / "metrics.jsonl").read_text("utf-8")
+        rows = [row for line in text.splitlines() if (row := json.loads(line)).get("minibatch", 0) == 0]
+        course = [{name: row[name] for name in ("step", *COURSE) if name in row} for row in rows]
+        actual = done.value["actual"]
+        return {
+            "course": course,
+            "stopped": actual.get("stopped", ""), "alarms": list(actual.get("alarms", ())),
+            "preferences": done.value.get("preferences"), "judged": done.value.get("judged"),
+        }  # fmt: skip
+
     def forgotten(self, rung: str, candidate: str) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] | None = self.train(rung, candidate).value["forgetting"]
-        named = self.project.general(rung)
-        held = self.orders.general(rung, candidate, self.opened[candidate].path) != named
+        named = self.project.general(rung_of(rung).below or rung)
+        held = self.orders.general(rung_of(rung).below or rung, candidate, self.opened[candidate].path) != named
         return {**found, "text": "text that pretraining held out"} if found and held else found
 
     def caveats(self) -> list[str]:
@@ -154,8 +203,8 @@ class Work:
 
     def opening(self, rung: str, candidate: str) -> dict[str, str]:
         """What an opening of the test part is counted by."""
-        if RUNGS[rung].model:
-            trained = self.train(rung, candidate) if RUNGS[rung].method else None
+        if rung_of(rung).model:
+            trained = self.train(rung, candidate) if rung_of(rung).trains else None
             model = digest(self.lies(candidate, trained), HABITS)
         else:
             model = sha256(self.identity.of_baseline(candidate))
@@ -175,7 +224,9 @@ class Work:
         )
 
     def train(self, rung: str, candidate: str, limit: int | None = None) -> Done:
-        """The rung trained, on the whole training part or on so many examples of it."""
+        """The rung trained, on the whole training part or on so many examples of it; or aligned, on the one below."""
+        if rung_of(rung).by:
+            return self.align(rung, candidate)
         args, depends = self.tuning(rung, candidate, limit), self.depends(rung, candidate)
         if limit is not None:
             depends |= {"limit": limit}
@@ -188,11 +239,17 @@ class Work:
         self.record.settle(rung, candidate, limit, done.value["settled"])
         return done
 
+    def align(self, rung: str, candidate: str) -> Done:
+        args, depends = self.aligning(rung, candidate), self.depends(rung, candidate)
+        done = self.cache.step(rung, depends, lambda place: steps.align_rung(args, place, self.screen))
+        self.record.settle(rung, candidate, None, done.value["settled"])
+        return done
+
     def answered(self, rung: str, candidate: str, part: str, limit: int | None = None) -> tuple[Done, Done | None]:
         """The answers to a part, and the training that came before."""
-        trained = self.train(rung, candidate, limit) if RUNGS[rung].method else None
+        trained = self.train(rung, candidate, limit) if rung_of(rung).trains else None
         asked, work = self.orders.asked(rung, part), self.answering(rung, candidate, part, trained)
-        if RUNGS[rung].model:
+        if rung_of(rung).model:
             by = self.identity.of_model(self.lies(candidate, trained), asked)
         else:
             by = self.identity.of_baseline(candidate)
@@ -202,7 +259,7 @@ class Work:
         self, rung: str, candidate: str, part: str, trained: Done | None
     ) -> Callable[[Path], Mapping[str, Any]]:
         asked = self.orders.asked(rung, part)
-        if not RUNGS[rung].model:
+        if not rung_of(rung).model:
             return lambda place: steps.measure_baseline(self.fitted[candidate], asked, place)
         return lambda place: steps.measure_rung(self.lies(candidate, trained), asked, place, self.screen)
 
@@ -220,9 +277,12 @@ class Work:
 
     def tried(self, rung: str, candidate: str) -> Cost:
         """By a few answers, and a few steps of training at rate 0. Raises Unfit for what the model cannot learn so."""
-        asked = self.orders.asked(rung, "decide")
-        cost = steps.plan_measuring(self.opened[candidate].path, asked)
-        if RUNGS[rung].method:
+        asked, way = self.orders.asked(rung, "decide"), rung_of(rung)
+        cost = steps.plan_measuring(self.lies(candidate, self.below(rung, candidate)), asked)
+        if way.by:
+            learning = steps.plan_alignment(self.aligning(rung, candidate))
+            cost = Cost(learning.seconds + cost.seconds, max(cost.memory, learning.memory))
+        elif way.method:
             args, each = self.tuning(rung, candidate), cost.seconds / len(asked.examples)
             with keys_said(rung):
                 learning = steps.plan_rung(args)
@@ -236,8 +296,21 @@ class Work:
     def depends(self, rung: str, candidate: str) -> dict[str, Any]:
         if rung == BASE:
             return self.identity.base(self.orders.base())
-        args = self.tuning(rung, candidate) if RUNGS[rung].method else None
+        if rung_of(rung).by:
+            model = digest(self.lies(candidate, self.below(rung, candidate)), HABITS)
+            return self.identity.aligned(model, self.aligning(rung, candidate))
+        args = self.tuning(rung, candidate) if rung_of(rung).method else None
         return self.identity.rung(rung, self.opened[candidate].digest, args)
+
+    def below(self, rung: str, candidate: str) -> Done | None:
+        """The training of the rung that is aligned; None where the candidate is as it was, or nothing is aligned."""
+        below = rung_of(rung).below
+        return self.train(below, candidate) if below and rung_of(below).method else None
+
+    def aligning(self, rung: str, candidate: str) -> Args:
+        return self.orders.aligning(
+            rung, candidate, self.opened[candidate].path, self.lies(candidate, self.below(rung, candidate))
+        )
 
     def tuning(self, rung: str, candidate: str, limit: int | None = None) -> Tune:
         return self.orders.tuning(rung, candidate, self.opened[candidate].path, limit)

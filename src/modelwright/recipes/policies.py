@@ -14,7 +14,9 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -43,6 +45,7 @@ from modelwright.evaluate.tasks import measure
 from modelwright.hub.open import LanguageModel
 from modelwright.model.heads import Critic
 from modelwright.model.transformer import Transformer
+from modelwright.plan import memory
 from modelwright.plan.memory import Precision
 from modelwright.recipes.best import Best, spread
 from modelwright.recipes.flags import parse
@@ -58,14 +61,15 @@ from modelwright.recipes.run import Run
 from modelwright.recipes.told import forgotten
 from modelwright.recipes.tune import carried_out, general_text, loss_on
 from modelwright.recipes.tuning import Inputs, changes
-from modelwright.recipes.watch import Screen, duration, thousands, write_whole
+from modelwright.recipes.watch import Screen, duration, size, thousands, write_whole
 from modelwright.train import optim
 from modelwright.train.alarms import Limits
 from modelwright.train.policy import GRPO, PPO
-from modelwright.train.rollout import Actor, Reward, Rollouts, checked
+from modelwright.train.rollout import Actor, Experience, Reward, Rollouts, checked
 from modelwright.train.rollout import write as write_answers
 
 HELD_OUT = 0.2  # of a file's prompts: half to choose the best moment by, half to measure on
+TRIED = 16  # prompts that are answered to know what all will take
 GENTLE = 0.03  # share of tuning's rates
 SCORE = Metric("score", frozenset(), True, of_any(amounts), ratio, None)  # of a judge: no worst, no best
 Method = PPO | GRPO
@@ -309,9 +313,10 @@ def policy(args: Policy, screen: Screen) -> dict[str, Any]:
     method, model = args.algorithm(), args.learner(ready.lm.model)
     actor = Actor(model, ready.prompter, method, reference_of(ready.lm.model), precision=args.precision or "fp32")
     rollouts = rollouts_of(args, ready, actor)
-    show(screen, args, ready, rollouts)
+    predicted = foreseen(args, ready, model, actor)
+    show(screen, args, ready, rollouts, predicted)
     if args.dry_run:
-        return {"rounds": args.rounds, "steps": args.rounds * rollouts.steps}
+        return {"rounds": args.rounds, "steps": args.rounds * rollouts.steps, "predicted": predicted}
     # 4. learning, between two looks at the prompts kept apart
     if args.resume:
         recall(args, ready.inputs)
@@ -324,15 +329,50 @@ def policy(args: Policy, screen: Screen) -> dict[str, Any]:
     tuned = speaking(ready.lm, ready.base)
     after = judged(args, ready, tuned, screen)
     lost = {**named, **dataclasses.asdict(grown(general, loss_on(tuned, texts), seed=args.seed))}
-    return keep(args, ready, actual, {"judged": compared(before, after, args.seed), "forgetting": lost})
+    found = {"predicted": predicted, "judged": compared(before, after, args.seed), "forgetting": lost}
+    return keep(args, ready, actual, found)
+
+
+def foreseen(args: Policy, ready: Ready, model: nn.Module, actor: Actor) -> dict[str, float]:
+    """Seconds of the rounds and of the looks at what is kept apart, from a few answers that are written, judged, read
+    and learned from without a step; and bytes of a step, beside the program's own."""
+    method, few, marks = args.algorithm(), ready.train[: min(args.batch, TRIED)], [time.perf_counter()]
+    answers = actor.write(few, seed=args.seed, count=args.count)
+    scores = ready.judges["reward"](answers)
+    marks.append(time.perf_counter())
+    beta = actor.controller.value
+    experience = actor.experience(answers, scores)
+    actor.controller.value = beta
+    marks.append(time.perf_counter())
+    terms, _ = method.loss(model, experience)
+    torch.autograd.backward([total for total, _, _ in terms.values() if total.requires_grad])
+    model.zero_grad(set_to_none=True)
+    marks.append(time.perf_counter())
+    writing, reading, learning = ((end - start) / len(answers) for start, end in pairwise(marks))
+    each = writing + reading + (args.epochs or args.passes) * learning
+    looks = 2 * min(args.measured, len(ready.test)) + args.tests * min(args.select, len(ready.select))
+    seconds = args.rounds * args.batch * args.count * each + looks * writing
+    return {"seconds": seconds, "memory": memory_of(args, ready, experience)}
+
+
+def memory_of(args: Policy, ready: Ready, experience: Experience) -> int:
+    cfg, learning = ready.lm.model.cfg, sum(p.numel() for p in ready.lm.model.parameters() if p.requires_grad)
+    source, length = experience.batch.source, experience.batch.tokens.shape[1]
+    assert args.precision is not None
+    read = 0 if source is None else source.tokens.shape[1]
+    return memory.tuning(cfg, learning, minibatch_of(args), length, read, precision=args.precision).total
+
+
+def minibatch_of(args: Policy) -> int:
+    """Answers in a step."""
+    answers = args.batch * args.count
+    return args.minibatch or (answers if answers % 2 else answers // 2)
 
 
 def rollouts_of(args: Policy, ready: Ready, actor: Actor) -> Rollouts:
-    answers = args.batch * args.count
     return Rollouts(
         actor, ready.train, ready.judges["reward"], prompts=args.batch, count=args.count,
-        minibatch=args.minibatch or (answers if answers % 2 else answers // 2), seed=args.seed,
-        epochs=args.epochs or args.passes,
+        minibatch=minibatch_of(args), seed=args.seed, epochs=args.epochs or args.passes,
     )  # fmt: skip
 
 
@@ -456,7 +496,7 @@ def recall(args: Policy, now: Inputs) -> None:
 # -- what is said --------------------------------------------------------------------------------------------------
 
 
-def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts) -> None:
+def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts, predicted: Mapping[str, float]) -> None:
     learning = sum(p.numel() for p in ready.lm.model.parameters() if p.requires_grad)
     judges = f"reward {args.reward}" + (f", gold {args.gold}" if args.gold else "")
     screen.table(
@@ -468,13 +508,15 @@ def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts) -> None
             "judges": judges,
             "rounds": f"{args.rounds:,}, each of {args.batch} prompts with {args.count} answers, read "
             f"{rollouts.epochs}x in {rollouts.steps} steps",
+            "time": f"{duration(predicted['seconds'])}, by a few answers",
+            "memory": f"{size(int(predicted['memory']))} beside the program's own",
         },
     )
 
 
 def finished(screen: Screen, came: dict[str, Any]) -> None:
     actual = came["actual"]
-    lines = {"time": duration(actual["seconds"])}
+    lines = {"time": f"{duration(actual['seconds'])} (planned {duration(came['predicted']['seconds'])})"}
     for name, found in came["judged"].items():
         apart = found["difference"]
         lines[name] = (

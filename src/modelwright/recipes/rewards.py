@@ -14,24 +14,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from modelwright.adapt.open import RECORD, REWARD, open_reward
 from modelwright.data.examples import Example
 from modelwright.data.kind import OPTIONAL, Task
 from modelwright.data.pack import collate
 from modelwright.data.pairs import Write
-from modelwright.data.prompt import CONVERSATION
+from modelwright.data.prompt import CONVERSATION, Prompt
 from modelwright.data.supervised import Widths, sizes
 from modelwright.data.task import of_terms
 from modelwright.evaluate.judge import classifier, function
 from modelwright.evaluate.metrics import metric_of, score, wanted
+from modelwright.evaluate.tasks import Output
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json
 from modelwright.model.heads import Scored
 from modelwright.recipes.preferring import room_of
 from modelwright.recipes.reward import rows_for
 from modelwright.train.rollout import Answer, Reward
+
+Array = NDArray[np.float64]
 
 AT_ONCE = 32  # answers that a reward model reads together
 FORMS = "a reward model, a classifier with a label (DIR:LABEL), metric, or a function (FILE.py:NAME); not: before it"
@@ -129,3 +134,21 @@ def by_function(path: Path, name: str) -> Reward:
 def turned(reward: Reward) -> Reward:
     """The less, the better."""
     return lambda answers: [-score for score in reward(answers)]
+
+
+# -- two answers ---------------------------------------------------------------------------------------------------
+
+
+def preferred(reward: Reward, examples: Sequence[Example], outputs: Sequence[Output]) -> Array:
+    """Whether what was answered is rewarded more than the reference, a tie half, and 1: (n, 2).
+
+    The share of answers that are taken before a person's is how Stiennon et al. 2020 measure (section 4).
+    """
+    own, theirs = (
+        np.array(reward([
+            Answer(Prompt((), None, output.prompt), (), str(said), True, example)
+            for example, output, said in zip(examples, outputs, answers, strict=True)
+        ]))
+        for answers in ([output.prediction for output in outputs], [output.reference for output in outputs])
+    )  # fmt: skip
+    return np.stack([(own > theirs) + 0.5 * (own == theirs), np.ones(len(outputs))], 1)
