@@ -14,8 +14,10 @@ ARGS ?=
 
 # What is climbed: the project file where it lies, since its paths are relative to it; a copy where another time is said.
 CLIMBED := $(PROJECT)
+ALIGNED := examples/desk-reply/project.yaml
 ifneq ($(TIME),270s)
 CLIMBED := $(DEMO)/project.yaml
+ALIGNED := $(DEMO)/reply.yaml
 endif
 
 BIN := $(VENV)/bin
@@ -25,7 +27,7 @@ MADE_OF := pyproject.toml constraints.txt
 .PHONY: help demo desk-base desk-gaps test smoke check bench docs clean
 
 help:
-	@echo 'make demo    install, and take a task from a prompt to a chosen model and a report: under 8 minutes after the install'
+	@echo 'make demo    install, and take two tasks from a prompt to a chosen model and a report, one aligned: under 10 minutes after the install'
 	@echo 'make desk-base   the base that six of the desk projects in examples/ share: about ten minutes on two cores'
 	@echo 'make desk-gaps   the same, trained on with notes that lack facts, for desk-brief: about as long again'
 	@echo 'make test    the whole test suite'
@@ -64,10 +66,15 @@ demo: $(VENV)/.installed
 	@rm -rf $(DEMO)
 	@mkdir -p $(DEMO)
 	@test $(CLIMBED) = $(PROJECT) || sed 's/time: 270s/time: $(TIME)/' $(PROJECT) > $(DEMO)/project.yaml
+	@test $(CLIMBED) = $(PROJECT) || sed 's/time: 270s/time: $(TIME)/; s/target: 0.5/target: 0.01/' examples/desk-reply/project.yaml > $(DEMO)/reply.yaml
+	@cp examples/desk-reply/judge.py $(DEMO)
 	-$(BIN)/modelwright run $(CLIMBED) --output $(DEMO)/run
 	@test -f $(DEMO)/run/report.html  # it is there too where no rung met the target, which ends in exit code 1
+	-$(BIN)/modelwright run $(ALIGNED) --reuse $(DEMO)/run --output $(DEMO)/reply
+	@test -f $(DEMO)/reply/report.html
 	@echo
-	@echo 'The report is $(DEMO)/run/report.html: open it in a browser. Next, with $(BIN) on the PATH:'
+	@echo 'The reports are $(DEMO)/run/report.html and, of a model that was aligned, $(DEMO)/reply/report.html: open them in'
+	@echo 'a browser. Next, with $(BIN) on the PATH:'
 	@echo '  modelwright run $(CLIMBED) --output $(DEMO)/run --climb all    # the other rungs too, from the same base'
 	@echo '  modelwright init --data YOUR_EXAMPLES.jsonl                    # a project of your own'
 	@echo '  modelwright pretrain YOUR_TEXT --time 10min --output runs/first'

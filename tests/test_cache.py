@@ -178,3 +178,28 @@ def test_a_file_that_was_only_touched_is_the_same(data: Path) -> None:
 )
 def test_keys_are_of_the_content(value: Any) -> None:
     assert key("k", {"v": value}) == key("k", {"v": json.loads(json.dumps(value))})
+
+
+def test_a_step_that_another_run_has_finished_is_taken_over(tmp_path: Path) -> None:
+    """Whole, by its content; what is not the same is made, and so is what was damaged there."""
+    made: list[str] = []
+
+    def work(directory: Path) -> dict[str, Any]:
+        made.append(directory.name)
+        (directory / "model").mkdir()
+        (directory / "model" / "weights").write_text("1 2 3")
+        return {"loss": 0.5}
+
+    first = Cache(tmp_path / "a", print)
+    first.step("base", {"width": 32}, work)
+    said: list[str] = []
+    second = Cache(tmp_path / "b", said.append, others=(tmp_path / "a",))
+    found = second.step("base", {"width": 32}, work)
+    assert (found.cached, found.value, len(made)) == (True, {"loss": 0.5}, 1)
+    assert found.directory.is_relative_to(tmp_path / "b")
+    assert (found.directory / "model" / "weights").read_text() == "1 2 3"
+    assert not second.step("base", {"width": 64}, work).cached
+    damaged = Cache(tmp_path / "c", said.append, others=(tmp_path / "a",))
+    (first.place("base", {"width": 32}) / "model" / "weights").write_text("1 2 4")
+    assert not damaged.step("base", {"width": 32}, work).cached
+    assert "is damaged" in said[-1]

@@ -325,7 +325,9 @@ def test_everything_is_escaped() -> None:
     report = build(project(), climbed(lora=0.97), evidence())
     html = page(report)
     assert "<script" not in html
-    assert html.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;") == 7  # title, heading, id, input, output; a setting, an alarm
+    assert (
+        html.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;") == 7
+    )  # title, heading, id, input, output; a setting, an alarm
     assert EVIL in said(html)
 
 

@@ -55,6 +55,16 @@ class Aligning:
         assert self.toxicity is not None
         return TURNED + self.toxicity.judge
 
+    @property
+    def words(self) -> str:
+        """In one line."""
+        asked = [
+            f"toxic at most {one.wanted:g} by {one.judge}" if name == "toxicity" else
+            f"preferred to the reference at least {one.wanted:g} by {one.judge}"
+            for name in DEMANDS if (one := getattr(self, name)) is not None
+        ]  # fmt: skip
+        return f"{' and '.join(asked)}; else aligned by {', then '.join(self.ways)}"
+
     def settings(self, by: Alignment) -> dict[str, Any]:
         """Where no reward is named, it is the judge of what is asked; beside another, that is gold."""
         said = dict(self.ways[by])

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 
 from modelwright.adapt.open import versions
 from modelwright.data import desk, documents
+from modelwright.model.checkpoint import replacing
 from modelwright.recipes.watch import write_whole
 
 FORMAT = 2  # of what steps leave behind; raised where a change of the program makes other bits of the same inputs
 DESK = Path(desk.__file__).parent
-RESULT = "result.json"
+STEPS, RESULT = "steps", "result.json"
 CHUNK = 1 << 20
 
 
@@ -44,9 +45,17 @@ class Done:
 class Cache:
     """The finished steps of one run directory."""
 
-    def __init__(self, directory: Path, warn: Callable[[str], None], unchanged: Callable[[], None] = lambda: None):
-        """warn: is told of what was damaged. unchanged: raises ValueError where what steps read is not as it was."""
-        self.directory, self.warn, self.unchanged = directory / "steps", warn, unchanged
+    def __init__(
+        self,
+        directory: Path,
+        warn: Callable[[str], None],
+        unchanged: Callable[[], None] = lambda: None,
+        others: Sequence[Path] = (),
+    ):
+        """warn: is told of what was damaged. unchanged: raises ValueError where what steps read is not as it was.
+        others: run directories whose finished steps are taken over where they are the same."""
+        self.directory, self.warn, self.unchanged = directory / STEPS, warn, unchanged
+        self.others = [other / STEPS for other in others]
         self.whole: dict[Path, Whole] = {}  # what was found whole by this process
 
     def place(self, kind: str, depends: Mapping[str, Any]) -> Path:
@@ -55,6 +64,8 @@ class Cache:
     def find(self, kind: str, depends: Mapping[str, Any]) -> Done | None:
         """The step where it is there whole. A damaged one is removed, and said."""
         directory = self.place(kind, depends)
+        if not (directory / RESULT).exists():
+            self.take_over(directory)
         if not (directory / RESULT).exists():
             return None
         now, seen = touched(directory), self.whole.get(directory)
@@ -66,6 +77,14 @@ class Cache:
                 shutil.rmtree(directory)
                 return None
         return Done(directory, seen.value, cached=True)
+
+    def take_over(self, directory: Path) -> None:
+        """A copy of the same step, where another run has finished it."""
+        for other in self.others:
+            if (other / directory.name / RESULT).exists():
+                with replacing(directory) as work:
+                    shutil.copytree(other / directory.name, work, dirs_exist_ok=True)
+                return
 
     def step(self, kind: str, depends: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
         """The step as it was done before, or `work` done in its directory. `work` answers with what JSON can hold.

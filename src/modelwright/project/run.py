@@ -46,6 +46,8 @@ class Run:
     """The project file; or the run.yaml of an earlier run, which is then made again to the bit."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
     """The run directory; runs/NAME without a word. A run that stands there goes on, and repeats nothing."""
+    reuse: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Another run's directory, of which finished steps are taken over where they are the same, such as a base."""
     climb: Literal["stop", "all"] = "stop"
     """all: measure every rung, and name the one that stopping would have chosen."""
     seed: int | None = None
@@ -59,7 +61,7 @@ class Run:
 def run(args: Run, project: Project, directory: Path, view: View) -> dict[str, Any]:
     """Do what `args` say -> the report; see `main` for how it may end early."""
     # 2. the data
-    work = Work(project, directory, view)
+    work = Work(project, directory, view, args.reuse)
     if not (directory / RUN).exists():
         write_whole(directory / RUN, dumped(replayable(project, project.recorded)))
     # 3. the climb
@@ -101,6 +103,7 @@ def outline(project: Project, screen: Screen, everything: bool) -> dict[str, Any
             "task": f"{task.name}, {task.kind}: " + ", ".join(f"{part} {n:,}" for part, n in counts.items()),
             "target": f"{project.metric} of {project.target:g} or more, with {project.confidence:.0%} confidence",
             "limits": ", ".join(one for one in said if one) or "none",
+            **({"answers": project.align.words} if project.align else {}),
             "models": ", ".join(rule.candidates) or "none",
             **(
                 {BASE: f"{base.objective}, {base.size or base.time or 'by hand'}, from {', '.join(base.data)}"}
@@ -120,6 +123,8 @@ def main(argv: list[str]) -> int:
     """`modelwright run`. Exit codes: 0 the target is met, 1 it is not, 2 the user's mistake, 130 and 143 stopped."""
     args = parse(Run, argv, "modelwright run")
     project = read_project(args.project)
+    if strange := [other for other in args.reuse if not (other / RUN).is_file()]:
+        raise FileNotFoundError(f"--reuse {strange[0]} is no project's run: it has no {RUN}")
     if args.seed is not None:
         project = reseeded(project, args.seed)
     if args.dry_run:

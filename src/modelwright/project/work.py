@@ -49,12 +49,13 @@ COURSE = ("score", "kl", "entropy", "length", "accuracy", "margin")  # what is t
 class Work:
     """The steps of one project in one run directory."""
 
-    def __init__(self, project: Project, directory: Path, screen: Screen):
+    def __init__(self, project: Project, directory: Path, screen: Screen, reuse: Sequence[Path] = ()):
+        """reuse: other run directories, of which finished steps are taken over."""
         self.project, self.directory, self.screen = project, directory, screen
         self.own = resident.program()
         self.watched = Watched(files_of(project))
         self.task, self.parts = checked(project)
-        self.cache = Cache(directory, screen.warn, self.watched.unchanged)
+        self.cache = Cache(directory, screen.warn, self.watched.unchanged, reuse)
         self.record = Record(project.recorded)
         self.orders = Orders(project, self.task, self.parts, directory, self.record)
         self.identity = Identity(self.orders, self.watched)

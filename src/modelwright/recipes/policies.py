@@ -396,6 +396,8 @@ def learn(args: Policy, ready: Ready, model: nn.Module, rollouts: Rollouts, scre
                 save_every=rollouts.steps, watch=watch, weigh=method.weigh,
             )  # fmt: skip
         except Hacked as end:
+            if end.alarm.name == "constant":  # which a judge is too that has nothing left to wish for
+                run.tested = best.test(run)
             stopped = (
                 f"{end.alarm.said}; kept are the weights of step {run.tested['best_step']}, the best that were tested"
             )
