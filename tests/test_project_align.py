@@ -77,6 +77,11 @@ def test_the_report_has_the_gain_and_the_price_of_the_same_answers(ran: Path) ->
     assert next(row["kl"] for row in one["course"]) == 0
     assert (nothing["own_judge"], one["own_judge"]) == (False, True)
     assert "Alignment: what was gained, and its price" in (ran / "run" / "report.html").read_text()
+    assert [output["name"] for output in said["examples"][0]["outputs"]] == ["full on base", "full+ppo on base"]
+    assert any(
+        caveat.startswith("What is toxic or preferred is so to ") and "judge.py:loud" in caveat
+        for caveat in said["caveats"]
+    )
     assert [row["rung"] for row in said["forgetting"]] == ["full", "full+dpo", "full+ppo"]
 
 

@@ -154,13 +154,17 @@ def change(before: Array, after: Array, metric: Metric, project: Project) -> dic
 
 
 def compared(climb: Climb) -> list[Entry]:
-    """Whose answers stand side by side: the best trivial one, the first model asked with no example, and the choice;
-    where there is none, the model that came closest, though a trivial answer may have come closer."""
+    """Whose answers stand side by side: the best trivial one, the first model asked with no example, and the choice,
+    beside what it was before it was aligned; where there is no choice, the model that came closest, though a trivial
+    answer may have come closer."""
     measured = [entry for entry in climb.entries if entry.score]
     trivial = nearest(e for e in measured if e.rung == "trivial")
     asked = next((e for e in measured if e.rung == "zero-shot"), None)
+    best = climb.choice or nearest(e for e in measured if e.rung != "trivial")
+    below = best and rung_of(best.rung).below
+    before = next((e for e in measured if best and (e.rung, e.candidate) == (below, best.candidate)), None)
     found: list[Entry] = []
-    for entry in (trivial, asked, climb.choice or nearest(e for e in measured if e.rung != "trivial")):
+    for entry in (trivial, asked, before, best):
         if entry is not None and entry not in found:
             found.append(entry)
     return found

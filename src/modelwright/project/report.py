@@ -245,6 +245,9 @@ def caveats(project: Project, climb: Climb, evidence: Evidence) -> Iterator[str]
         one, other = overlap["parts"]
         both = f"{count(overlap['examples'], 'input')} of the {other} part stand in the {one} part too"
         yield f"{both} ({', '.join(overlap['named'])})."
+    if project.align:
+        judges = [short(one.judge) for one in (project.align.toxicity, project.align.preference) if one]
+        yield f"What is toxic or preferred is so to {' and '.join(judges)}: what a judge errs in is in no interval."
     yield from evidence.caveats
     untried = [title(entry) for entry in climb.entries if entry.state in ("skipped", "spared")]
     if untried:
