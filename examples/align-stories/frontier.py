@@ -20,7 +20,7 @@ from modelwright.data.examples import Example
 from modelwright.data.pairs import conversation_task
 from modelwright.data.prompt import Prompter
 from modelwright.hub.open import LanguageModel
-from modelwright.recipes.policies import apart, prompts_of
+from modelwright.recipes.prompts import apart, prompts_of
 from modelwright.train.rollout import Answer, Reader, batch_of, write
 
 HERE = Path(__file__).parent

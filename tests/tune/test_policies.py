@@ -20,7 +20,7 @@ from modelwright.evaluate.judge import toxicity_of
 from modelwright.evaluate.scorer import ModelScorer
 from modelwright.hub.open import save
 from modelwright.recipes.methods import with_dropout
-from modelwright.recipes.policies import apart, prompts_of
+from modelwright.recipes.prompts import apart, prompts_of
 from modelwright.recipes.rewards import reward_of
 from modelwright.train.rollout import Answer
 from tasks import COLOURS, TEXTS, task_in
@@ -193,7 +193,10 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
 ) -> None:  # fmt: skip
     more = ["--prompts", prompts, "--reward", f"{judge}:letter", "--dry-run"]
     assert cli.main(words("ppo", models["decoder"], tmp_path / "run", general, *more)) == 0
-    assert came(capsys) == {"rounds": 6, "steps": 6 * 8}
+    found = came(capsys)
+    assert (found["rounds"], found["steps"]) == (6, 6 * 8)
+    assert 0 < found["predicted"]["seconds"] < 60  # some 48 answers, and 30 looked at twice
+    assert found["predicted"]["memory"] > 0
     assert not (tmp_path / "run").exists()
 
 

@@ -20,7 +20,7 @@ import pydantic
 from modelwright.data.named import absolute, known, located
 from modelwright.project.ladder import ALIGNMENTS, Alignment
 from modelwright.project.values import mapping, number, text
-from modelwright.recipes import policies, preferring
+from modelwright.recipes import preferring, rewarded
 from modelwright.recipes.dpo import Dpo
 from modelwright.recipes.flags import as_keys
 from modelwright.recipes.grpo import Grpo
@@ -150,7 +150,7 @@ def _checked(by: Alignment, aligning: Aligning, where: str) -> None:
         args = pydantic.TypeAdapter(OPTIONS[by]).validate_python(
             {**said, "model": ".", "task": "task.yaml", "output": NOWHERE}
         )
-        preferring.check(args) if isinstance(args, Dpo) else policies.check(args)
+        preferring.check(args) if isinstance(args, Dpo) else rewarded.check(args)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else by

@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-from modelwright.recipes.policies import Policy, command
+from modelwright.recipes.policies import command
+from modelwright.recipes.rewarded import Policy
 from modelwright.train.policy import GRPO
 
 

@@ -18,24 +18,21 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 import yaml
 from pydantic import TypeAdapter
 from torch import nn
 
 from modelwright.adapt.lora import merged_copy, reference_of
 from modelwright.adapt.open import digest, prompter_of
-from modelwright.data.examples import Example, read_examples
+from modelwright.data.examples import Example
 from modelwright.data.kind import Task
 from modelwright.data.loader import mixed
-from modelwright.data.pairs import chance, conversation_task
-from modelwright.data.preferences import prompt_in
-from modelwright.data.prompt import NoRoom, Prompter
-from modelwright.data.task import contract, prepare, read_task, terms
+from modelwright.data.prompt import Prompter
+from modelwright.data.task import contract, terms
 from modelwright.evaluate.forgetting import grown
 from modelwright.evaluate.judge import Toxic, toxicity_of
 from modelwright.evaluate.metrics import METRICS, Metric, amounts, metric_of, of_any, ratio
@@ -43,19 +40,18 @@ from modelwright.evaluate.scorer import ModelScorer
 from modelwright.evaluate.statistics import interval, paired
 from modelwright.evaluate.tasks import measure
 from modelwright.hub.open import LanguageModel
-from modelwright.model.heads import Critic
-from modelwright.model.transformer import Transformer
 from modelwright.plan import memory
-from modelwright.plan.memory import Precision
 from modelwright.recipes.best import Best, spread
 from modelwright.recipes.flags import parse
 from modelwright.recipes.methods import Adapter, default_rate, make_adapter, put_on, speaking, with_dropout, write
 from modelwright.recipes.monitor import Hacked, Monitor
-from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, refuse_taken, resumed
+from modelwright.recipes.options import PLAN, SETTINGS, NotResumable
 from modelwright.recipes.preflight import suited
 from modelwright.recipes.pretrain import choose_precision
+from modelwright.recipes.prompts import asked, fitting
 from modelwright.recipes.ready import open_base
 from modelwright.recipes.results import data_digest
+from modelwright.recipes.rewarded import Policy, Told, check
 from modelwright.recipes.rewards import TURNED, reward_of
 from modelwright.recipes.run import Run
 from modelwright.recipes.told import forgotten
@@ -64,133 +60,12 @@ from modelwright.recipes.tuning import Inputs, changes
 from modelwright.recipes.watch import Screen, duration, size, thousands, write_whole
 from modelwright.train import optim
 from modelwright.train.alarms import Limits
-from modelwright.train.policy import GRPO, PPO
 from modelwright.train.rollout import Actor, Experience, Reward, Rollouts, checked
 from modelwright.train.rollout import write as write_answers
 
-HELD_OUT = 0.2  # of a file's prompts: half to choose the best moment by, half to measure on
 TRIED = 16  # prompts that are answered to know what all will take
 GENTLE = 0.03  # share of tuning's rates
 SCORE = Metric("score", frozenset(), True, of_any(amounts), ratio, None)  # of a judge: no worst, no best
-Method = PPO | GRPO
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """What a recipe can be told in which a policy learns from its own answers."""
-
-    count: ClassVar[int] = 1
-    passes: ClassVar[int] = 1
-
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ""
-    """The policy: a model directory or a hub id, a decoder or an encoder-decoder."""
-    reward: str = ""
-    """What judges answers: a reward model, a classifier with a label (DIR:LABEL), metric, or FILE.py:FUNCTION."""
-    gold: str | None = None
-    """A second judge, in the same forms, that nothing is learned from: when it falls while the reward rises, the reward
-    is being cheated."""
-    toxicity: str | None = None
-    """What calls an answer toxic, DIR:LABEL or FILE.py:NAME: the share that is, before and after."""
-    task: Path = Path()
-    """A task.yaml: its training part asks, its select part chooses the best moment, and `--part` is measured on."""
-    part: Literal["decide", "test"] = "test"
-    """The part of a task that is measured on, before and after."""
-    prompts: str | None = None
-    """A file of prompts in place of a task: .txt, one a line, or .jsonl with a column prompt, a text or messages."""
-    max_new: int = 64
-    """Tokens of an answer, of a file's prompts; a task says it itself (decoding.max_new)."""
-    method: Literal["full", "lora"] = "lora"
-    """full: all weights learn; lora: two thin matrices beside chosen layers."""
-    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("runs/align")
-    """The run directory: metrics, checkpoints, and the model or adapter in `model/`."""
-    resume: bool = False
-    """Go on with the run in `--output` where it was stopped."""
-    rounds: int = 50
-    """Times that prompts are answered, and the answers learned from."""
-    batch: int = 32
-    """Prompts in a round."""
-    minibatch: int | None = None
-    """Answers in a step of the optimizer; by default half of a round's."""
-    epochs: int | None = None
-    """Times that a round's answers are read."""
-    rate: float | None = None
-    """AdamW's learning rate; by default 0.003 (full) or 0.03 (lora) over the model's width."""
-    clip: float = 1.0
-    """The largest gradient norm."""
-    rank: int = 8
-    """Of a LoRA."""
-    alpha: float = 16.0
-    """Of a LoRA: its update counts alpha / rank."""
-    targets: tuple[str, ...] | None = None
-    """Of a LoRA: which layers of each block, among q k v o gate up down; by default all that the model has."""
-    unfinished: float = 1.0
-    """What is taken from the score of an answer that did not end."""
-    tests: int = 5
-    """Times that the judges are asked about the prompts kept apart; the best moment is kept."""
-    select: int = 100
-    """Prompts kept apart that are answered each time."""
-    measured: int = 400
-    """Other prompts kept apart that are answered before and after."""
-    go_on: bool = False
-    """Go on when an alarm rings, which else ends the run with the best moment before it."""
-    general: tuple[str, ...] = ()
-    """Text to measure forgetting on: files, folders, globs; by default dialogues of the embedded desk."""
-    precision: Precision | None = None
-    """Of the products; without it, bf16 where this machine multiplies it faster, else fp32."""
-    seed: int = 0
-    """Of what is drawn, the order of the prompts, and fresh weights."""
-    dry_run: bool = False
-    """Show the plan, and stop."""
-    json: bool = False
-    """Print one JSON object at the end, and no progress."""
-
-    def algorithm(self) -> Method:
-        raise NotImplementedError
-
-    def learner(self, model: Transformer) -> Transformer | Critic:
-        return model
-
-
-Told = TypeVar("Told", bound=Policy)
-POSITIVE = (
-    "max_new",
-    "rounds",
-    "batch",
-    "minibatch",
-    "epochs",
-    "rate",
-    "clip",
-    "rank",
-    "alpha",
-    "tests",
-    "select",
-    "measured",
-)
-
-
-def check(args: Told) -> Told:
-    """Raises ValueError, FileNotFoundError or FileExistsError, one sentence each."""
-    if args.resume:
-        return resumed(args)
-    if not args.model:
-        raise ValueError("say which model to align: a directory or a hub id")
-    if not args.reward:
-        raise ValueError("say what judges its answers: --reward, for instance a reward model's directory")
-    if args.reward == "metric" and args.prompts is not None:
-        raise ValueError("--reward metric compares with a task's references, which a file of prompts has not: --task")
-    if (args.task == Path()) == (args.prompts is None):
-        raise ValueError("say what is asked, by --task task.yaml or by --prompts FILE")
-    for name in POSITIVE:
-        if (value := getattr(args, name)) is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
-    for name in ("beta", "target", "bound"):
-        low = name != "beta"  # a penalty of nothing is none
-        if (value := getattr(args, name, None)) is not None and (value < 0 or (low and value == 0)):
-            raise ValueError(f"--{name} must be {'above 0' if low else '0 or more'}, not {value}")
-    args.algorithm()
-    if not args.dry_run:  # which writes nothing
-        refuse_taken(args.output)
-    return args
 
 
 # -- 1. prompts, 2. a policy, 3. a reward --------------------------------------------------------------------------
@@ -241,18 +116,6 @@ def get_ready(args: Policy) -> Ready:
     return Ready(task, train, select, test, left_out, lm, before, adapter, prompter, judges, toxic, dropout, inputs)
 
 
-def fitting(prompter: Prompter, examples: Sequence[Example]) -> list[Example]:
-    """Those whose prompt the model reads whole, with room for an answer."""
-
-    def fits(example: Example) -> bool:
-        try:
-            return not prompter.prompt(example).truncated
-        except NoRoom:
-            return False
-
-    return [example for example in examples if fits(example)]
-
-
 def judge_digest(said: str) -> str:
     """Of a judge's files, so that a run does not go on with another one under the same name."""
     said = said.removeprefix(TURNED)
@@ -260,46 +123,6 @@ def judge_digest(said: str) -> str:
     if place.is_file():
         return hashlib.sha256(place.read_bytes()).hexdigest()
     return digest(place) if place.is_dir() else said
-
-
-def asked(args: Policy) -> tuple[Task, Sequence[Example], Sequence[Example], Sequence[Example]]:
-    """The task, and what asks of it: to learn from, to choose by, to measure on."""
-    if args.prompts is None:
-        task, parts = prepare(read_task(args.task))
-        if lacking := [part for part in ("select", args.part) if not parts.get(part)]:
-            raise ValueError(
-                f"{args.task} has no {lacking[0]} part, which is needed to choose and to measure: give it one"
-            )
-        return task, parts["train"], parts["select"], parts[args.part]
-    plain = conversation_task()
-    task = dataclasses.replace(plain, decoding=dataclasses.replace(plain.decoding, max_new=args.max_new))
-    train, select, test = apart(prompts_of(args.prompts), args.seed)
-    if not (train and select and test):
-        raise ValueError(f"{args.prompts} has too few prompts to keep some apart: give at least 40")
-    return task, train, select, test
-
-
-def prompts_of(source: str) -> list[Example]:
-    """Each as a conversation; a prompt that stands there twice is taken once."""
-    path = Path(source)
-    if path.suffix == ".txt":
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file of prompts {path}")
-        lines = [(f"{path.name}:{at}", line) for at, line in enumerate(path.read_text().splitlines(), 1)]
-        said = [(name, prompt_in({"prompt": line}, name)) for name, line in lines if line.strip()]
-    else:
-        said = [(example.id, prompt_in(example.fields, example.id)) for example in read_examples(source)]
-    once = {repr(messages): Example(name, {"messages": messages}) for name, messages in reversed(said)}
-    return list(reversed(once.values()))
-
-
-def apart(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example], list[Example]]:
-    """To learn from, to choose by and to measure on, by chance that the seed and a prompt's words decide."""
-    parts: tuple[list[Example], list[Example], list[Example]] = [], [], []
-    for example in examples:
-        at = chance(seed, repr(example.fields["messages"]))
-        parts[0 if at >= HELD_OUT else 1 if at >= HELD_OUT / 2 else 2].append(example)
-    return parts
 
 
 # -- 4. learning ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from typing import ClassVar
 
 from modelwright.model.heads import Critic
 from modelwright.model.transformer import Transformer
-from modelwright.recipes.policies import Policy, command
+from modelwright.recipes.policies import command
+from modelwright.recipes.rewarded import Policy
 from modelwright.train.policy import PPO
 
 
