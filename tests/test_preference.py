@@ -6,6 +6,7 @@ import math
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, tensor
@@ -78,7 +79,8 @@ def test_dpo_is_what_trl_says(kind: Kind, tmp_path: Path) -> None:
         model_of(name, said["config"], tensors, tmp_path) for name in ("policy", "reference", f"gradient.{kind}")
     )
     rows = their_answers(tensors)
-    pairs = [join(pair) for pair in zip(rows[:6], rows[6:], strict=True)]
+    one = np.array([[1, 2]]), np.ones(1, np.float32)
+    pairs = [join(pair)._replace(pairs=one) for pair in zip(rows[:6], rows[6:], strict=True)]
     packed = [join(pairs[at : at + 2]) for at in range(0, 6, 2)]
     batch = collate(packed, Widths(max(len(row.tokens) for row in packed), 0, 0))
     logps = answer_logps(policy, batch).flatten(0, 1).T.flatten()
