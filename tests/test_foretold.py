@@ -14,7 +14,7 @@ def sigmoid(x: float) -> float:
 
 
 def test_by_hand() -> None:
-    """A ranking of one pair, told right; and one of two, the one told wrong and the other a tie, which is half right."""
+    """A ranking of one pair, told right; and one of two, of which one is wrong and the other a tie, half right."""
     found = foretold([Margin(1.0, "a", 1.0), Margin(-2.0, "b", 0.5), Margin(0.0, "b", 0.5)])
     assert found.accuracy.value == pytest.approx((1 + 0.25) / 2)
     assert found.accuracy.n == 2
