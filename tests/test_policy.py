@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, tensor
 
+from captured import model_of, opened
 from modelwright.data.pack import Batch, collate
 from modelwright.data.prompt import Prompt, answered
 from modelwright.data.supervised import Widths
@@ -28,9 +27,6 @@ from modelwright.losses.policy import (
     token_rewards,
     whiten,
 )  # fmt: skip
-from modelwright.model import checkpoint
-
-FIXTURE = Path(__file__).parent / "recorded" / "trl_grpo.safetensors"
 
 # -- the price of leaving the reference --------------------------------------------------------------------------
 
@@ -215,17 +211,8 @@ def captured(tensors: dict[str, Tensor]) -> Captured:
 
 @pytest.mark.parametrize(("kind", "per"), [("grpo", "answer"), ("dapo", "token")])
 def test_grpo_is_what_trl_says(kind: str, per: str, tmp_path: Path) -> None:
-    with safe_open(FIXTURE, "pt") as file:
-        said, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    models = {}
-    for name in ("weight", f"gradient.{kind}"):  # gradients have the weights' names, and are read by the same table
-        directory = tmp_path / name
-        directory.mkdir()
-        (directory / "config.json").write_text(said["config"])
-        own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-        save_file(own, directory / "model.safetensors", {"format": "pt"})
-        models[name] = checkpoint.load(directory)
-    model, theirs = models.values()
+    said, tensors = opened("trl_grpo")
+    model, theirs = (model_of(name, said["config"], tensors, tmp_path) for name in ("weight", f"gradient.{kind}"))
     experience = captured(tensors)
     logps = read(model, experience.batch)
     torch.testing.assert_close(logps, experience.theirs, atol=1e-5, rtol=0)

@@ -10,7 +10,7 @@ import pytest
 
 from modelwright.data.examples import Example, read_examples
 from modelwright.data.pairs import example_of
-from modelwright.data.preferences import Preference, preferences, weights
+from modelwright.data.preferences import Preference, preferences
 from modelwright.data.task import parse_task
 
 DATA = os.environ.get("MODELWRIGHT_DATA")
@@ -57,7 +57,6 @@ def test_a_ranking_is_all_its_pairs_less_ties() -> None:
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [
         ("b", "a"), ("c", "a"), ("d", "a"), ("b", "c"), ("b", "d"), ("e", "f"),
     ]  # fmt: skip
-    assert weights(pairs) == [0.2] * 5 + [1.0]
 
 
 def test_a_task_s_columns_are_the_prompt() -> None:

@@ -49,6 +49,16 @@ def test_joined_by_hand():
     assert [part.tolist() for part in row.source] == [[8, 11, 12], [0, 0, 1], [1, 2, 2]]
     again = join([row, example([3], 1, [4])])  # rows that are joined already count on
     assert again.segment.tolist() == [1, 1, 1, 2, 2, 3]
+    paired = [
+        part._replace(pairs=(ints([pair]), np.float32([0.5])))
+        for part, pair in ((row, [2, 1]), (example([3], 1, [4]), [1, 1]))
+    ]
+    numbers, counts = join(paired).pairs
+    assert (numbers.tolist(), counts.tolist()) == ([[2, 1], [3, 3]], [0.5, 0.5])
+    nothing = join([example([5], 1, []), example([6], 1, [8])])  # a source of nothing has its number all the same
+    assert nothing.source[2].tolist() == [2]
+    with pytest.raises(ValueError, match="all or none"):
+        join([paired[0], row])
     with pytest.raises(ValueError, match="all or none"):
         join([example([5], 1), example([5], 1, [8])])
 

@@ -13,12 +13,12 @@ import torch
 
 from modelwright import cli
 from modelwright.adapt.open import REWARD, open_model, open_reward
-from modelwright.data.examples import Example
+from modelwright.data.examples import Example, read_examples
 from modelwright.data.pack import collate
 from modelwright.data.pairs import answers_of, compared, conversation_task, example_of, split, verdicts_of
 from modelwright.data.preferences import preferences
 from modelwright.data.supervised import Widths
-from modelwright.losses.preference import answer_logps, counts
+from modelwright.losses.preference import answer_logps
 from modelwright.recipes import preferring
 from modelwright.recipes.dpo import Dpo
 from modelwright.recipes.dpo import rows_for as policy_rows
@@ -107,7 +107,9 @@ def test_a_pair_in_a_packed_row_is_the_pair_apart(shape: str, models: dict[str, 
     (packed,) = found.rows
     assert [pair.chosen for pair in three] == ["the town", "cat", "the town"]
     together = collate([packed, packed], Widths(len(packed.tokens) + 5, 0 if packed.source is None else 128, 0))
-    assert counts(together).tolist() == [[pytest.approx(1 / 3)] * 3] * 2
+    assert together.pairs is not None
+    assert together.pairs.weight.tolist() == [[pytest.approx(1 / 3)] * 3] * 2
+    assert int(together.segment.max()) == 3, "each answer once"
     with torch.no_grad():
         logps = answer_logps(lm.model, together)[0]  # (P, 2)
         for pair, both in zip(three, logps.tolist(), strict=True):
@@ -122,6 +124,30 @@ def test_a_pair_in_a_packed_row_is_the_pair_apart(shape: str, models: dict[str, 
                     int((targets >= 0).sum())
                     == len(lm.tokenizer.encode(f" {answer}".lstrip() if width else f" {answer}")) + 1
                 )
+
+
+@torch.no_grad()
+def test_margins_of_rankings_are_those_of_each_pair_by_itself(models: dict[str, Path], tmp_path: Path) -> None:
+    """In batches of rankings of several sizes, in the order of their pairs, each ranking of weight 1 in all."""
+    rankings = [
+        {"prompt": text, "completions": ["cat", "mat", "the town"][: 2 + at % 2], "ranks": [2, 1, 3][: 2 + at % 2]}
+        for at, text in enumerate(TEXTS)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rankings))
+    args = Dpo(model=str(models["decoder"]), pairs=str(tmp_path / "pairs.jsonl"))
+    ready = get_paired(args, policy_rows, lambda lm: lm.model)
+    train = split(preferences(read_examples(args.pairs)), args.seed)["train"]
+    found = margins(ready, ready.rows, ready.names, answer_logps)
+    assert [margin.group for margin in found] == [pair.group for pair in train]
+    assert sum(margin.weight for margin in found) == pytest.approx(len(ready.rows))
+    write = policy_rows(ready.task, ready.lm)
+    for margin, pair in zip(found[:20], train[:20], strict=True):
+        logps = []
+        for answer in (pair.chosen, pair.rejected):
+            row = write(example_of(pair, ready.task), answer)
+            batch = collate([row], Widths(len(row.tokens), 0, 0))
+            logps.append(ready.learner(batch.tokens, batch.targets.masked_fill(batch.weight == 0, -1)).sum().item())
+        assert margin.value == pytest.approx(logps[0] - logps[1], abs=1e-4)
 
 
 def test_a_chat_models_pair_is_set_by_its_template(models: dict[str, Path]) -> None:
@@ -163,7 +189,12 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(
     models: dict[str, Path], general: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    pairs, more = pairs_in(tmp_path / "pairs.jsonl"), ["--steps", "9", "--tests", "3", "--general", str(general)]
+    rankings = [
+        {"prompt": f"{text} ?", "completions": list(COLOURS.values()), "ranks": [1 + at % 3, 2, 3, 3]}
+        for at, text in enumerate(TEXTS)
+    ]
+    pairs = pairs_in(tmp_path / "pairs.jsonl", *rankings)
+    more = ["--steps", "9", "--tests", "3", "--general", str(general)]
     more += ["--method", "full"]
     assert cli.main(words("dpo", models["decoder"], pairs, tmp_path / "whole", *more)) == 0
     whole = came(capsys)

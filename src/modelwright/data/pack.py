@@ -4,7 +4,7 @@ All of it is pure functions of numpy arrays and, where chance has a part, of a s
 that share a row are told apart by `segment` and each has positions from 0, so that nothing attends from one
 to another.
 
-B batch, T query length, S source length, N tokens, V vocabulary, K masked spans.
+B batch, T query length, S source length, P pairs, N tokens, V vocabulary, K masked spans.
 """
 
 from __future__ import annotations
@@ -37,6 +37,14 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Which documents of a row are compared: answers to a prompt, each of which may stand in many pairs."""
+
+    segments: Tensor  # (B, P, 2) int64: the one that was chosen, and the other; 0 and 0 where a row has no more pairs
+    weight: Tensor  # (B, P) float32: what a pair counts; 0 where there is none
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a model learns from in one step."""
 
@@ -46,6 +54,7 @@ class Batch:
     pos: Tensor  # (B, T) int64, restarts at each document
     segment: Tensor  # (B, T) int64: documents count from 1, padding is 0
     source: Source | None = None
+    pairs: Pairs | None = None
 
 
 class Row(NamedTuple):
@@ -57,6 +66,7 @@ class Row(NamedTuple):
     pos: Ints
     segment: Ints
     source: tuple[Ints, Ints, Ints] | None = None  # tokens, pos, segment
+    pairs: tuple[Ints, NDArray[np.float32]] | None = None  # (P, 2) segments, (P,) weights: what `Pairs` is made of
 
 
 def number(first: NDArray[np.bool_]) -> tuple[Ints, Ints]:
@@ -415,16 +425,20 @@ def collate(rows: Sequence[Row], packing: Lengths) -> Batch:
     """Rows -> one batch (B, T), padded on the right to the packing's lengths."""
 
     def stack(arrays: Sequence[NDArray[Any]], width: int, fill: int = 0) -> Tensor:
-        out = np.full((len(arrays), width), fill, arrays[0].dtype)
+        out = np.full((len(arrays), width, *arrays[0].shape[1:]), fill, arrays[0].dtype)
         for line, array in zip(out, arrays, strict=True):
             line[: len(array)] = array
         return torch.from_numpy(out)
 
     T, S, pad = packing.length, packing.source, packing.pad
-    tokens, targets, weight, pos, segment, sources = zip(*rows, strict=True)
-    source = None
+    tokens, targets, weight, pos, segment, sources, compared = zip(*rows, strict=True)
+    source = pairs = None
     if S:
         inputs, places, parts = zip(*sources, strict=True)
         source = Source(stack(inputs, S, pad), stack(places, S), stack(parts, S))
+    if compared[0] is not None:
+        segments, counted = zip(*compared, strict=True)
+        most = max(map(len, counted))
+        pairs = Pairs(stack(segments, most), stack(counted, most))
     words, marks = (stack(tokens, T, pad), stack(targets, T, pad)), (stack(pos, T), stack(segment, T))
-    return Batch(*words, stack(weight, T), *marks, source)
+    return Batch(*words, stack(weight, T), *marks, source, pairs)

@@ -1,9 +1,7 @@
-"""Preferences -> rows of ids: the two answers to a prompt side by side, to be compared.
+"""Preferences -> rows of ids: the answers to a prompt side by side, and which of them are compared.
 
-A pair is two segments of one row, the one that was chosen and then the other, and all pairs of a ranking share a row:
-packing and batches are those of any other examples. What a pair counts is the weight of its tokens.
-
-Letters: T tokens of a row.
+A ranking is one row: each of its answers is a segment, which is read once, and its pairs are pairs of segments (Ouyang
+et al. 2022, section 3.5). Packing and batches are those of any other examples.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,7 +20,7 @@ from modelwright.data.examples import Example
 from modelwright.data.kind import Task
 from modelwright.data.pack import Row, around
 from modelwright.data.parts import canonical
-from modelwright.data.preferences import Preference, weights
+from modelwright.data.preferences import Preference
 from modelwright.data.prompt import CONVERSATION, NoRoom, Prompter, Shape, answered, rendered
 from modelwright.data.supervised import join, sizes
 from modelwright.data.task import parse_task
@@ -75,7 +74,7 @@ def split(pairs: Sequence[Preference], seed: int) -> dict[Part, list[Preference]
 
 @dataclass(frozen=True)
 class Compared:
-    """Rows of pairs, one for each ranking; and the pairs that are too long for the model, which are left out."""
+    """Rows with pairs, one for each ranking; and the pairs that are too long for the model, which are left out."""
 
     rows: list[Row]
     names: list[str]
@@ -85,22 +84,40 @@ class Compared:
 
 
 def compared(pairs: Sequence[Preference], task: Task, write: Write, room: tuple[int, int]) -> Compared:
-    """room: tokens of a segment, and of its source, that the model reads. A pair is never cut: what was cut away may be
-    why one was preferred."""
-    groups: dict[str, list[Row]] = {}
-    left_out = []
-    for pair, weight in zip(pairs, weights(pairs), strict=True):
-        example = example_of(pair, task)
-        try:
-            both = [write(example, answer) for answer in (pair.chosen, pair.rejected)]
-        except TooLong:
-            both = []
-        if not both or any(length > room[0] or source > room[1] for length, source in map(sizes, both)):
-            left_out.append(pair.id)
-            continue
-        groups.setdefault(pair.group, []).extend(row._replace(weight=row.weight * weight) for row in both)
-    rows, asked = [join(group) for group in groups.values()], {pair.group: asked_of(pair) for pair in pairs}
-    return Compared(rows, list(groups), [asked[name] for name in groups], len(pairs) - len(left_out), left_out)
+    """room: tokens of a segment, and of its source, that the model reads. An answer is never cut: what was cut away may
+    be why another was preferred."""
+    rankings: dict[tuple[str, str], list[Preference]] = {}
+    for pair in pairs:
+        rankings.setdefault((pair.group, asked_of(pair)), []).append(pair)
+    rows, left_out = dict[tuple[str, str], Row](), list[str]()
+    for ranking, members in rankings.items():
+        answers = _fitting(members, task, write, room)
+        kept = [pair for pair in members if pair.chosen in answers and pair.rejected in answers]
+        left_out += [pair.id for pair in members if pair not in kept]
+        if kept:
+            rows[ranking] = _side_by_side(kept, answers)
+    names, prompts = zip(*rows, strict=True) if rows else ((), ())
+    return Compared([*rows.values()], [*names], [*prompts], len(pairs) - len(left_out), left_out)
+
+
+def _fitting(ranking: Sequence[Preference], task: Task, write: Write, room: tuple[int, int]) -> dict[str, Row]:
+    """The answers of a ranking that the model reads whole, each once, as they come in its pairs."""
+    example = example_of(ranking[0], task)  # all ask the same
+    rows = dict[str, Row]()
+    for answer in dict.fromkeys(answer for pair in ranking for answer in (pair.chosen, pair.rejected)):
+        with suppress(TooLong):
+            rows[answer] = write(example, answer)
+    length, source = room
+    return {answer: row for answer, row in rows.items() if sizes(row)[0] <= length and sizes(row)[1] <= source}
+
+
+def _side_by_side(pairs: Sequence[Preference], answers: Mapping[str, Row]) -> Row:
+    """A ranking counts as much as any other, however many its pairs are (Ouyang et al. 2022, eq. 1)."""
+    told = dict.fromkeys(answer for pair in pairs for answer in (pair.chosen, pair.rejected))
+    number = {answer: at for at, answer in enumerate(told, 1)}
+    segments = np.array([(number[pair.chosen], number[pair.rejected]) for pair in pairs], np.int64)
+    weight = np.full(len(pairs), 1 / len(pairs), np.float32)
+    return join([answers[answer] for answer in told])._replace(pairs=(segments, weight))
 
 
 def answers_of(task: Task, tokenizer: Tokenizer, shape: Shape, context: int, start: int | None) -> Write:

@@ -13,7 +13,6 @@ In place of `prompt`, the columns of a task: then its template makes the prompt.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -58,15 +57,6 @@ def preferences(examples: Iterable[Example], columns: Sequence[str] = ()) -> lis
     if not found:
         raise ValueError("there is no pair: every ranking is of one answer, or of ties alone")
     return found
-
-
-def weights(pairs: Sequence[Preference]) -> list[float]:
-    """What each pair counts: a ranking of K answers as much as any other, each of its pairs 1 / (K (K - 1) / 2).
-
-    Ouyang et al. 2022, eq. 1.
-    """
-    sizes = Counter(pair.group for pair in pairs)
-    return [1 / sizes[pair.group] for pair in pairs]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -34,25 +34,27 @@ class Widths:
 
 
 def join(rows: Sequence[Row]) -> Row:
-    """Examples side by side in one row, each a segment of its own; sources likewise, under the same numbers.
+    """Examples side by side in one row, each a segment of its own; sources and pairs likewise, by the same numbers.
 
-    Raises ValueError where there is no row, or only some of them have a source.
+    Raises ValueError where there is no row, or only some of them have a source, or pairs.
     """
-    if not rows or len({row.source is None for row in rows}) > 1:
-        raise ValueError("rows are joined where there are some, and all or none of them have a source")
-    tokens, targets, weight, pos, segment, sources = zip(*rows, strict=True)
-    source = None
+    if len({(row.source is None, row.pairs is None) for row in rows}) != 1:
+        raise ValueError("rows are joined where there are some, and all or none of them have a source, or pairs")
+    tokens, targets, weight, pos, segment, sources, compared = zip(*rows, strict=True)
+    before = np.cumsum([0, *[int(one.max(initial=0)) for one in segment[:-1]]])
+
+    def counted_on(numbers: Sequence[Ints]) -> Ints:
+        return np.concatenate([each + shift for each, shift in zip(numbers, before, strict=True)])
+
+    source = pairs = None
     if sources[0] is not None:
         words, places, parts = zip(*sources, strict=True)
-        source = np.concatenate(words), np.concatenate(places), _numbered(parts)
+        source = np.concatenate(words), np.concatenate(places), counted_on(parts)
+    if compared[0] is not None:
+        segments, counts = zip(*compared, strict=True)
+        pairs = counted_on(segments), np.concatenate(counts)
     joined = (np.concatenate(tokens), np.concatenate(targets), np.concatenate(weight), np.concatenate(pos))
-    return Row(*joined, _numbered(segment), source)
-
-
-def _numbered(segments: Sequence[Ints]) -> Ints:
-    """Segments counted on from row to row."""
-    before = np.cumsum([0, *[int(segment.max(initial=0)) for segment in segments[:-1]]])
-    return np.concatenate([segment + shift for segment, shift in zip(segments, before, strict=True)])
+    return Row(*joined, counted_on(segment), source, pairs)
 
 
 def pack(rows: Sequence[Row], order: Iterable[int], length: int, source: int) -> list[list[int]]:

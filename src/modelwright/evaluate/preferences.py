@@ -29,7 +29,7 @@ class Margin:
 class Foretold:
     """accuracy: the share of pairs told right, a tie half; its interval is over rankings, whose pairs are not
     independent. log_loss: -log sigmoid(margin), nats; ln 2 is what a coin has. calibration: how far, in the mean over
-    bins, the share that was right lies from sigmoid(|margin|), which is what the model claims."""
+    bins, the weighted share that was right lies from sigmoid(|margin|), which is what the model claims."""
 
     accuracy: Interval
     margin: float
@@ -49,13 +49,12 @@ def foretold(margins: Sequence[Margin], *, seed: int = 0) -> Foretold:
         accuracy=interval(stats, METRICS["accuracy"], seed=seed),
         margin=float(np.average(values, weights=weights)),
         log_loss=float(np.average(np.logaddexp(0, -values), weights=weights)),
-        calibration=_calibration(np.abs(values), right),
+        calibration=_calibration(np.abs(values), right, weights),
         pairs=len(margins),
     )
 
 
-def _calibration(sure: np.ndarray, right: np.ndarray) -> float:
-    """The expected calibration error of Guo et al. 2017, eq. 3, over bins of equally many pairs."""
-    claimed, order = 1 / (1 + np.exp(-sure)), np.argsort(sure)
-    bins = [part for part in np.array_split(order, BINS) if len(part)]
-    return float(sum(abs(claimed[part].mean() - right[part].mean()) * len(part) for part in bins) / len(sure))
+def _calibration(sure: np.ndarray, right: np.ndarray, weights: np.ndarray) -> float:
+    """The expected calibration error of Guo et al. 2017, eq. 3, over bins of equally many pairs, each by its weight."""
+    gaps, order = weights * (1 / (1 + np.exp(-sure)) - right), np.argsort(sure, kind="stable")
+    return float(sum(abs(gaps[part].sum()) for part in np.array_split(order, BINS)) / weights.sum())

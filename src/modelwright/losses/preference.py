@@ -1,13 +1,13 @@
 """Losses over pairs: of two answers to a prompt, one was preferred. Unreduced: the loop divides.
 
-Letters: B pairs; and of batches B rows, T tokens of a row, P pairs of a row.
+Letters: B pairs; and of batches B rows, T tokens of a row, P pairs of a row, K answers of a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -58,37 +58,41 @@ LOSSES: Mapping[Kind, Callable[[Tensor, float], Tensor]] = {"sigmoid": sigmoid, 
 
 
 # -- over batches --------------------------------------------------------------------------------------------------
-# A row holds pairs one after the other: the chosen answer is a segment, the rejected one the next (`data.pairs`).
+# A row holds answers one after the other, each a segment that is read once; pairs are pairs of segments (`data.pairs`).
+
+
+class PairedRows(Rows, Protocol):
+    """`pairs.segments` (B, P, 2): which answers are compared, the chosen one first; 0 where a row has no more pairs.
+    `pairs.weight` (B, P): what each pair counts."""
+
+    @property
+    def pairs(self) -> Any: ...
+
 
 Reference = Callable[[], AbstractContextManager[nn.Module]]  # what the policy must not stray from, for a while
-Loss = Callable[[nn.Module, Rows], tuple[Terms, dict[str, Any]]]
+Loss = Callable[[nn.Module, PairedRows], tuple[Terms, dict[str, Any]]]
 
 
-def by_answer(values: Tensor, segment: Tensor) -> Tensor:
-    """Sums of values (B, T) over the segments 1, 2, ... of each row, two and two: (B, P, 2)."""
-    count = int(segment.max())
-    sums = values.new_zeros(len(values), 1 + count + count % 2).scatter_add(1, segment, values)
-    return sums[:, 1:].view(len(values), -1, 2)
+def by_answer(values: Tensor, batch: PairedRows) -> Tensor:
+    """Sums of values (B, T), 0 at padding, over the segments of each row, and of these the pairs: (B, P, 2)."""
+    sums = values.new_zeros(len(values), 1 + int(batch.segment.max()))  # (B, 1 + K)
+    sums = sums.scatter_add(1, batch.segment, values)
+    pairs = batch.pairs.segments  # (B, P, 2)
+    return sums.gather(1, pairs.flatten(1)).view(pairs.shape)
 
 
-def counts(batch: Rows) -> Tensor:
-    """What each pair counts: (B, P), 0 where a row has no more pairs."""
-    learned = by_answer((batch.weight > 0).float(), batch.segment)  # tokens
-    return (by_answer(batch.weight, batch.segment) / learned.clamp(min=1))[..., 0]
-
-
-def answer_logps(model: nn.Module, batch: Rows, kind: Kind = "sigmoid") -> Tensor:
+def answer_logps(model: nn.Module, batch: PairedRows, kind: Kind = "sigmoid") -> Tensor:
     """log p of each answer, its end included: (B, P, 2). The sum over its tokens; for `ipo` their mean."""
     targets = batch.targets.masked_fill(batch.weight == 0, -1)
     logps = model(batch.tokens, targets, pos=batch.pos, segment=batch.segment, source=batch.source)  # (B, T)
-    sums = by_answer(logps, batch.segment)
-    return sums / by_answer((targets >= 0).float(), batch.segment).clamp(min=1) if kind == "ipo" else sums
+    sums = by_answer(logps, batch)
+    return sums / by_answer((targets >= 0).float(), batch).clamp(min=1) if kind == "ipo" else sums
 
 
-def answer_scores(model: nn.Module, batch: Rows) -> Tensor:
+def answer_scores(model: nn.Module, batch: PairedRows) -> Tensor:
     """What a reward model gives each answer, where its weight stands: (B, P, 2)."""
     scores = model(batch.tokens, pos=batch.pos, segment=batch.segment, source=batch.source)  # (B, T)
-    return by_answer(scores * (batch.weight > 0), batch.segment)
+    return by_answer(scores * (batch.weight > 0), batch)
 
 
 def direct_preference(reference: Reference, beta: float, kind: Kind = "sigmoid") -> Loss:
@@ -99,12 +103,12 @@ def direct_preference(reference: Reference, beta: float, kind: Kind = "sigmoid")
     faster, which is the usual way for DPO to go wrong.
     """
 
-    def loss(model: nn.Module, batch: Rows) -> tuple[Terms, dict[str, Any]]:
+    def loss(model: nn.Module, batch: PairedRows) -> tuple[Terms, dict[str, Any]]:
         policy = answer_logps(model.eval(), batch, kind)  # dropout would compare two models that are not there
         with torch.no_grad(), reference() as silent:
             before = answer_logps(silent, batch, kind)
         (chosen, rejected), (ref_chosen, ref_rejected) = policy.unbind(-1), before.unbind(-1)  # (B, P) each
-        each, count = dpo(chosen, rejected, ref_chosen, ref_rejected, beta, kind), counts(batch)
+        each, count = dpo(chosen, rejected, ref_chosen, ref_rejected, beta, kind), batch.pairs.weight
         moved = ((policy - before).detach() * count[..., None]).sum((0, 1)) / count.sum()  # (2,)
         return {"loss": ((each * count).sum(), count.sum(), 1.0)}, {
             "accuracy": _preferred(policy - before, count),
@@ -116,9 +120,9 @@ def direct_preference(reference: Reference, beta: float, kind: Kind = "sigmoid")
     return loss
 
 
-def pairwise_reward(model: nn.Module, batch: Rows) -> tuple[Terms, dict[str, Any]]:
+def pairwise_reward(model: nn.Module, batch: PairedRows) -> tuple[Terms, dict[str, Any]]:
     """A reward model's loss, and how often it scores what was chosen higher."""
-    scores, count = answer_scores(model, batch), counts(batch)  # (B, P, 2), (B, P)
+    scores, count = answer_scores(model, batch), batch.pairs.weight  # (B, P, 2), (B, P)
     each = bradley_terry(*scores.unbind(-1))
     return {"loss": ((each * count).sum(), count.sum(), 1.0)}, {"accuracy": _preferred(scores, count)}
 

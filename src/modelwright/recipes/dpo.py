@@ -2,7 +2,7 @@
 
     1. pairs        in three parts by their prompts
     2. a policy     and its reference: itself with its adapters silent, or a frozen copy where all of it learns
-    3. rows         both answers of a pair as two segments of one row; the answer and its end alone count
+    3. rows         the answers of a ranking as segments of one row; the answer and its end alone count
     4. a plan       steps, memory and time
     5. training     -log sigmoid(beta (log-ratio of the chosen - log-ratio of the rejected)); log 2 before step one
     6. what came    the best moment; accuracy on pairs kept apart; what was forgotten of general text

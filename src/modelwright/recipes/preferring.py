@@ -1,7 +1,7 @@
 """A model and preferences made ready for each other: what `align reward` and `align dpo` share.
 
 Pairs are read in any form that is published, and fall by their prompts into three parts: to learn from, to choose the
-best moment by, and to test on. A pair is two segments of a row (`data.pairs`).
+best moment by, and to test on. A ranking is a row, each of its answers a segment (`data.pairs`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from modelwright.data.supervised import Widths, sizes
 from modelwright.data.task import contract, read_task, terms
 from modelwright.evaluate.preferences import Foretold, Margin, foretold
 from modelwright.hub.open import LanguageModel
-from modelwright.losses.preference import Loss, counts
+from modelwright.losses.preference import Loss
 from modelwright.recipes.best import Best
 from modelwright.recipes.budget import make_plan, timed
 from modelwright.recipes.flags import parse
@@ -43,7 +43,7 @@ from modelwright.recipes.tuning import Inputs, Learning, Plan, check_learning, r
 from modelwright.recipes.watch import Screen, duration, thousands, write_whole
 
 AT_ONCE = 8  # rows that are scored together
-Score = Callable[[nn.Module, Batch], Tensor]  # what each answer of a batch is given: (B, P, 2)
+Score = Callable[[nn.Module, Batch], Tensor]  # what either answer of each pair is given: (B, P, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +188,9 @@ def margins(ready: Paired, rows: Sequence[Row], names: Sequence[str], score: Sco
     """Of each pair of the rows, how much higher the chosen answer is scored."""
     found, named = list[Margin](), iter(names)
     for batch in batches(ready, rows):
+        assert batch.pairs is not None
         chosen, rejected = score(ready.learner, batch).unbind(-1)  # (B, P) each
-        for values, each in zip((chosen - rejected).tolist(), counts(batch).tolist(), strict=True):
+        for values, each in zip((chosen - rejected).tolist(), batch.pairs.weight.tolist(), strict=True):
             name = next(named)
             found += [Margin(value, name, count) for value, count in zip(values, each, strict=True) if count]
     return found

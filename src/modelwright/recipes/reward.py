@@ -26,7 +26,7 @@ from modelwright.data.kind import Task
 from modelwright.data.pack import Batch
 from modelwright.data.pairs import Write, verdicts_of
 from modelwright.hub.open import LanguageModel
-from modelwright.losses.preference import answer_scores, counts, pairwise_reward
+from modelwright.losses.preference import answer_scores, pairwise_reward
 from modelwright.model.heads import Scored
 from modelwright.recipes.best import spread
 from modelwright.recipes.preferring import Paired, Prefer, batches, command, get_paired, keep, learn, tested
@@ -70,13 +70,17 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
 def normalise(ready: Paired) -> None:
     """Bradley and Terry's rewards are known but for a constant, and their spread is chance: chosen answers of the
     training part get mean 0 (Ouyang et al. 2022, section 3.5) and standard deviation 1, as some of its rows tell."""
-    read = batches(ready, spread(ready.rows, NORMAL))
-    values = torch.cat([answer_scores(ready.learner, batch)[..., 0][counts(batch) > 0] for batch in read])
+    values = torch.cat([_of_chosen(ready.learner, batch) for batch in batches(ready, spread(ready.rows, NORMAL))])
     head = ready.learner.score
     assert isinstance(head, nn.Linear)
     mean, scale = values.mean(), values.std(correction=0).clamp(min=1e-6)
     head.bias.sub_(mean).div_(scale)
     head.weight.div_(scale)
+
+
+def _of_chosen(model: nn.Module, batch: Batch) -> Tensor:
+    assert batch.pairs is not None
+    return answer_scores(model, batch)[..., 0][batch.pairs.weight > 0]
 
 
 def save_head(model: nn.Module, work: Path) -> None:

@@ -102,7 +102,7 @@ class Round:
 
     def _next(self, labeller: str, mine: Mapping[str, Judgement], taken: set[str]) -> Item | None:
         again = self._again.get(labeller)
-        if again is not None and again not in mine:
+        if again is not None and again not in mine and again not in taken:
             return self.items[again]
         return next((one for one in self.items.values() if self._open(one.id, labeller, mine, taken)), None)
 
