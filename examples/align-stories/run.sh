@@ -14,5 +14,6 @@ for seed in "${@:-0}"; do
   for beta in 0.3 0.1 0.03; do
     modelwright align dpo "$model" --pairs "runs/stories/rankings-$seed.jsonl" --general "$text" --beta "$beta" --seed "$seed" --output "runs/stories/dpo-$beta-$seed"
   done
-  python "$here/frontier.py" look "$model" runs/stories/{ppo,dpo}-*-"$seed"/model --seed "$seed"
+  python "$here/frontier.py" look "$model" runs/stories/{ppo,dpo}-*-"$seed"/model --seed "$seed" --output "runs/stories/look-$seed.json"
 done
+python "$here/frontier.py" plot runs/stories/look-*.json --output runs/stories/frontier.svg
