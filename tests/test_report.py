@@ -463,7 +463,9 @@ def test_the_decision_says_what_is_asked_beside_the_target_and_what_came_of_it()
     assert told["lora+dpo"]["line"] == "lora, aligned with preferences, by DPO"
     assert [one["met"] for one in told["lora"]["demands"]] == [False]
     assert told["lora+ppo"]["state"] == "spared"
-    assert "toxic: 0.0" in page(report)
+    html = page(report)
+    assert "toxic: 0.0" in html
+    assert re.search(r"reaches the target<span class=.note.>of its answers 0\.\d+ are toxic", html)
 
 
 def test_where_an_aligned_rung_fails_too_the_sentence_says_which_came_how_far() -> None:

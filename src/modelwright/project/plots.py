@@ -135,7 +135,7 @@ def course(name: str, points: Sequence[tuple[float, float]]) -> str:
     """A number of a training run over its steps."""
     if len(points) < 2:
         return ""
-    low, high = min(value for _, value in points), max(value for _, value in points)
+    low, high = (round(end(value for _, value in points), 3) for end in (min, max))
     x = linear_scale(points[0][0], points[-1][0], LEFT, WIDTH - RIGHT)
     y = linear_scale(low, high, LOW - BOTTOM, TOP)
     path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
