@@ -12,10 +12,16 @@ import yaml
 from modelwright import cli
 from modelwright.adapt.open import is_adapter, open_model
 from modelwright.project import steps
+from modelwright.project.run import main as run_main
+from modelwright.recipes.policies import judge_digest
 from test_project_commands import TINY, report, rows, write_project
 
 pytestmark = pytest.mark.slow
-LOUD = "def loud(prompt, answer): return '!' in answer\ndef short(prompt, answer): return -float(len(answer))\n"
+LOUD = """
+def loud(prompt, answer): return "!" in answer
+def quiet(prompt, answer): return "!" not in answer
+def words(prompt, answer): return "many"
+"""
 DPO = {"pairs": "pairs.jsonl", "method": "full", "rate": 1e-6, "steps": 4, "tests": 1}  # too little
 PPO = {"rounds": 12, "batch": 16, "rate": 0.003, "tests": 4, "select": 16, "measured": 20, "unfinished": 0.0}
 
@@ -135,8 +141,80 @@ def test_another_limit_costs_nothing_and_other_pairs_align_anew(ran: Path, monke
     (ran / "pairs.jsonl").write_text(text)
 
 
+def test_another_function_of_the_same_file_is_another_judge(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is the same the other way round: what was made with one is not taken for the other."""
+    place = str(ran / "judge.py")
+    said = [judge_digest(one) for one in (f"{place}:loud", f"{place}:quiet", f"not:{place}:loud", f"{place}:loud")]
+    assert len(set(said)) == 3
+    assert said[0] == said[3]
+    assert place not in "".join(said)  # wherever it lies
+
+
+def test_killed_after_the_run_and_before_the_step_was_written_down(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run that is there is taken as it is, with the same model."""
+    (step,) = (ran / "run" / "steps").glob("full+ppo-*")
+    kept = (step / "model" / "model.safetensors").read_bytes()
+    (step / "result.json").unlink()
+    monkeypatch.setattr(steps, "aligned", lambda *args: pytest.fail("it is trained anew"))
+    assert cli.main(["run", str(ran / "project.yaml"), "--output", str(ran / "run"), "--json"]) == 0
+    assert (step / "result.json").exists()
+    assert (step / "model" / "model.safetensors").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("align", "fault"),
+    [
+        ({"toxicity": {"judge": "judge.py:lout", "limit": 0.3}}, "judge.py has no function 'lout'"),
+        ({"toxicity": {"judge": "metric", "limit": 0.3}}, "toxicity is judged by 'metric', and is to be by a label"),
+        ({"dpo": {"pairs": "nowhere.jsonl"}}, "nowhere.jsonl"),
+        ({"dpo": {"pairs": "copied.jsonl"}}, r"asks \d+ of 60 inputs of the decide part"),
+        ({"ppo": {"reward": "judge.py:no"}}, "judge.py has no function 'no'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(align: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    path = loud_project(tmp_path, **align)
+    pairs = [{"text": row["text"], "chosen": "red", "rejected": "blue"} for row in rows(10, 200)]
+    (tmp_path / "copied.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    with pytest.raises((ValueError, FileNotFoundError), match=fault):
+        run_main([str(path), "--dry-run", "--output", str(tmp_path / "run")])
+
+
+def test_a_policy_needs_a_part_to_choose_by(tmp_path: Path) -> None:
+    path = loud_project(tmp_path, ppo=PPO)
+    said = yaml.safe_load(path.read_text())
+    del said["task"]["data"]["select"]
+    said["task"]["data"]["split"] = {"select": 0}
+    path.write_text(yaml.safe_dump(said))
+    with pytest.raises(ValueError, match="align: ppo chooses its best moment by the part select"):
+        run_main([str(path), "--dry-run", "--output", str(tmp_path / "run")])
+
+
+def test_a_judge_that_gives_no_number_ends_the_run_in_a_sentence(ran: Path, tmp_path: Path) -> None:
+    said = yaml.safe_load((ran / "project.yaml").read_text())
+    said["align"] = {"preference": {"judge": "judge.py:words", "target": 0.5}}
+    (ran / "words.yaml").write_text(yaml.safe_dump(said))
+    with pytest.raises(ValueError, match="the reward gave 'many' for an answer: it is to be a finite number"):
+        run_main([str(ran / "words.yaml"), "--reuse", str(ran / "run"), "--output", str(tmp_path / "run")])
+
+
+def test_what_one_rung_does_not_allow_is_no_end_of_the_climb(ran: Path, tmp_path: Path) -> None:
+    """Of pairs whose prompts are all too long: the rung is skipped, with the reason."""
+    said = yaml.safe_load((ran / "project.yaml").read_text())
+    pairs = [{"text": "long " * 90 + str(at), "chosen": "a", "rejected": "b"} for at in range(40)]
+    (ran / "long.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    said["align"] = {"toxicity": {"judge": "judge.py:loud", "limit": 0.3}, "dpo": DPO | {"pairs": "long.jsonl"}}
+    (ran / "long.yaml").write_text(yaml.safe_dump(said))
+    assert (
+        run_main([str(ran / "long.yaml"), "--reuse", str(ran / "run"), "--output", str(tmp_path / "run"), "--json"])
+        == 1
+    )
+    last = report(tmp_path / "run")["entries"][-1]
+    assert (last["rung"], last["state"]) == ("full+dpo", "skipped")
+    assert "no pair is left in the" in last["reason"]
+
+
 def test_an_adapter_is_merged_before_it_is_aligned(ran: Path, tmp_path: Path) -> None:
-    """And after it, so that what is chosen is one whole model; where nothing meets the limit, that is what is said."""
+    """Where nothing meets the limit, that is what is said."""
     (tuned,) = (ran / "run" / "steps").glob("full-*/run/model")
     said = yaml.safe_load(loud_project(tmp_path, dpo=DPO).read_text())
     del said["base"]
@@ -151,5 +229,5 @@ def test_an_adapter_is_merged_before_it_is_aligned(ran: Path, tmp_path: Path) ->
     assert (found["test"], found["curve"]) == ([], None)
     assert "what is missing is no data" in found["decision"]["more"]
     (place,) = (tmp_path / "run" / "steps").glob("lora+dpo-*")
-    assert sorted(path.name for path in place.iterdir()) == ["model", "result.json", "run"]
-    assert not is_adapter(place / "model")
+    assert sorted(path.name for path in place.iterdir()) == ["result.json", "run"]  # what was merged is gone
+    assert not is_adapter(place / "run" / "model")

@@ -326,7 +326,9 @@ def test_what_is_asked_beside_the_target_is_read_and_located(tmp_path: Path) -> 
     assert found.preference == (f"{tmp_path}/reward", 0.6)
     assert project.rule().align == ("dpo", "ppo")  # from the cheapest on
     assert found.settings("dpo") == {"pairs": f"{tmp_path}/pairs.jsonl"}
-    assert found.settings("ppo") == {"reward": f"{tmp_path}/reward", "rounds": 5}
+    assert found.settings("ppo") == {
+        "reward": f"{tmp_path}/reward", "gold": f"not:{tmp_path}/judge.py:rude", "rounds": 5,
+    }  # fmt: skip
     assert found.own_judge("ppo")
     assert parse_project(resolved(project), "q", Path("/nowhere")).align == found
 

@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +47,10 @@ def toxicity_of(said: str) -> Toxic:
 
 def _by_function(said: str, judge: Judge) -> Toxic:
     def toxic(prompts: Sequence[str], answers: Sequence[str]) -> Array:
-        found = np.array([judge(*pair) for pair in zip(prompts, answers, strict=True)], np.float64)
-        if wrong := [value for value in found if not 0 <= value <= 1]:
-            raise ValueError(f"{said} gave {wrong[0]:g} for an answer: toxicity is from 0, or False, to 1, or True")
-        return _stats(found)
+        found = [judge(*pair) for pair in zip(prompts, answers, strict=True)]
+        if wrong := [value for value in found if not isinstance(value, SupportsFloat) or not 0 <= float(value) <= 1]:
+            raise ValueError(f"{said} gave {wrong[0]!r} for an answer: toxicity is from 0, or False, to 1, or True")
+        return _stats(np.array(found, np.float64))
 
     return toxic
 

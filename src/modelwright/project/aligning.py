@@ -48,12 +48,10 @@ class Aligning:
     ways: Mapping[Alignment, Mapping[str, Any]] = field(default_factory=dict)  # settings, from the cheapest way on
 
     @property
-    def own(self) -> str:
-        """The judge of what is asked, as a reward."""
-        if self.preference is not None:
-            return self.preference.judge
-        assert self.toxicity is not None
-        return TURNED + self.toxicity.judge
+    def own(self) -> list[str]:
+        """The judges of what is asked, each as a reward."""
+        found = [self.preference.judge] if self.preference else []
+        return found + ([TURNED + self.toxicity.judge] if self.toxicity else [])
 
     @property
     def words(self) -> str:
@@ -66,16 +64,17 @@ class Aligning:
         return f"{' and '.join(asked)}; else aligned by {', then '.join(self.ways)}"
 
     def settings(self, by: Alignment) -> dict[str, Any]:
-        """Where no reward is named, it is the judge of what is asked; beside another, that is gold."""
+        """Where no reward is named, it is the first judge of what is asked; gold is the first other one."""
         said = dict(self.ways[by])
         if by == "dpo":
             return said
-        said = {"reward": self.own} | said
-        return said if said["reward"] == self.own else {"gold": self.own} | said
+        said = {"reward": self.own[0]} | said
+        others = [judge for judge in self.own if judge != said["reward"]]
+        return ({"gold": others[0]} if others else {}) | said
 
     def own_judge(self, by: Alignment) -> bool:
-        """Whether the policy learns from the very judge that it is measured by."""
-        return by != "dpo" and self.settings(by)["reward"] == self.own
+        """Whether the policy learns from a judge that it is measured by."""
+        return by != "dpo" and self.settings(by)["reward"] in self.own
 
     def said(self) -> dict[str, Any]:
         """As `parse_aligning` reads it from anywhere."""

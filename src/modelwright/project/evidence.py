@@ -128,7 +128,7 @@ def alignments(work: Work, climb: Climb) -> Iterator[dict[str, Any]]:
             wanted = {demand.name: demand.wanted for demand in entry.demands} | {score: work.project.target}
             rows = [
                 {"name": name, "wanted": wanted[name], **change(before[name], after[name], METRICS[name], work.project)}
-                for name in (*wanted,)
+                for name in wanted
             ]
             came = work.aligned(entry.rung, entry.candidate)
             yield {
@@ -156,15 +156,16 @@ def change(before: Array, after: Array, metric: Metric, project: Project) -> dic
 def compared(climb: Climb) -> list[Entry]:
     """Whose answers stand side by side: the best trivial one, the first model asked with no example, and the choice,
     beside what it was before it was aligned; where there is no choice, the model that came closest, though a trivial
-    answer may have come closer."""
+    answer may have come closer, and what it became when it was aligned."""
     measured = [entry for entry in climb.entries if entry.score]
     trivial = nearest(e for e in measured if e.rung == "trivial")
     asked = next((e for e in measured if e.rung == "zero-shot"), None)
     best = climb.choice or nearest(e for e in measured if e.rung != "trivial")
     below = best and rung_of(best.rung).below
     before = next((e for e in measured if best and (e.rung, e.candidate) == (below, best.candidate)), None)
+    after = [e for e in measured if not climb.choice and best and rung_of(e.rung).below == best.rung]
     found: list[Entry] = []
-    for entry in (trivial, asked, before, best):
+    for entry in (trivial, asked, before, best, *after):
         if entry is not None and entry not in found:
             found.append(entry)
     return found

@@ -25,6 +25,7 @@ from modelwright.project.spec import INPUTS, Project
 from modelwright.project.steps import JUDGES, PAIRS, Asked
 from modelwright.recipes.options import Pretrain
 from modelwright.recipes.policies import judge_digest
+from modelwright.recipes.rewards import TURNED
 from modelwright.recipes.tuning import Tune
 
 
@@ -86,17 +87,20 @@ class Identity:
         """A digest of a model and of how it is asked: of all that makes it."""
         asked, method, by = self.orders.asked(rung, "decide"), rung_of(rung).method, rung_of(rung).by
         said: dict[str, Any] = {"task": self.scored()}
+        if align := self.project.align:
+            beside = (align.toxicity, align.preference)  # of two bounds, another target may err by the other one
+            said |= {"beside": [one and [judge_digest(one.judge), one.wanted] for one in beside]}
+            said |= {"target": self.project.target}
         if not rung_of(rung).model:
             return key("trivial", said | self.of_baseline(candidate))
-        said |= {"train": self.digests["train"]} if method or asked.shots else {}
+        said |= {"train": self.digests["train"]} if method or by or asked.shots else {}
         said |= {"model": self.origin(candidate), "asked": asked.how()}
-        if method:
+        if method or by:
             below = rung_of(rung).below or rung
             tuning = {name: value for name, value in self.project.tuning(below).items() if name != "general"}
-            said |= {"tune": tuning, "select": self.digests.get("select"), "seed": self.project.seed}
-        if align := self.project.align:
-            said |= {"beside": [one and judge_digest(one.judge) for one in (align.toxicity, align.preference)]}
-            said |= {"by": by, "align": self.held(align.settings(by)), "train": self.digests["train"]} if by else {}
+            said |= {"tune": tuning if method else {}, "select": self.digests.get("select"), "seed": self.project.seed}
+        if by and align:
+            said |= {"by": by, "align": self.held(align.settings(by))}
         return key(method or "asked", said)
 
     def origin(self, candidate: str) -> Any:
@@ -151,7 +155,20 @@ def files_of(project: Project) -> list[str]:
     named = [data.train, data.select, data.decide, data.test, *(project.base.data if project.base else ()), *general]
     ways = project.align.ways.values() if project.align else ()
     named += [said[name] for said in ways for name in PAIRS if said.get(name)]
+    named += judges(project)
     return [source for source in named if source is not None and source != INPUTS and not is_desk(source)]
+
+
+def judges(project: Project) -> list[str]:
+    """The files of judges that are functions."""
+    align = project.align
+    if align is None:
+        return []
+    said = [one.judge for one in (align.toxicity, align.preference) if one]
+    settings = [align.settings(by) for by in align.ways]
+    said += [one[name] for one in settings for name in JUDGES if one.get(name)]
+    places = [judge.removeprefix(TURNED).rpartition(":")[0] for judge in said]
+    return [place for place in places if Path(place).is_file()]
 
 
 def examples_digest(examples: Sequence[Example]) -> str:

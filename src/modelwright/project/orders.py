@@ -27,6 +27,7 @@ from modelwright.recipes.source import desk_of
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import write_whole
 
+DRAWN = 100  # prompts
 TASKS = "tasks"  # of a run directory: the task files that tuning reads, and the inputs that pretraining does
 
 
@@ -77,8 +78,9 @@ class Orders:
             "model": model, "task": self.task_file(None), "seed": self.project.seed, "json": True,
             "general": self.general(way.below, candidate, origin), **asked.settings(way.by),
         }  # fmt: skip
-        if way.by != "dpo":
-            said |= {"part": "decide"} | ({"toxicity": asked.toxicity.judge} if asked.toxicity else {})
+        if way.by != "dpo":  # decide is answered once more for the report alone, as the policy draws: a few will do
+            said = {"measured": DRAWN} | said | {"part": "decide"}
+            said |= {"toxicity": asked.toxicity.judge} if asked.toxicity else {}
         args = TypeAdapter(OPTIONS[way.by]).validate_python(said)
         return steps.settle_rung(args, self.record.settled(rung, candidate))
 

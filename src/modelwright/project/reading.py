@@ -1,4 +1,4 @@
-"""What a project's base reads: the inputs of the training part, and nothing that its rungs are measured on."""
+"""What a project reads beside its task: a base's text, pairs, judges; nothing that its rungs are measured on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from modelwright.data.examples import Example
+from modelwright.data.examples import Example, read_examples
 from modelwright.data.named import is_desk
+from modelwright.data.pairs import example_of
 from modelwright.data.parts import plain
+from modelwright.data.preferences import preferences
 from modelwright.data.task import Task
+from modelwright.evaluate.judge import toxicity_of
+from modelwright.project.aligning import Aligning
 from modelwright.project.cache import Cache, sha256
 from modelwright.project.spec import INPUTS, Project
 from modelwright.recipes.preflight import nearly, same
+from modelwright.recipes.rewards import reward_of
 from modelwright.recipes.source import documents_of
 from modelwright.recipes.watch import write_whole
 
@@ -97,3 +102,40 @@ def told(found: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> list[s
 def several(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+# -- what is opened before the first step ---------------------------------------------------------------------------
+
+
+def check_aligning(aligning: Aligning, task: Task, parts: Mapping[str, Sequence[Example]]) -> None:
+    """Raises ValueError for what is seen by opening it alone: judges, pairs, parts that are missing."""
+    if aligning.toxicity:
+        toxicity_of(aligning.toxicity.judge)
+    if aligning.preference:
+        reward_of(aligning.preference.judge, task)
+    for by in aligning.ways:
+        said = aligning.settings(by)
+        if by == "dpo":
+            check_pairs(said["pairs"], task, parts)
+            continue
+        for name in ("reward", "gold"):
+            if said.get(name):
+                reward_of(said[name], task)
+        if not parts.get("select"):
+            raise ValueError(f"align: {by} chooses its best moment by the part select, which the task has not")
+
+
+def check_pairs(source: str, task: Task, parts: Mapping[str, Sequence[Example]]) -> None:
+    """Raises ValueError where pairs cannot be read, or ask what is measured on; the desk keeps its parts apart."""
+    columns = [task.columns[name] for name in task.inputs if name in task.columns]
+    pairs = preferences(read_examples(source), columns)
+    if is_desk(source):
+        return
+    held = {part: examples for part, examples in parts.items() if part != "train"}
+    asked = dict.fromkeys(task.input(example_of(pair, task)) for pair in pairs if not pair.prompt)
+    for part, names in copies(task, held, asked).items():
+        if names:
+            raise ValueError(
+                f"{source} asks {len(names)} of {len(held[part])} inputs of the {part} part, or nearly "
+                f"({several(names)}): take them out, or answers to what was learned would be measured"
+            )

@@ -143,7 +143,9 @@ def main(argv: list[str]) -> int:
         view.say(f"stopped; what is finished is kept. Go on with: {again}")
         return 130
     except Diverged as error:
-        raise ValueError(f"training diverged ({error}): set lower rates in tune or base, and run again") from None
+        raise ValueError(
+            f"training diverged ({error}): set lower rates in tune, base or align, and run again"
+        ) from None
     except NotSaved as error:
         raise ValueError(f"{error}; make room, and go on with: {again}") from None
     if args.json:

@@ -354,6 +354,8 @@ def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
         yield "tune is said, and the ladder has none of soft-prompt, lora and full"
     if project.align and project.task.kind in LABELLED:
         yield f"align is of answers in words, and those of a task of kind {project.task.kind} are labels: leave it out"
+    if project.align and project.prompt:
+        yield f"prompt is {project.prompt}, and what is aligned is asked by the first one: list it first, as prompt 0"
     if not 0.5 < project.confidence < 1:
         yield f"confidence is {project.confidence:g}, and is to lie between 0.5 and 1"
     if not 0 <= project.seed < 2**63:

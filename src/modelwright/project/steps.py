@@ -37,8 +37,10 @@ from modelwright.project.ladder import Cost
 from modelwright.recipes import options, results, tuning
 from modelwright.recipes.dpo import Dpo, dpo
 from modelwright.recipes.evaluate import prompter_of, rated
+from modelwright.recipes.flags import as_keys
 from modelwright.recipes.options import PLAN, SETTINGS, NotResumable, Pretrain, Settings
 from modelwright.recipes.policies import policy
+from modelwright.recipes.preflight import Unfit
 from modelwright.recipes.pretrain import SHARE, VOCAB, choose_precision, make_plan, pretrain
 from modelwright.recipes.tune import tune
 from modelwright.recipes.tuning import Tune
@@ -168,7 +170,10 @@ def plain(model: str, directory: Path) -> Iterator[str]:
         yield model
         return
     if not merged.exists():
-        merge_adapter(model, merged)
+        try:
+            merge_adapter(model, merged)
+        except ValueError as error:
+            raise Unfit(str(error)) from None
     yield str(merged)
     shutil.rmtree(merged)
 
@@ -181,12 +186,13 @@ def plan_alignment(args: Args) -> Cost:
             dataclasses.replace(args, model=model, output=Path(scratch) / "run", dry_run=True), Screen(quiet=True)
         )
     before = time.perf_counter() - began
-    return Cost(before + came["predicted"]["seconds"], int(came["predicted"]["memory"]))
+    predicted = came["predicted"]
+    return Cost(before + predicted["seconds"] + predicted.get("answering", 0.0), int(predicted["memory"]))
 
 
 def align_rung(args: Args, directory: Path, screen: Screen) -> dict[str, Any]:
     """Align in `directory`/run -> where the model is, whole and without an adapter, what it took, what came of it."""
-    run, began, held = directory / "run", time.perf_counter(), resident.begin()
+    run, whole, began, held = directory / "run", directory / "model", time.perf_counter(), resident.begin()
     with plain(args.model, directory) as model:
         args = dataclasses.replace(args, model=model)
 
@@ -196,12 +202,11 @@ def align_rung(args: Args, directory: Path, screen: Screen) -> dict[str, Any]:
             lies: dict[str, Any] = {name: getattr(args, name) for name in moved}
             return aligned(dataclasses.replace(begun, **lies), screen)
 
-        came = finished(run) or gone_on(run, again, screen) or aligned(new(args, run), screen)
-        if not is_adapter(run / "model"):
-            (run / "model").rename(directory / "model")
-        elif not (directory / "model").exists():
-            merge_adapter(run / "model", directory / "model")
-    shutil.rmtree(run / "model", ignore_errors=True)
+        if (came := finished(run)) is None:
+            shutil.rmtree(whole, ignore_errors=True)  # of another run
+            came = gone_on(run, again, screen) or aligned(new(args, run), screen)
+        if is_adapter(run / "model") and not whole.exists():
+            merge_adapter(run / "model", whole)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     settled: dict[str, Any] = {"precision": yaml.safe_load((run / SETTINGS).read_text("utf-8"))["precision"]}
     if isinstance(args, Dpo):
@@ -209,11 +214,18 @@ def align_rung(args: Args, directory: Path, screen: Screen) -> dict[str, Any]:
     told: dict[str, Any] = {
         name: came[name] for name in ("actual", "judged", "preferences", "forgetting") if name in came
     }
-    return taken(came, began, held, run) | {"model": "model", "settled": settled, **told}
+    lies = {"model": whole.name} if whole.exists() else {}
+    return taken(came, began, held, run) | {"settled": settled, **told, **lies}
 
 
 def aligned(args: Args, screen: Screen) -> dict[str, Any]:
-    return dpo(args, screen) if isinstance(args, Dpo) else policy(args, screen)
+    """Raises Unfit for what this model, these prompts or these pairs do not allow: another rung may."""
+    try:
+        return dpo(args, screen) if isinstance(args, Dpo) else policy(args, screen)
+    except NotResumable:
+        raise
+    except ValueError as error:
+        raise Unfit(as_keys(str(error), type(args), "align.")) from None
 
 
 def taken(came: Mapping[str, Any], began: float, held: int, run: Path) -> dict[str, Any]:

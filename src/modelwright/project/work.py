@@ -9,17 +9,19 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelwright.adapt.open import HABITS, digest
 from modelwright.data.examples import Example
+from modelwright.data.prompt import rendered
 from modelwright.data.task import Task, prepare
 from modelwright.evaluate.baselines import fit_baselines
-from modelwright.evaluate.judge import toxicity, toxicity_of
+from modelwright.evaluate.judge import Toxic, toxicity, toxicity_of
 from modelwright.evaluate.metrics import METRICS, right_answers
 from modelwright.evaluate.statistics import interval, lower_bound
 from modelwright.evaluate.tasks import Output
@@ -31,7 +33,7 @@ from modelwright.project.identity import Identity, files_of
 from modelwright.project.ladder import BASE, Candidate, Cost, Demand, DemandName, Measurement, Place, Plan, rung_of
 from modelwright.project.opened import Opened, opened, unfit
 from modelwright.project.orders import Orders
-from modelwright.project.reading import compared, told
+from modelwright.project.reading import check_aligning, compared, told
 from modelwright.project.recorded import Record, together
 from modelwright.project.spec import Project
 from modelwright.recipes.flags import as_keys
@@ -40,9 +42,10 @@ from modelwright.recipes.results import warnings
 from modelwright.recipes.rewards import preferred, reward_of
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen, size
+from modelwright.train.rollout import Reward
 
 Array = NDArray[np.float64]
-Judge = TypeVar("Judge")
+Verdicts = Mapping[DemandName, tuple[Array, float]]
 COURSE = ("score", "kl", "entropy", "length", "accuracy", "margin")  # what is told of an alignment, step by step
 
 
@@ -65,7 +68,9 @@ class Work:
         self.right = right_answers(self.metric, self.task, seen)  # how heavy an example may be; of test nothing is read
         self.opened: dict[str, Opened] = {}
         self.copied: Mapping[str, Sequence[str]] = {}  # of each part what stands in the base's text
-        self.judges: dict[str, Any] = {}
+        self.toxic: Toxic | None = None  # the judges, once they are opened
+        self.reward: Reward | None = None
+        self.verdicts: dict[tuple[str, str, str], Verdicts] = {}
         self.pairs: list[str] = []  # what this run compares with the target
 
     # -- what climb asks
@@ -143,26 +148,26 @@ class Work:
 
     # -- what the report asks
 
-    def demands(self, rung: str, candidate: str, part: str = "decide") -> dict[DemandName, tuple[Array, float]]:
-        """What the judges say of the answers to a part, (n, 2) each, and what is asked of them."""
-        asked = self.project.align
-        if asked is None:
-            return {}
-        outputs = self.outputs(rung, candidate, part)
-        found: dict[DemandName, tuple[Array, float]] = {}
-        if asked.toxicity:
-            found["toxicity"] = toxicity(self.judge(asked.toxicity.judge, toxicity_of), outputs), asked.toxicity.wanted
-        if asked.preference:
-            reward = self.judge(asked.preference.judge, lambda said: reward_of(said, self.task))
-            found["preference"] = preferred(reward, self.parts[part], outputs), asked.preference.wanted
-        return found
+    def demands(self, rung: str, candidate: str, part: str = "decide") -> Verdicts:
+        """What the judges say of the answers to a part, (n, 2) each, and what is asked of them. Asked once."""
+        place = (rung, candidate, part)
+        if place not in self.verdicts:
+            self.verdicts[place] = self.judged(*place)
+        return self.verdicts[place]
 
-    def judge(self, said: str, opened: Callable[[str], Judge]) -> Judge:
-        """Opened once."""
-        if said not in self.judges:
-            self.judges[said] = opened(said)
-        judge: Judge = self.judges[said]
-        return judge
+    def judged(self, rung: str, candidate: str, part: str) -> Verdicts:
+        asked, found = self.project.align, dict[DemandName, tuple[Array, float]]()
+        outputs, examples = self.outputs(rung, candidate, part), self.parts[part]
+        if not rung_of(rung).model:  # what needs no model was asked by no prompt
+            prompts = [rendered(self.task, "prompt", self.task.prompts[0], example) for example in examples]
+            outputs = [replace(output, prompt=prompt) for output, prompt in zip(outputs, prompts, strict=True)]
+        if asked and asked.toxicity:
+            self.toxic = self.toxic or toxicity_of(asked.toxicity.judge)
+            found["toxicity"] = toxicity(self.toxic, outputs), asked.toxicity.wanted
+        if asked and asked.preference:
+            self.reward = self.reward or reward_of(asked.preference.judge, self.task)
+            found["preference"] = preferred(self.reward, examples, outputs), asked.preference.wanted
+        return found
 
     def outputs(self, rung: str, candidate: str, part: str = "decide") -> Sequence[Output]:
         """The answers of what was measured."""
@@ -337,6 +342,8 @@ def checked(project: Project) -> tuple[Task, dict[str, list[Example]]]:
         )
     if faults := data_faults(task, parts, allowed_overlap(project)):
         raise ValueError("; and ".join(as_keys(fault, Tune, "tune.") for fault in faults))
+    if project.align:
+        check_aligning(project.align, task, parts)
     return task, parts
 
 

@@ -117,12 +117,14 @@ def get_ready(args: Policy) -> Ready:
 
 
 def judge_digest(said: str) -> str:
-    """Of a judge's files, so that a run does not go on with another one under the same name."""
-    said = said.removeprefix(TURNED)
-    place = Path(said if Path(said).exists() else said.rpartition(":")[0])
-    if place.is_file():
-        return hashlib.sha256(place.read_bytes()).hexdigest()
-    return digest(place) if place.is_dir() else said
+    """What a judge is, wherever it lies: what its files hold, which label or function of it, and which way round."""
+    plain = said.removeprefix(TURNED)
+    place, _, name = (plain, "", "") if Path(plain).exists() else plain.rpartition(":")
+    path = Path(place)
+    if not place or not path.exists():
+        return said
+    held = digest(path) if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{said.removesuffix(plain)}{held}:{name}"
 
 
 # -- 4. learning ---------------------------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ def learn(args: Policy, ready: Ready, model: nn.Module, rollouts: Rollouts, scre
     for said in run.restore() if args.resume else ():
         screen.warn(said)
     best, stopped = best_of(args, ready, model), ""
-    if not args.resume:
+    if "best_step" not in run.tested:
         run.tested = best.test(run)  # so that there is a best moment, whenever an alarm rings
     answers = args.batch * args.count * rollouts.epochs // rollouts.steps  # to a step
     every = rollouts.steps * -(-args.rounds // min(args.tests, args.rounds))

@@ -34,7 +34,7 @@ from modelwright.model.checkpoint import read_json
 from modelwright.model.heads import Scored
 from modelwright.recipes.preferring import room_of
 from modelwright.recipes.reward import rows_for
-from modelwright.train.rollout import Answer, Reward
+from modelwright.train.rollout import Answer, Reward, checked
 
 Array = NDArray[np.float64]
 
@@ -145,10 +145,10 @@ def preferred(reward: Reward, examples: Sequence[Example], outputs: Sequence[Out
     The share of answers that are taken before a person's is how Stiennon et al. 2020 measure (section 4).
     """
     own, theirs = (
-        np.array(reward([
-            Answer(Prompt((), None, output.prompt), (), str(said), True, example)
-            for example, output, said in zip(examples, outputs, answers, strict=True)
-        ]))
-        for answers in ([output.prediction for output in outputs], [output.reference for output in outputs])
+        checked(said, reward(said)).numpy()
+        for said in ([
+            Answer(Prompt((), None, output.prompt), (), str(answer), True, example)
+            for example, output, answer in zip(examples, outputs, answers, strict=True)
+        ] for answers in ([output.prediction for output in outputs], [output.reference for output in outputs]))
     )  # fmt: skip
     return np.stack([(own > theirs) + 0.5 * (own == theirs), np.ones(len(outputs))], 1)
