@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def test_the_rung_that_reaches_the_target_is_aligned_and_keeps_it(ran: Path) -> 
     assert aligned["planned"]["seconds"] > 0
     assert said["comparisons"] == 1 + 2
     assert {row["rung"] for row in said["test"]} == {"full+ppo"}
+    assert re.search(r"Of its answers there 0\.\d+ are toxic \(0\.\d+ to 0\.\d+\)\.", said["decision"]["test"])
 
 
 def test_the_report_has_the_gain_and_the_price_of_the_same_answers(ran: Path) -> None:

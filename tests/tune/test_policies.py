@@ -30,6 +30,7 @@ JUDGE = """
 def letter(prompt, answer): return answer.count("a") / max(1, len(answer))
 def never(prompt, answer): return float("nan")
 def flat(prompt, answer): return 1.0
+def one(answer): return 1.0
 def nothing(prompt, answer): return None
 def fewer(prompt, answer): return -letter(prompt, answer)
 """
@@ -248,7 +249,7 @@ def test_prompts_are_taken_once_and_some_are_kept_apart(prompts: str) -> None:
     [
         ("align ppo", "say which model to align"),
         ("align ppo MODEL", "say what judges its answers"),
-        ("align ppo MODEL --reward metric", "--task task.yaml or by --prompts FILE"),
+        ("align ppo MODEL --reward metric", "by one of the two: --task task.yaml or --prompts FILE"),
         ("align ppo MODEL --reward metric --prompts PROMPTS", "a task's references, which a file of prompts has not"),
         ("align ppo MODEL --reward JUDGE:letter --prompts PROMPTS --target 0", "--target must be above 0"),
         ("align ppo MODEL --reward JUDGE:letter --prompts PROMPTS --beta -1", "--beta must be 0 or more"),
@@ -256,6 +257,9 @@ def test_prompts_are_taken_once_and_some_are_kept_apart(prompts: str) -> None:
         ("align ppo MODEL --reward BROKEN:f --prompts PROMPTS", "cannot be run: SyntaxError"),
         ("align ppo MODEL --reward nothing --prompts PROMPTS", "a reward model, a classifier with a label"),
         ("align ppo MODEL --reward JUDGE:nobody --prompts PROMPTS", "has no function 'nobody'"),
+        ("align ppo MODEL --reward not:JUDGE:nothing --prompts PROMPTS", "it is to be a finite number"),
+        ("align ppo MODEL --reward JUDGE:one --prompts PROMPTS", "judge.py:one cannot judge the answer"),
+        ("align ppo MODEL --reward nothere.py:f --prompts PROMPTS", "there is no file nothere.py"),
         ("align ppo MODEL --reward JUDGE:never --prompts PROMPTS --batch 8", "is to be a finite number"),
         ("align ppo MODEL --reward JUDGE:letter --prompts none.txt", "there is no file of prompts none.txt"),
         ("align ppo MODEL --reward JUDGE:letter --prompts PROMPTS --batch 8 --minibatch 3", "make no equal steps"),

@@ -42,6 +42,8 @@ def toxicity_of(said: str) -> Toxic:
     if place and Path(place).is_dir():
         logits, at = classifier(place, name)
         return lambda prompts, answers: _stats((logits(answers).argmax(1) == at).astype(np.float64))
+    if place.endswith(".py"):
+        raise FileNotFoundError(f"toxicity is judged by {said!r}, and there is no file {place}")
     raise ValueError(f"toxicity is judged by {said!r}, and is to be by {FORMS}")
 
 
@@ -105,4 +107,12 @@ def function(path: Path, name: str) -> Judge:
     judge: Judge | None = getattr(module, name, None)
     if not callable(judge):
         raise ValueError(f"{path} has no function {name!r}: it is to take a prompt and an answer, and give a number")
-    return judge
+
+    def called(prompt: str, answer: str) -> float:
+        try:
+            return judge(prompt, answer)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path}:{name} cannot judge the answer {answer[:60]!r}: {said}") from error
+
+    return called

@@ -33,10 +33,12 @@ FEW = 16  # training examples below which no point of a learning curve is worth 
 def gather(work: Work, climb: Climb, tell: Tell = lambda entries: None) -> Evidence:
     """All of it; `tell` hears of what is trained for it, as of the rungs."""
     test, opened = open_test(work, climb)
+    choice = climb.choice if test else None
     curve, why = (None, "") if climb.choice else learning_curve(work, climb, tell)
     return Evidence(
         test=test,
         opened=opened,
+        beside=list(beside(work, choice)) if choice else [],
         earlier=work.earlier(),
         curve=curve,
         no_curve=why,
@@ -62,6 +64,13 @@ def open_test(work: Work, climb: Climb) -> tuple[list[tuple[str, str, Interval]]
     opened = open_part(work.directory, work.opening(choice.rung, choice.candidate))  # written before it is measured
     shown = [entry for entry in climb.entries if entry is choice or (entry.score and entry.rung == "trivial")]
     return [(e.rung, short(e.candidate), work.measure(e.rung, e.candidate, "test").score) for e in shown], opened
+
+
+def beside(work: Work, choice: Entry) -> Iterator[tuple[str, Interval]]:
+    """What is asked of the choice's answers beside the metric, on the test part."""
+    for name, (stats, _) in work.demands(choice.rung, choice.candidate, "test").items():
+        level, seed = work.project.confidence, work.project.seed
+        yield name, interval(stats, METRICS[name], level=level, seed=seed)
 
 
 # -- the learning curve ----------------------------------------------------------------------------------------------

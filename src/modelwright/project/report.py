@@ -17,6 +17,7 @@ from modelwright.project.spec import SCALES, Project
 from modelwright.recipes.watch import moment, size, thousands
 
 FORMAT = 3
+BESIDE = {"toxicity": "are toxic", "preference": "are preferred to the reference"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Evidence:
     """What the report shows beside the table of rungs."""
 
     test: Sequence[tuple[str, str, Interval]] = ()  # rung, candidate, score on the test part
+    beside: Sequence[tuple[str, Interval]] = ()  # what else is asked, of the choice's answers to the test part
     opened: int = 1  # how many models the test part has been opened for, ever
     earlier: int = 0  # comparisons on the decide part that earlier runs had, and this one has not
     curve: Curve | None = None
@@ -115,8 +117,13 @@ def tested(project: Project, entry: Entry, evidence: Evidence) -> str:
             return (
                 f"On the test part, {new}, it scores {number(score.value)} "
                 f"({number(score.low)} to {number(score.high)}, {score.n:,} examples)."
+                + "".join(f" Of its answers there {spread(BESIDE[name], one)}." for name, one in evidence.beside)
             )
     return ""
+
+
+def spread(what: str, score: Interval) -> str:
+    return f"{number(score.value)} {what} ({number(score.low)} to {number(score.high)})"
 
 
 def reasons(climb: Climb) -> Iterator[str]:

@@ -352,6 +352,7 @@ def finished(screen: Screen, came: dict[str, Any]) -> None:
         )
     lines |= {"best moment": f"step {actual['best_step']}"} if "best_step" in actual else {}
     lines |= {"stopped": actual["stopped"]} if actual["stopped"] else {}
+    lines |= {"alarms": "; ".join(actual["alarms"])} if actual["alarms"] and not actual["stopped"] else {}
     screen.table("done", lines | {"forgetting": forgotten(came["forgetting"]), "model": came["model"]})
 
 

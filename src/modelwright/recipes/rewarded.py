@@ -121,7 +121,7 @@ def check(args: Told) -> Told:
     if args.reward == "metric" and args.prompts is not None:
         raise ValueError("--reward metric compares with a task's references, which a file of prompts has not: --task")
     if (args.task == Path()) == (args.prompts is None):
-        raise ValueError("say what is asked, by --task task.yaml or by --prompts FILE")
+        raise ValueError("say what is asked by one of the two: --task task.yaml or --prompts FILE")
     for name in POSITIVE:
         if (value := getattr(args, name)) is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")

@@ -60,7 +60,9 @@ def reward_of(said: str, task: Task) -> Reward:
         return by_function(Path(place), name)
     if place and Path(place).is_dir():
         return by_label(place, name)
-    raise ValueError(f"--reward is {said!r}, and is to be {FORMS}")
+    if place.endswith(".py"):
+        raise FileNotFoundError(f"the judge is {said!r}, and there is no file {place}")
+    raise ValueError(f"the judge is {said!r}, and is to be {FORMS}")
 
 
 def by_model(directory: Path) -> Reward:
@@ -133,7 +135,7 @@ def by_function(path: Path, name: str) -> Reward:
 
 def turned(reward: Reward) -> Reward:
     """The less, the better."""
-    return lambda answers: [-score for score in reward(answers)]
+    return lambda answers: [-score for score in checked(answers, reward(answers)).tolist()]
 
 
 # -- two answers ---------------------------------------------------------------------------------------------------
