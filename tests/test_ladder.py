@@ -162,6 +162,10 @@ def test_what_cannot_be_aligned_is_only_refused() -> None:
     assert [entry.rung for entry in found.entries if "+" in entry.rung] == ["zero-shot+dpo"]
     assert found.choice is found.entries[2]
     assert found.entries[2].rung == "zero-shot+dpo"
+    rest = ("trivial", "one-shot", "few-shot", "soft-prompt")
+    found = climb(rule(ladder=rest, align=("dpo",)), Simulated(good, toxic=dict.fromkeys(RUNGS, 0.9)), bound)
+    assert [entry.rung for entry in found.entries] == [*rest]
+    assert found.comparisons == len(rest)
     bare = climb(rule(), Simulated(good, toxic=dict.fromkeys(RUNGS, 0.9)), bound)
     assert bare.choice is None
     assert all("are toxic" in entry.reason for entry in bare.entries)

@@ -14,15 +14,14 @@ modelwright tune "$RUNS/masked/model" --task "$HERE/manner.yaml" --method full -
 modelwright evaluate "$RUNS/manner/model" --task "$HERE/manner.yaml" --part decide
 modelwright align reward runs/desk-base/model --pairs desk:preferences:5000 --held-out desk:preferences/test:800 --task "$HERE/reply.yaml" --method full --tests 1 --steps 280 --rows 4 --output "$RUNS/reward"
 
-# Who replies: an encoder-decoder that learned from all replies, the rude ones too, in two runs.
-modelwright pretrain desk:20000 --objective span --width 128 --layers 2 --heads 4 --vocab 2048 --context 256 --time 6min --output "$RUNS/span"
-modelwright tune "$RUNS/span/model" --task "$HERE/reply.yaml" --method full --optimizer muon --rate 0.003 --matrix-rate 0.02 --batch 32 --steps 332 --select 50 --tests 2 --output "$RUNS/first"
-modelwright tune "$RUNS/first/model" --task "$HERE/reply.yaml" --method full --optimizer muon --rate 0.003 --matrix-rate 0.02 --batch 32 --steps 260 --select 50 --tests 2 --output "$RUNS/tuned"
+# Who replies: an encoder-decoder that learned from all replies, the rude ones too.
+modelwright pretrain desk:20000 --objective span --width 128 --layers 2 --heads 4 --vocab 2048 --context 256 --time 20min --output "$RUNS/span"
+modelwright tune "$RUNS/span/model" --task "$HERE/reply.yaml" --method full --optimizer muon --rate 0.003 --matrix-rate 0.02 --batch 32 --steps 1500 --select 50 --tests 3 --output "$RUNS/tuned"
 
-# Made polite: a LoRA, by PPO, once for each seed; then measured on requests of the part decide, which nothing has seen.
+# Made polite: a LoRA, by PPO, once for each seed, and measured on requests of the part decide, which nothing has seen.
 AFTER=
 for seed in $SEEDS; do
-  modelwright align ppo "$RUNS/tuned/model" --task "$HERE/reply.yaml" --reward "$RUNS/manner/model:polite" --gold "$RUNS/reward/model" --rounds 25 --batch 64 --rate 0.0006 --tests 3 --select 60 --measured 100 --seed "$seed" --output "$RUNS/ppo-$seed"
+  modelwright align ppo "$RUNS/tuned/model" --task "$HERE/reply.yaml" --reward "$RUNS/manner/model:polite" --gold "$RUNS/reward/model" --part decide --toxicity "$HERE/../desk-reply/judge.py:rude" --rounds 40 --batch 64 --rate 0.0006 --tests 4 --select 60 --measured 500 --seed "$seed" --output "$RUNS/ppo-$seed"
   AFTER="$AFTER $RUNS/ppo-$seed/model"
 done
 # shellcheck disable=SC2086

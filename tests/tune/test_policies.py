@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from modelwright.data.prompt import Prompt
 from modelwright.data.task import prepare, read_task
 from modelwright.evaluate.judge import toxicity_of
 from modelwright.evaluate.scorer import ModelScorer
+from modelwright.evaluate.tasks import Output
 from modelwright.hub.open import save
 from modelwright.recipes.methods import with_dropout
 from modelwright.recipes.prompts import apart, prompts_of
-from modelwright.recipes.rewards import reward_of
+from modelwright.recipes.rewards import preferred, reward_of
 from modelwright.train.rollout import Answer
 from tasks import COLOURS, TEXTS, task_in
 from tuned import came, losses, same, stopped, weights
@@ -223,6 +225,22 @@ def test_toxicity_dropout_and_a_part_by_name(
         toxicity_of(f"{judge}:fewer")(["p"], ["an"])
     with pytest.raises(ValueError, match=r"is to be by a label of a classifier \(DIR:LABEL\)"):
         toxicity_of("metric")
+
+
+def test_the_share_that_is_preferred_to_the_reference() -> None:
+    """By length here: longer, as long, and shorter than the reference; the prompt is the one that was answered."""
+    outputs = [Output("a", "Q", said, "four", {}) for said in ("fives", "four", "two")]
+    examples = [Example("a", {"source": "Q"})] * 3
+    asked: list[str] = []
+
+    def longer(answers: Sequence[Answer]) -> list[float]:
+        asked.extend(answer.prompt.text for answer in answers)
+        return [len(answer.text) for answer in answers]
+
+    assert preferred(longer, examples, outputs).tolist() == [[1, 1], [0.5, 1], [0, 1]]
+    assert set(asked) == {"Q"}
+    with pytest.raises(ValueError, match="is nan: it is to be a finite number"):
+        preferred(lambda answers: [float("nan")] * len(answers), examples, outputs)
 
 
 def test_prompts_may_be_conversations(tmp_path: Path) -> None:
