@@ -159,8 +159,8 @@ def policy(args: Policy, screen: Screen) -> dict[str, Any]:
 
 
 def foreseen(args: Policy, ready: Ready, model: nn.Module, actor: Actor) -> dict[str, float]:
-    """Seconds of the rounds and of the looks at what is kept apart, from a few answers that are written, judged, read
-    and learned from without a step; and bytes of a step, beside the program's own."""
+    """Seconds of the rounds and their tests, and of the looks before and after, from a few answers that are written,
+    judged, read and learned from without a step; and bytes of a step, beside the program's own."""
     method, few, marks = args.algorithm(), ready.train[: min(args.batch, TRIED)], [time.perf_counter()]
     answers = actor.write(few, seed=args.seed, count=args.count)
     scores = ready.judges["reward"](answers)
@@ -175,9 +175,13 @@ def foreseen(args: Policy, ready: Ready, model: nn.Module, actor: Actor) -> dict
     marks.append(time.perf_counter())
     writing, reading, learning = ((end - start) / len(answers) for start, end in pairwise(marks))
     each = writing + reading + (args.epochs or args.passes) * learning
-    looks = 2 * min(args.measured, len(ready.test)) + args.tests * min(args.select, len(ready.select))
-    seconds = args.rounds * args.batch * args.count * each + looks * writing
-    return {"seconds": seconds, "memory": memory_of(args, ready, experience)}
+    tests = (1 + args.tests) * min(args.select, len(ready.select))
+    looks = (2 if args.prompts else 4) * min(args.measured, len(ready.test))  # of a task as it decodes, too
+    return {
+        "seconds": args.rounds * args.batch * args.count * each + tests * writing,
+        "answering": looks * writing,
+        "memory": memory_of(args, ready, experience),
+    }
 
 
 def memory_of(args: Policy, ready: Ready, experience: Experience) -> int:
@@ -335,7 +339,8 @@ def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts, predict
             "judges": judges,
             "rounds": f"{args.rounds:,}, each of {args.batch} prompts with {args.count} answers, read "
             f"{rollouts.epochs}x in {rollouts.steps} steps",
-            "time": f"{duration(predicted['seconds'])}, by a few answers",
+            "time": f"{duration(predicted['seconds'])}, and {duration(predicted['answering'])} to answer the prompts kept "
+            "apart, by a few answers",
             "memory": f"{size(int(predicted['memory']))} beside the program's own",
         },
     )
