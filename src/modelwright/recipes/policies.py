@@ -339,8 +339,8 @@ def show(screen: Screen, args: Policy, ready: Ready, rollouts: Rollouts, predict
             "judges": judges,
             "rounds": f"{args.rounds:,}, each of {args.batch} prompts with {args.count} answers, read "
             f"{rollouts.epochs}x in {rollouts.steps} steps",
-            "time": f"{duration(predicted['seconds'])}, and {duration(predicted['answering'])} to answer the prompts kept "
-            "apart, by a few answers",
+            "time": f"{duration(predicted['seconds'])}, and {duration(predicted['answering'])} to answer the prompts "
+            "that are measured on, by a few answers",
             "memory": f"{size(int(predicted['memory']))} beside the program's own",
         },
     )
