@@ -562,7 +562,7 @@ def test_report_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     for text, told in (
         ("{", "is not a report"),
         ('{"format": 99}', "of format 99"),
-        ('{"format": 2}', "is not a report"),
+        ('{"format": 3}', "is not a report"),
     ):
         (tmp_path / "report.json").write_text(text)
         assert cli.main(["report", str(tmp_path)]) == 2
