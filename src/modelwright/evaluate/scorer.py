@@ -287,7 +287,7 @@ class ModelScorer:
         length, context = len(prompt.tokens) + len(answer) - 1, self.model.cfg.context
         if not answer:
             raise ValueError("an answer without a token has no likelihood: say at least one character")
-        if length > context and self.model.cfg.relative is None:
+        if length > context and not self.model.cfg.unbounded:
             raise ValueError(
                 f"prompt and answer are {length} tokens, and the model's context is {context}: shorten them"
             )

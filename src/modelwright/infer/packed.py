@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from modelwright.model.attend import Apart, Mask, attend
 from modelwright.model.cache import Cache, Pair
-from modelwright.model.kernels import rotate
+from modelwright.model.kernels import RMSNorm, rotate
 from modelwright.model.pages import Step
 from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn
 
@@ -88,11 +88,15 @@ class PackedAttention(nn.Module):
         super().__init__()
         self.cfg, self.layer = plain.cfg, plain.layer
         self.qkv, self.o = linear(plain.q, plain.k, plain.v), linear(plain.o)
+        self.q_norm, self.k_norm = plain.q_norm, plain.k_norm
 
     def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         heads, kv = self.cfg.heads, self.cfg.kv_heads
         y = self.qkv(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H + 2K, D)
         qk, v = y.split([heads + kv, kv], dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split([heads, kv], dim=2)
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
         if turn is not None:
             qk = rotate(qk, turn.cos, turn.sin)
         q, k = qk.split([heads, kv], dim=2)
@@ -235,7 +239,8 @@ PACKED: dict[str, Callable[[Any, type[PackedLinear]], nn.Module]] = {
 
 def as_built(layer: nn.Module) -> bool:
     """Whether a layer is attention or feed-forward with nothing but plain products: no adapter, no quantised weight."""
-    return type(layer) in (Attention, FeedForward) and all(type(part) is nn.Linear for part in layer.children())
+    parts = (nn.Linear, RMSNorm, nn.LayerNorm)
+    return type(layer) in (Attention, FeedForward) and all(type(part) in parts for part in layer.children())
 
 
 def cache_dtype(model: Transformer) -> torch.dtype:

@@ -94,7 +94,7 @@ def _check_sources(cfg: Config, rows: list[list[int]]) -> None:
     encoder = cfg.encoder
     assert encoder is not None
     longest = max(map(len, rows), default=0)
-    if encoder.relative is None and longest > encoder.context:
+    if not encoder.unbounded and longest > encoder.context:
         raise ValueError(
             f"the prompt has {longest} tokens, but the model's encoder reads {encoder.context}: shorten the prompt"
         )

@@ -59,11 +59,12 @@ class Grid:
     def count(self) -> int:
         return len(self.ends)
 
-    @property
-    def beyond(self) -> Tensor:
-        """(count, 1, 1, length): what to add to the scores, so that no text sees a slot that is not its own."""
-        count = torch.arange(self.length, device=self.ends.device)
-        return torch.where(count < self.ends[:, None], 0.0, FORBIDDEN)[:, None, None]
+    def beyond(self, window: int | None = None) -> Tensor:
+        """(count, 1, 1, length): what to add to the scores, so that no text sees a slot that is not its own, or that is
+        further back than a window."""
+        count, ends = torch.arange(self.length, device=self.ends.device), self.ends[:, None]
+        seen = count < ends if window is None else (count < ends) & (count >= ends - window)
+        return torch.where(seen, 0.0, FORBIDDEN)[:, None, None]
 
 
 class Store(Protocol):

@@ -26,8 +26,13 @@ def parameters_by_part(cfg: Config) -> dict[str, int]:
 
 
 def embedding_parameters(cfg: Config) -> int:
-    rows = cfg.vocab + (cfg.context if cfg.learned else 0) + cfg.types
-    return rows * cfg.width + (2 * cfg.width if cfg.embed_norm else 0)
+    """Tokens, and what each tower learns before its blocks: an encoder's own, where it has them, are counted here."""
+    return cfg.vocab * cfg.width + places_parameters(cfg) + (places_parameters(cfg.encoder) if cfg.encoder else 0)
+
+
+def places_parameters(cfg: Config) -> int:
+    rows = (cfg.context + cfg.offset if cfg.learned else 0) + cfg.types
+    return rows * cfg.width + ((1 + cfg.norm_bias) * cfg.width if cfg.embed_norm else 0)
 
 
 def stack_parameters(cfg: Config) -> int:
@@ -37,10 +42,12 @@ def stack_parameters(cfg: Config) -> int:
 
 def block_parameters(cfg: Config) -> int:
     attentions = 2 if cfg.encoder else 1
-    attn_bias = (cfg.heads + 2 * cfg.kv_heads) * cfg.head + cfg.width if cfg.attn_bias else 0
+    attn_bias = (cfg.heads + 2 * cfg.kv_heads) * cfg.head if cfg.attn_bias or cfg.qkv_bias else 0
+    attn_bias += cfg.width if cfg.attn_bias else 0
     ffn_bias = (2 if cfg.gated else 1) * cfg.ffn + cfg.width if cfg.ffn_bias else 0
-    norms = (attentions + 1) * norm_parameters(cfg)
-    return block_matrices(cfg) + attentions * attn_bias + ffn_bias + norms
+    norms = (1 if cfg.parallel else attentions + 1) + (2 if cfg.part_norm else 0)
+    qk_norm = 2 * norm_parameters(cfg, cfg.head) if cfg.qk_norm else 0
+    return block_matrices(cfg) + attentions * attn_bias + ffn_bias + norms * norm_parameters(cfg) + qk_norm
 
 
 def block_matrices(cfg: Config) -> int:
@@ -50,8 +57,9 @@ def block_matrices(cfg: Config) -> int:
     return (2 if cfg.encoder else 1) * attention + feed_forward
 
 
-def norm_parameters(cfg: Config) -> int:
-    return cfg.width if cfg.norm == "rms" else 2 * cfg.width
+def norm_parameters(cfg: Config, width: int | None = None) -> int:
+    each = cfg.width if width is None else width
+    return (1 + cfg.norm_bias) * each if cfg.norm == "layer" else each
 
 
 def head_parameters(cfg: Config) -> int:

@@ -131,6 +131,8 @@ def buckets(cfg: Config, length: int) -> int:
 def masks(cfg: Config, rows: int, length: int, number: int) -> int:
     """Bytes of the mask of packed rows in the scores' own type, beside which a learned bias is float32 in three copies:
     itself, its gradient in one layer, and over all layers."""
+    if cfg.alibi:
+        return cfg.heads * length * length * (rows * number + 4)
     if not cfg.relative:
         return rows * number * length * length
     return cfg.heads * length * length * (rows * number + 3 * 4)
