@@ -31,10 +31,14 @@ def _write_lstm(cfg: Config) -> dict[str, Any]:
 
 
 def lstm(vocab: int, width: int, layers: int, context: int, *, tied: bool = True, dropout: float = 0.0) -> Config:
-    """An LSTM of these sizes: of a Transformer's parts it has the two ends alone. `context`: of its training rows."""
+    """An LSTM of these sizes: of a Transformer's parts it has the two ends alone. `context`: of its training rows.
+
+    No norm stands before its layers, so embeddings as small as a tied head wants them would hardly open a gate: they
+    are read sqrt(C) times as large (Vaswani et al. 2017, section 3.4).
+    """
     return Config(
         vocab, width, layers, heads=1, kv_heads=1, head=width, ffn=0, context=context, final_norm=False, gated=False,
-        recurrent=True, tied=tied, dropout=dropout,
+        recurrent=True, embed_scale=width**0.5, tied=tied, dropout=dropout,
     )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from modelwright.model.transformer import Config, Relative, Rope
 from modelwright.model.recurrent_families import lstm
+from modelwright.model.transformer import Config, Relative, Rope
 from modelwright.plan import cost, memory
 
 Objective = Literal["causal", "masked", "span"]
@@ -318,7 +318,7 @@ def nearest(objective: Objective, vocab: int, parameters: int, hand: ByHand) -> 
     """
     context = hand.context or best_context(parameters)
     if hand.arch == "lstm":
-        widths = [hand.width] if hand.width else range(8, 16384, 8)
+        widths = [hand.width] if hand.width else range(4, 16384, 4)
         made = (build(objective, vocab, width, hand.layers or 2, hand, context) for width in widths)
         return min(made, key=lambda cfg: abs(cost.parameters(cfg) - parameters))
     wished = best_aspect(parameters)
@@ -439,7 +439,9 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
 def check_lstm(objective: Objective, hand: ByHand) -> None:
     """Raises ValueError for an objective that is not an LSTM's, and for parts of a Transformer."""
     if objective != "causal":
-        raise ValueError(f"an LSTM reads from left to right: --objective {objective} needs a Transformer, leave out --arch")
+        raise ValueError(
+            f"an LSTM reads from left to right: --objective {objective} needs a Transformer, leave out --arch"
+        )
     parts = {"--heads": hand.heads, "--kv-heads": hand.kv_heads, "--ffn": hand.ffn}
     if said := [flag for flag, value in parts.items() if value is not None]:
         raise ValueError(f"an LSTM has no attention and no feed-forward layers: leave out {', '.join(said)}")

@@ -6,8 +6,7 @@
     with `--toxicity` the share of answers that a judge calls toxic;
     6. show answers side by side, and write all down.
 
-    With `--text` instead of a task: perplexity and bits per byte of a text, and with `--by-position` the loss by how much of
-it was read.
+X
 
 Left out: several prompts at once, judges of quality, benchmarks that others have defined.
 """

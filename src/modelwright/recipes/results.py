@@ -179,7 +179,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from by_lines(found)
     if "by_position" in found:
         yield "nats per token by position in a row"
-        rows = [(f"{one['first']}-{one['last']}", f"{one['tokens']:,} tokens", told(one)) for one in found["by_position"]]
+        rows = [
+            (f"{one['first']}-{one['last']}", f"{one['tokens']:,} tokens", told(one)) for one in found["by_position"]
+        ]
         yield from aligned(rows)
     yield f"{found['tokens']:,} tokens in {found['seconds']:.1f} s"
     for one in found.get("shown", ()):
