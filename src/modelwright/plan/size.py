@@ -18,7 +18,7 @@ from typing import Any, Literal
 from modelwright.model.transformer import Config, Relative, Rope
 from modelwright.plan import cost, memory
 
-Objective = Literal["causal", "masked", "span"]
+Objective = Literal["causal", "masked", "span", "denoise"]
 
 CHINCHILLA = 20.0  # tokens a parameter (Hoffmann et al. 2022, table 3)
 MASKED = 0.15  # share of tokens that BERT predicts, and that T5 cuts out (Devlin et al. 2019; Raffel et al. 2020)
@@ -207,8 +207,11 @@ def row_lengths(objective: Objective, context: int) -> tuple[int, int]:
 
     Of n tokens, 15% are cut in spans of 3, each span a sentinel: the encoder reads 0.85 n + 0.05 n, the decoder
     predicts 0.15 n + 0.05 n, and an end each: 568 tokens give T5's 512 and 114 (Raffel et al. 2020). Of the shortest
-    texts one token is cut. `context` is at least 3.
+    texts one token is cut. `context` is at least 3. Who denoises writes the whole of a text, of which the encoder reads
+    no more than there is (Lewis et al. 2019).
     """
+    if objective == "denoise":
+        return context, context
     if objective != "span":
         return context, 0
     cuts = [(n, max(1, round(n * MASKED))) for n in range(2, 2 * context + 2)]
