@@ -400,14 +400,14 @@ def best_context(parameters: float) -> int:
 
 
 def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHand, context: int) -> Config:
-    """The Config of the family that the objective is known from: Llama, BERT, or T5 v1.1.
+    """The Config of the family that the objective is known from: Llama, BERT, T5 v1.1, or BART.
 
     Raises ValueError where heads do not divide the width.
     """
     heads = hand.heads or best_heads(width)
     if width % heads:
         raise ValueError(f"{heads} heads do not divide a width of {width}: choose a divisor of {width}")
-    gated = objective != "masked"
+    gated = objective in ("causal", "span")
     llama = Config(
         vocab=vocab,
         width=width,
@@ -425,5 +425,9 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
         return replace(llama, causal=False, pre_norm=False, norm="layer", eps=1e-12, final_norm=False,
                        act="gelu", gated=False, attn_bias=True, ffn_bias=True, rope=None, learned=True, types=2,
                        embed_norm=True, head_transform=True, head_bias=True)  # fmt: skip
+    if objective == "denoise":
+        tower = replace(llama, pre_norm=False, norm="layer", eps=1e-5, final_norm=False, act="gelu", gated=False,
+                        attn_bias=True, ffn_bias=True, rope=None, learned=True, offset=2, embed_norm=True)  # fmt: skip
+        return replace(tower, encoder=replace(tower, causal=False))
     tower = replace(llama, eps=1e-6, act="gelu_tanh", rope=None, relative=Relative(), attn_scale=1.0, tied=False)
     return replace(tower, encoder=replace(tower, causal=False))
