@@ -224,5 +224,5 @@ def prompter_of(task: Task, lm: LanguageModel) -> Prompter:
     cfg = lm.model.cfg
     return Prompter(
         task, lm.tokenizer, cfg.shape, (cfg.encoder or cfg).context, soft=soft_ids(lm.model),
-        start=starts(lm.generation), longest=None if cfg.relative else cfg.context,
+        start=starts(lm.generation), longest=None if cfg.unbounded else cfg.context,
     )  # fmt: skip

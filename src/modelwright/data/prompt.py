@@ -69,8 +69,8 @@ class Prompter:
     ) -> None:
         """`context`: tokens a row may have, prompt and answer together (an encoder-decoder's: of its source). With
         relative positions it is what the model learned from: it could read more, and nobody knows how well. `soft`:
-        ids of a soft prompt, put before each document. `start`: what an encoder-decoder's decoder begins with (`starts`),
-        else the padding token; `longest`: tokens that this decoder can read, where its positions end.
+        ids of a soft prompt, put before each document. `start`: what an encoder-decoder's decoder begins with, by
+        `starts`, else the padding token; `longest`: tokens that this decoder can read, where its positions end.
 
         Raises ValueError where the task, the tokenizer and the model do not go together.
         """
