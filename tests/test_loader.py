@@ -17,7 +17,7 @@ from modelwright.data.documents import Document
 from modelwright.data.loader import Loader, shuffled
 from test_shards import KINDS, bert, prose
 
-OBJECTIVES = ["causal", "masked", "span"]
+OBJECTIVES = ["causal", "masked", "span", "denoise"]
 TOKENIZERS = {"causal": KINDS["gpt"], "masked": bert(), "span": KINDS["unigram"]}
 TEXTS = [prose(10 + 37 * n % 90, n) for n in range(40)]
 

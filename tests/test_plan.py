@@ -19,7 +19,7 @@ from modelwright.model.transformer import Config, Relative, Rope, Transformer
 from modelwright.plan import cost, memory, size
 from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time, row_lengths, shape
 
-OBJECTIVES: list[size.Objective] = ["causal", "masked", "span"]
+OBJECTIVES: list[size.Objective] = ["causal", "masked", "span", "denoise"]
 
 BIASED = {"norm": "layer", "attn_bias": True, "ffn_bias": True, "learned": True, "gated": False, "act": "gelu"}
 GPT2 = Config(vocab=50257, width=768, layers=12, heads=12, kv_heads=12, head=64, ffn=3072, context=1024, **BIASED)
@@ -329,6 +329,7 @@ def test_t5s_row() -> None:
     """Raffel et al. 2020's own code: 512 input tokens come from 568, whose targets take 114."""
     assert row_lengths("span", 512) == (114, 512)
     assert row_lengths("causal", 256) == (256, 0)
+    assert row_lengths("denoise", 256) == (256, 256)
 
 
 @pytest.mark.parametrize("context", [*range(3, 16), *range(16, 601, 8), 1024])

@@ -47,7 +47,7 @@ from modelwright.train.loop import Diverged, fit
 from modelwright.train.meter import Meter
 from pretrained import KINDS, command, stopping_at, write_corpus
 
-OBJECTIVES: tuple[Objective, ...] = ("causal", "masked", "span")
+OBJECTIVES: tuple[Objective, ...] = ("causal", "masked", "span", "denoise")
 TEXTS = ("desk", "tinyshakespeare/train.txt", "wikitext-2/valid.txt")
 
 

@@ -17,7 +17,7 @@ from modelwright.data import vocabularies
 from modelwright.data.tokenizer import Decoder, Tokenizer, train
 
 KINDS = ("bpe", "wordpiece", "unigram")
-OBJECTIVES = ("causal", "masked", "span")
+OBJECTIVES = ("causal", "masked", "span", "denoise")
 TEXTS = [
     f"The {colour} {thing} costs {n * 37} euros, said {who}.\nDoesn't it? Naïve café: 价格 {n}€ 😀! "
     f"{who}'s {colour}, {thing}s: costs? The cost, euros; said."

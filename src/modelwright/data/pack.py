@@ -394,8 +394,8 @@ class Packing:
 
 
 def packing(objective: Objective, tokenizer: Tokenizer, length: int, *, whole: bool = False) -> Packing:
-    """Rows of `length` tokens (of the source, for an encoder-decoder) for an objective; `whole`: no document that fits a
-    row is cut, in causal rows.
+    """Rows of `length` tokens (of the source, for an encoder-decoder) for an objective; `whole`: no document that fits
+    a row is cut, in causal rows.
 
     Raises ValueError where the tokenizer lacks an id that the objective needs, or the rows are too short.
     """
