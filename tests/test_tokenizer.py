@@ -306,6 +306,10 @@ def test_special_tokens_follow_from_the_objective(trained, kind, objective):
         named = (tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.mask)
         assert [name(i) for i in named] == ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
         assert tokenizer.encode("The red kettle", special=True) == [tokenizer.cls, *body, tokenizer.sep]
+    elif objective == "denoise":
+        named = (tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask)
+        assert [name(i) for i in named] == ["<s>", "<pad>", "</s>", "<mask>"]
+        assert tokenizer.encode("The red kettle", special=True) == [tokenizer.bos, *body, tokenizer.eos]
     else:
         assert (name(tokenizer.pad), name(tokenizer.eos)) == ("<pad>", "</s>")
         assert tokenizer.encode("The red kettle", special=True) == [*body, tokenizer.eos]
