@@ -285,8 +285,8 @@ def denoise(tokens: Ints, first: NDArray[np.bool_], ids: Infilling, rng: np.rand
     """Documents, or pieces of them -> one row: the encoder reads each with spans of it hidden, the decoder writes all
     of it again (Lewis et al. 2019).
 
-    Of the paper's noises this is text infilling, by far the one that helped most. BART-large's also shuffled the
-    sentences of a document, which tokens alone do not tell.
+    Of the paper's noises this is text infilling, which did well on all its tasks (section 4.3). BART-large's was that
+    and shuffled sentences, of which tokens alone do not tell.
     """
 
     def framed(piece: Ints) -> Ints:
