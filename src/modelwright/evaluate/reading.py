@@ -91,8 +91,11 @@ def strips(
 def gaps(
     text: str, tokenizer: Tokenizer, cfg: Config, seed: int, soft: Sequence[int] = (), spare: int = 0
 ) -> list[Row]:
-    """A text with masked tokens for an encoder, with spans to fill in for an encoder-decoder."""
-    objective: Objective = "masked" if cfg.shape == "encoder" else "span"
+    """A text with masked tokens for an encoder, with spans to fill in for an encoder-decoder; or, where its tokenizer
+    has a mask and no sentinels, with spans hidden and all of it to be written again.
+    """
+    filled: Objective = "denoise" if tokenizer.mask is not None and not tokenizer.sentinels else "span"
+    objective: Objective = "masked" if cfg.shape == "encoder" else filled
     how = packing(objective, tokenizer, (cfg.encoder or cfg).context - len(soft) - spare)
     window = np.array(encode(tokenizer, text, ()) if objective == "masked" else tokenizer.encode(text), np.int64)
     first = np.arange(len(window)) == 0

@@ -19,7 +19,7 @@ from modelwright.model.recurrent_families import lstm
 from modelwright.model.transformer import Config, Relative, Rope
 from modelwright.plan import cost, memory
 
-Objective = Literal["causal", "masked", "span"]
+Objective = Literal["causal", "masked", "span", "denoise"]
 Arch = Literal["lstm"]  # in the place of the Transformer that an objective is known from
 
 CHINCHILLA = 20.0  # tokens a parameter (Hoffmann et al. 2022, table 3)
@@ -210,8 +210,11 @@ def row_lengths(objective: Objective, context: int) -> tuple[int, int]:
 
     Of n tokens, 15% are cut in spans of 3, each span a sentinel: the encoder reads 0.85 n + 0.05 n, the decoder
     predicts 0.15 n + 0.05 n, and an end each: 568 tokens give T5's 512 and 114 (Raffel et al. 2020). Of the shortest
-    texts one token is cut. `context` is at least 3.
+    texts one token is cut. `context` is at least 3. Who denoises writes the whole of a text, of which the encoder reads
+    no more than there is (Lewis et al. 2019).
     """
+    if objective == "denoise":
+        return context, context
     if objective != "span":
         return context, 0
     cuts = [(n, max(1, round(n * MASKED))) for n in range(2, 2 * context + 2)]
@@ -404,7 +407,7 @@ def best_context(parameters: float) -> int:
 
 
 def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHand, context: int) -> Config:
-    """The Config of the family that the objective is known from: Llama, BERT, or T5 v1.1; or of `hand.arch`.
+    """The Config of the family that the objective is known from: Llama, BERT, T5 v1.1, or BART; or of `hand.arch`.
 
     Raises ValueError where heads do not divide the width, and for what an LSTM has not.
     """
@@ -414,7 +417,7 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
     heads = hand.heads or best_heads(width)
     if width % heads:
         raise ValueError(f"{heads} heads do not divide a width of {width}: choose a divisor of {width}")
-    gated = objective != "masked"
+    gated = objective in ("causal", "span")
     llama = Config(
         vocab=vocab,
         width=width,
@@ -432,6 +435,10 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
         return replace(llama, causal=False, pre_norm=False, norm="layer", eps=1e-12, final_norm=False,
                        act="gelu", gated=False, attn_bias=True, ffn_bias=True, rope=None, learned=True, types=2,
                        embed_norm=True, head_transform=True, head_bias=True)  # fmt: skip
+    if objective == "denoise":
+        tower = replace(llama, pre_norm=False, norm="layer", eps=1e-5, final_norm=False, act="gelu", gated=False,
+                        attn_bias=True, ffn_bias=True, rope=None, learned=True, offset=2, embed_norm=True)  # fmt: skip
+        return replace(tower, encoder=replace(tower, causal=False))
     tower = replace(llama, eps=1e-6, act="gelu_tanh", rope=None, relative=Relative(), attn_scale=1.0, tied=False)
     return replace(tower, encoder=replace(tower, causal=False))
 

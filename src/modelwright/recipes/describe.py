@@ -10,7 +10,12 @@ from modelwright.plan.memory import Precision
 from modelwright.plan.size import Plan
 from modelwright.recipes.watch import Screen, duration, thousands
 
-EXAMPLES: dict[Objective, str] = {"causal": "...", "masked": "... [MASK] ...", "span": "... <extra_id_0> ..."}
+EXAMPLES: dict[Objective, str] = {
+    "causal": "...",
+    "masked": "... [MASK] ...",
+    "span": "... <extra_id_0> ...",
+    "denoise": "... <mask> ...",
+}
 
 
 def show(

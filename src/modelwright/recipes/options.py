@@ -48,7 +48,8 @@ class Pretrain:
     init: str | None = None
     """A model to go on from, a directory or a hub id: its shape, weights and tokenizer (Gururangan et al. 2020)."""
     objective: Objective = "causal"
-    """causal: a decoder that predicts the next token; masked: an encoder; span: an encoder-decoder."""
+    """causal: a decoder that predicts the next token; masked: an encoder; span: an encoder-decoder that
+    fills gaps, as T5; denoise: one that writes a text again of which it saw only parts, as BART."""
     arch: Arch | None = None
     """lstm: an LSTM in the place of the decoder (causal alone), the baseline that came before the Transformer."""
     size: str | None = None
@@ -62,7 +63,7 @@ class Pretrain:
     tokenizer: Path | None = None
     """A directory with a tokenizer; without one, it is learned from the text."""
     kind: Kind | None = None
-    """Of the tokenizer that is learned: bpe for causal, wordpiece for masked, unigram for span."""
+    """Of the tokenizer that is learned: bpe for causal, wordpiece for masked, unigram for span, bpe for denoise."""
     vocab: int | None = None
     """Its size; 4096 without a word."""
     width: int | None = None
