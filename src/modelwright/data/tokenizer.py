@@ -323,6 +323,12 @@ class Decoder:
         self._window, self._shown = [], 0
         return rest
 
+    def fork(self) -> Decoder:
+        """Another that has been given the same ids, and goes on by itself."""
+        other = Decoder(self.tokenizer, special=self.special)
+        other._window, other._shown = [*self._window], self._shown
+        return other
+
     def _text(self) -> str:
         return self.tokenizer.decode(self._window, special=self.special)
 

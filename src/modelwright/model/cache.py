@@ -36,6 +36,7 @@ class Cache:
         self.cross: list[Pair | None] = [None] * cfg.layers  # an encoder's, each (B, K, source, D)
         self.capacity = length
         self.start = self.length = 0  # the slots of the forward under way: [start, length)
+        self.text = torch.arange(batch, device=device)  # (B), which of the first rows each comes from
         self.pos = torch.zeros(batch, length, dtype=torch.long, device=device)  # (B, S)
         self.segment: Tensor | None = None  # (B, S); None while no row is padded
 
@@ -67,10 +68,33 @@ class Cache:
         self.v[layer][:, :, self.start : self.length] = v
         return self.k[layer][:, :, : self.length], self.v[layer][:, :, : self.length]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; a row may be named twice (several samples of one prompt, beams)."""
-        self.k = [k[rows] for k in self.k]
-        self.v = [v[rows] for v in self.v]
-        self.cross = [kv and (kv[0][rows], kv[1][rows]) for kv in self.cross]
-        self.pos = self.pos[rows]
+    def select(self, rows: Tensor, alike: Tensor | None = None) -> None:
+        """Keep these rows (B), in this order; a row may be named twice (several samples of one prompt, beams).
+
+        alike (B): of each place, how many of its first slots hold the same in the row that was there and in the row
+        that comes, and need no copy; beams part late. Where there are as many rows as before, only those that move are
+        copied, their filled slots alone; and what an encoder has read only where a place gets another text.
+        """
+        if len(rows) == len(self.pos):
+            place, slot = self._moved(rows, alike)
+            for kept in (*self.k, *self.v) if len(place) else ():
+                kept[place, :, slot] = kept[rows[place], :, slot]
+        else:
+            self.k, self.v = ([self._kept(kept, rows) for kept in both] for both in (self.k, self.v))
+        if not torch.equal(self.text[rows], self.text):
+            self.cross = [kv and (kv[0][rows], kv[1][rows]) for kv in self.cross]
+        self.text, self.pos = self.text[rows], self.pos[rows]
         self.segment = None if self.segment is None else self.segment[rows]
+
+    def _moved(self, rows: Tensor, alike: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The places and their slots that get something else."""
+        slots, places = torch.arange(self.length, device=rows.device), torch.arange(len(rows), device=rows.device)
+        first = torch.zeros_like(rows) if alike is None else alike
+        moved = (slots >= first[:, None]) & (rows != places)[:, None]  # (B, S)
+        place, slot = moved.nonzero(as_tuple=True)
+        return place, slot
+
+    def _kept(self, old: Tensor, rows: Tensor) -> Tensor:
+        new = old.new_empty(len(rows), *old.shape[1:])
+        new[:, :, : self.length] = old[rows, :, : self.length]
+        return new
