@@ -30,8 +30,8 @@ START = 0  # what T5's decoder begins with
 
 def both(name: str, directory: Path) -> tuple[Any, Transformer]:
     theirs = tiny.make(name)
-    with torch.no_grad():  # far from even, so that a wrong order shows
-        theirs.get_output_embeddings().weight.mul_(1.5)
+    with torch.no_grad():  # even enough that texts end anywhere
+        theirs.get_output_embeddings().weight.mul_(0.7)
     theirs.save_pretrained(directory)
     return theirs, checkpoint.load(directory).eval()
 
@@ -74,7 +74,7 @@ def peers(theirs: Any, prompts: list[list[int]], ends: list[int], **asked: Any) 
 def test_equal_to_transformers(name: str, penalty: float, tmp_path: Path) -> None:
     theirs, ours = both(name, tmp_path)
     prompts, lengths = ragged(5, 12, 1, 7, 12, 30), set()
-    for ends in ([7], [7, 11, 40], list(range(20, 40))):
+    for ends in ([7], [7, 11, 40], list(range(20, 28))):
         asked = {"max_new": 14, "beams": 4, "n": 3, "length_penalty": penalty}
         expected = peers(theirs, prompts, ends, **asked)
         for model in (ours, prepare(ours)):
@@ -83,4 +83,5 @@ def test_equal_to_transformers(name: str, penalty: float, tmp_path: Path) -> Non
             scores = torch.tensor([[one.score for one in row] for row in rows])
             torch.testing.assert_close(scores, torch.tensor([[s for _, s in row] for row in expected]), atol=1e-4, rtol=0)
         lengths |= {len(ids) for row in expected for ids, _ in row}
+    print(name, penalty, lengths)
     assert len(lengths) > 3, lengths

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import tokenizers
 from tokenizers import AddedToken, Regex, pre_tokenizers
@@ -323,9 +323,9 @@ class Decoder:
         self._window, self._shown = [], 0
         return rest
 
-    def fork(self) -> Decoder:
+    def fork(self) -> Self:
         """Another that has been given the same ids, and goes on by itself."""
-        other = Decoder(self.tokenizer, special=self.special)
+        other = type(self)(self.tokenizer, special=self.special)
         other._window, other._shown = [*self._window], self._shown
         return other
 

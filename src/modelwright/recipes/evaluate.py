@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal, TypeVar
@@ -40,6 +40,7 @@ from modelwright.evaluate.scorer import ModelScorer, Told
 from modelwright.evaluate.statistics import interval
 from modelwright.evaluate.tasks import Outcome, dropped, judge, measure, metrics_of, no_shots, score_all, truncated
 from modelwright.hub.open import LanguageModel
+from modelwright.infer.sample import Sampling
 from modelwright.model.checkpoint import read_json
 from modelwright.recipes.flags import parse
 from modelwright.recipes.preflight import task_faults
@@ -200,13 +201,8 @@ def with_beams(args: Evaluate, task: Task) -> Task:
         return task
     if task.kind in LABELLED:
         raise ValueError(f"--beams is of answers in words, and those of a task of kind {task.kind} are labels")
-    decoding = replace(task.decoding, **said)
-    if decoding.beams == 1:
-        said.pop("length_penalty", None)
-        decoding = replace(decoding, length_penalty=1.0)
-    if args.length_penalty is not None and decoding.beams == 1:
-        raise ValueError("--length-penalty ranks the answers of beams: say --beams too, 2 or more")
-    Sampling(**asdict(decoding))  # which says what does not go with beams
+    decoding = replace(task.decoding, **({"length_penalty": 1.0} if args.beams == 1 else {}) | said)
+    Sampling(**asdict(decoding))  # which says what does not go together
     return replace(task, decoding=decoding)
 
 
