@@ -74,7 +74,7 @@ def peers(theirs: Any, prompts: list[list[int]], ends: list[int], **asked: Any) 
 def test_equal_to_transformers(name: str, penalty: float, tmp_path: Path) -> None:
     theirs, ours = both(name, tmp_path)
     prompts, lengths = ragged(5, 12, 1, 7, 12, 30), set()
-    for ends in ([7], [7, 11, 40], list(range(20, 28))):
+    for ends in ([7], [7, 11, 40], list(range(20, 28)), list(range(9, 61))):
         asked = {"max_new": 14, "beams": 4, "n": 3, "length_penalty": penalty}
         expected = peers(theirs, prompts, ends, **asked)
         for model in (ours, prepare(ours)):
@@ -84,4 +84,4 @@ def test_equal_to_transformers(name: str, penalty: float, tmp_path: Path) -> Non
             torch.testing.assert_close(scores, torch.tensor([[s for _, s in row] for row in expected]), atol=1e-4, rtol=0)
         lengths |= {len(ids) for row in expected for ids, _ in row}
     print(name, penalty, lengths)
-    assert len(lengths) > 3, lengths
+    assert len(lengths) > (3 if penalty < 1 else 1), lengths  # ends there were, of one search early, of another late
