@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.infer.engine import Finish, evaluating, room
@@ -146,11 +145,12 @@ def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if V < 4 * k * CHUNK:
         values, tokens = logits.topk(min(k, V))
         return values, tokens
-    chunks = F.pad(logits, (0, -V % CHUNK), value=NEVER).view(B, -1, CHUNK)
-    where = chunks.amax(-1).topk(k).indices  # (B, k)
-    near = chunks.gather(1, where[..., None].expand(-1, -1, CHUNK)).flatten(1)  # (B, k * CHUNK)
-    values, at = near.topk(k)
-    return values, where.gather(1, at // CHUNK) * CHUNK + at % CHUNK
+    whole = torch.arange(V - V % CHUNK, device=logits.device).view(-1, CHUNK)
+    highest = logits[:, : whole.numel()].unflatten(1, whole.shape).amax(-1).topk(k).indices  # (B, k)
+    rest = torch.arange(whole.numel(), V, device=logits.device).expand(B, -1)
+    near = torch.cat([whole[highest].flatten(1), rest], 1)  # (B, k * CHUNK + rest)
+    values, at = logits.gather(1, near).topk(k)
+    return values, near.gather(1, at)
 
 
 def candidates(logits: Tensor, totals: Tensor, k: int) -> list[list[Candidate]]:
@@ -202,7 +202,7 @@ class Texts:
         memory = self.memory
         if memory is not None and memory.segment is not None:
             # The cache holds what is read of x: only its length is looked at again.
-            memory = Memory(memory.x, memory.segment[self.cache.text])
+            memory = Memory(memory.x, memory.segment[self.cache.source])
         x = self.model.hidden(tokens, pos=pos, segment=segment, memory=memory, cache=self.cache)  # (B, T, C)
         return self.model.logits(x[:, -1])
 

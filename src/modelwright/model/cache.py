@@ -1,6 +1,6 @@
 """Keys and values of the tokens seen so far, so that each new token costs one forward of itself alone.
 
-Letters: B batch, T new tokens, S slots, K key/value heads, D head width.
+Letters: B batch, R texts that an encoder has read, T new tokens, S slots, K key/value heads, D head width.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Cache:
         shape = (batch, cfg.kv_heads, length, cfg.head)
         self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(cfg.layers)]  # (B, K, S, D)
         self.v = [torch.empty(shape, dtype=dtype, device=device) for _ in range(cfg.layers)]
-        self.cross: list[Pair | None] = [None] * cfg.layers  # an encoder's, each (B, K, source, D)
+        self.cross: list[Pair | None] = [None] * cfg.layers  # an encoder's, each (R, K, source, D): one for B / R rows
         self.capacity = length
         self.start = self.length = 0  # the slots of the forward under way: [start, length)
-        self.text = torch.arange(batch, device=device)  # (B), which of the first rows each comes from
+        self.text = self.source = torch.arange(batch, device=device)  # (B) and (R): from which of the first rows
         self.pos = torch.zeros(batch, length, dtype=torch.long, device=device)  # (B, S)
         self.segment: Tensor | None = None  # (B, S); None while no row is padded
 
@@ -73,7 +73,8 @@ class Cache:
 
         alike (B): of each place, how many of its first slots hold the same in the row that was there and in the row
         that comes, and need no copy; beams part late. Where there are as many rows as before, only those that move are
-        copied, their filled slots alone; and what an encoder has read only where a place gets another text.
+        copied, their filled slots alone. Rows of one text that stand side by side, as many of each text, share what
+        an encoder has read of it.
         """
         if len(rows) == len(self.pos):
             place, slot = self._moved(rows, alike)
@@ -81,9 +82,9 @@ class Cache:
                 kept[place, :, slot] = kept[rows[place], :, slot]
         else:
             self.k, self.v = ([self._kept(kept, rows) for kept in both] for both in (self.k, self.v))
-        if not torch.equal(self.text[rows], self.text):
-            self.cross = [kv and (kv[0][rows], kv[1][rows]) for kv in self.cross]
         self.text, self.pos = self.text[rows], self.pos[rows]
+        source, count = self.text.unique_consecutive(return_counts=True)
+        self._share(source if bool((count == count[0]).all()) else self.text)
         self.segment = None if self.segment is None else self.segment[rows]
 
     def _moved(self, rows: Tensor, alike: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -93,6 +94,13 @@ class Cache:
         moved = (slots >= first[:, None]) & (rows != places)[:, None]  # (B, S)
         place, slot = moved.nonzero(as_tuple=True)
         return place, slot
+
+    def _share(self, source: Tensor) -> None:
+        """Keep what was read of these texts (R)."""
+        if not torch.equal(source, self.source):
+            at = (source[:, None] == self.source).int().argmax(1)
+            self.cross = [kv and (kv[0][at], kv[1][at]) for kv in self.cross]
+            self.source = source
 
     def _kept(self, old: Tensor, rows: Tensor) -> Tensor:
         new = old.new_empty(len(rows), *old.shape[1:])
