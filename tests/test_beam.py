@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from modelwright.data import tokenizer as tokenizers
 from modelwright.hub.open import LanguageModel
 from modelwright.infer.beam import Hypothesis, beam_search, likeliest, parts
@@ -80,7 +80,9 @@ def test_equal_to_transformers(name: str, penalty: float, tmp_path: Path) -> Non
             rows = found(model, prompts, ends, **asked)
             assert [[list(one.tokens) for one in row] for row in rows] == [[ids for ids, _ in row] for row in expected]
             scores = torch.tensor([[one.score for one in row] for row in rows])
-            torch.testing.assert_close(scores, torch.tensor([[s for _, s in row] for row in expected]), atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                scores, torch.tensor([[s for _, s in row] for row in expected]), atol=1e-4, rtol=0
+            )
         lengths |= {len(ids) for row in expected for ids, _ in row}
     assert len(lengths) > (3 if penalty < 1 else 1), lengths  # ends there were, of one search early, of another late
 
@@ -125,7 +127,7 @@ def test_beams_enough_for_every_text_find_the_best(seed: int, penalty: float) ->
         expected = every(model, prompt, penalty)
         assert [one.tokens for one in best] == [tokens for _, tokens in expected[:9]]
         assert [one.score for one in best] == pytest.approx([score for score, _ in expected[:9]], abs=1e-4)
-        assert best[0].score >= dict((tokens, score) for score, tokens in expected)[first.tokens] - 1e-5
+        assert best[0].score >= {tokens: score for score, tokens in expected}[first.tokens] - 1e-5
 
 
 def test_few_beams_may_miss_it_and_more_find_it() -> None:
@@ -185,7 +187,9 @@ def test_texts_of_prompts(lm: LanguageModel) -> None:
     for at, prompt in enumerate(prompts):
         best = found(lm.model, encode_prompts(lm, [prompt]).prompts, sorted(eos_ids(lm)), max_new=6, beams=3, n=2)[0]
         assert [one.tokens for one in done[2 * at : 2 * at + 2]] == [list(one.tokens) for one in best]
-        assert [one.logprobs for one in done[2 * at : 2 * at + 2]] == [pytest.approx(one.logps, abs=1e-4) for one in best]
+        assert [one.logprobs for one in done[2 * at : 2 * at + 2]] == [
+            pytest.approx(one.logps, abs=1e-4) for one in best
+        ]
     assert generate(lm, "the cat", max_new=6, beams=3) == done[0].text == "".join(
         stream(lm, "the cat", max_new=6, beams=3)
     )  # fmt: skip
@@ -198,7 +202,9 @@ def test_a_stop_string_ends_a_hypothesis(lm: LanguageModel) -> None:
         for one in complete(lm, ["the cat"], max_new=10, beams=3, n=3, length_penalty=0.3, stop=stop):
             finishes.add(one.finish)
             assert stop not in one.text
-            assert (stop in lm.tokenizer.decode(one.tokens)) == (one.finish == "stop" and one.tokens[-1] not in eos_ids(lm))
+            assert (stop in lm.tokenizer.decode(one.tokens)) == (
+                one.finish == "stop" and one.tokens[-1] not in eos_ids(lm)
+            )
             assert stop not in lm.tokenizer.decode(one.tokens[:-1])
     assert finishes == {"stop", "length"}
 

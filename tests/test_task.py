@@ -13,7 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.data.examples import Example
-from modelwright.data.task import PARTS, Data, Decoding, Task, contract, of_terms, parse_task, parts, prepare, read_task, terms
+from modelwright.data.task import (
+    PARTS,
+    Data,
+    Decoding,
+    Task,
+    contract,
+    of_terms,
+    parse_task,
+    parts,
+    prepare,
+    read_task,
+    terms,
+)
 from modelwright.data.tokenizer import Tokenizer, train
 from modelwright.project.resolve import task_said
 
@@ -332,7 +344,11 @@ def test_beams_are_part_of_the_contract_where_there_are_any(tokenizer):
     """A model that was tuned before there were beams keeps its contract."""
     assert contract(TASK, tokenizer) == "679d37d8dee3ef152019850417feb5b59536e711809bb288c66b228adf6976bf"
     assert set(terms(TASK)["decoding"]) == {"max_new", "temperature", "top_k", "top_p", "stop"}
-    assert set(task_said(TASK)["decoding"]) == {"max_new", "temperature", "stop"}  # by which a project's steps are named
+    assert set(task_said(TASK)["decoding"]) == {
+        "max_new",
+        "temperature",
+        "stop",
+    }  # by which a project's steps are named
     beamy = [replace(TASK, decoding=Decoding(beams=4, length_penalty=penalty)) for penalty in (1.0, 0.6)]
     assert len({contract(task, tokenizer) for task in [TASK, *beamy]}) == 3
     for task in beamy:

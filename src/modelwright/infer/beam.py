@@ -63,7 +63,7 @@ def score(total: float, length: int, penalty: float) -> float:
     penalty of transformers, whose settings models are published with, and of OpenNMT's `avg`; Wu et al. 2016, eq. 14,
     divide by ((5 + length) / 6)**alpha instead, which favours length less among short texts.
     """
-    return total / length**penalty
+    return total / float(length**penalty)
 
 
 @dataclass
@@ -142,11 +142,11 @@ def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     They are in the k chunks that hold the highest values, which are found without sorting a vocabulary.
     """
     B, V = logits.shape
-    if V < 4 * k * CHUNK:
+    if 4 * k * CHUNK > V:
         values, tokens = logits.topk(min(k, V))
         return values, tokens
     whole = torch.arange(V - V % CHUNK, device=logits.device).view(-1, CHUNK)
-    highest = logits[:, : whole.numel()].unflatten(1, whole.shape).amax(-1).topk(k).indices  # (B, k)
+    highest = logits[:, : whole.numel()].reshape(B, -1, CHUNK).amax(-1).topk(k).indices  # (B, k)
     rest = torch.arange(whole.numel(), V, device=logits.device).expand(B, -1)
     near = torch.cat([whole[highest].flatten(1), rest], 1)  # (B, k * CHUNK + rest)
     values, at = logits.gather(1, near).topk(k)
@@ -214,7 +214,8 @@ def together(
     beams, penalty, wanted = sampling.beams, sampling.length_penalty, max(2, 1 + len(ends)) * sampling.beams
     rooms = [room(model.cfg, len(prompt), sampling.max_new) for prompt in prompts.prompts]
     searches = [
-        Search(left, left < sampling.max_new, [Beam(writer=writers and writers[at])]) for at, left in enumerate(rooms)
+        Search(left, left < sampling.max_new, [Beam(writer=writers[at] if writers else None)])
+        for at, left in enumerate(rooms)
     ]
     texts, under_way = Texts(model, prompts, max(rooms)), searches
     logits = texts.first()

@@ -144,7 +144,7 @@ def mix(q: Tensor, kept: Any, mask: Mask | Apart, scale: float, out: nn.Module) 
 def newest(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
     """One new token a row: q (B, 1, H, D), k and v (B, K, S, D) -> (B, 1, H, D).
 
-    k and v may be of fewer rows R, each read by B / R of q that stand side by side: beams, and the source of their text.
+    k and v may be of fewer rows R, each read by B / R of q, side by side: the beams of a text read one source.
 
     The G queries of a key stand side by side as if they were G tokens, so no key is copied; and the product is in the
     precision of the cache. Both are several times faster here than attention's usual kernel.

@@ -78,7 +78,9 @@ def _check_beams(s: Sampling) -> None:
     _check_range("length_penalty", s.length_penalty, s.length_penalty >= 0, "0 or more")
     if s.beams == 1:
         if s.length_penalty != 1:
-            raise ValueError(f"length_penalty is {s.length_penalty}, and ranks the texts of beams: say beams, 2 or more")
+            raise ValueError(
+                f"length_penalty is {s.length_penalty}, and ranks the texts of beams: say beams, 2 or more"
+            )
         return
     if not s.greedy:
         raise ValueError(

@@ -83,7 +83,7 @@ class Cache:
         else:
             self.k, self.v = ([self._kept(kept, rows) for kept in both] for both in (self.k, self.v))
         self.text, self.pos = self.text[rows], self.pos[rows]
-        source, count = self.text.unique_consecutive(return_counts=True)
+        source, count = torch.unique_consecutive(self.text, return_counts=True)
         self._share(source if bool((count == count[0]).all()) else self.text)
         self.segment = None if self.segment is None else self.segment[rows]
 

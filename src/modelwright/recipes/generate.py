@@ -69,7 +69,7 @@ class Options:
     n: int = 1
     """Samples of each prompt; with beams, the best so many texts."""
     beams: int | None = None
-    """Look for the likeliest whole text along so many continuations at once, instead of the likeliest token each time."""
+    """Look for the likeliest whole text along so many continuations at once, not for the likeliest token each time."""
     length_penalty: float | None = None
     """Of beams: 0 favours short texts; the larger, the longer; 1 unless the model says otherwise."""
     seed: int | None = None
