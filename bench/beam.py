@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 taskset -c 1 python bench/beam.py [--sources 32] [--beams 4] [--new 64] [--source 64] [--rounds 3]
 
 A T5 v1.1 of random weights, width 256, four layers a tower, a vocabulary of 32,000; sources of uneven lengths, of which
---source is the longest. How many texts come out alike is told. --ends: how many tokens end a text; with one, all are as long as
-may be. Ours is timed with the packing of the weights.
+--source is the longest. How many texts come out alike is told. --ends: how many tokens end a text; with one, all are
+as long as may be. Ours is timed with the packing of the weights.
 """
 
 from __future__ import annotations
