@@ -13,11 +13,13 @@ from dataclasses import fields, replace
 
 from modelwright.model.config import Config
 from modelwright.model.decoder_families import GPT2, LLAMA
-from modelwright.model.encoder_families import BERT
+from modelwright.model.encoder_families import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
 from modelwright.model.family import Family, Json
 from modelwright.model.seq2seq_families import T5
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, BERT, T5)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (GPT2, LLAMA, BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, T5)
+}
 
 
 def family_of_config(config: Json) -> Family:
