@@ -27,7 +27,7 @@ from modelwright.model.family import (
     yes,
 )
 
-# -- what all of them have: a body as BERT's, and under it a head over the vocabulary, one for labels, or none ------------
+# -- what all of them have: a body as BERT's, and a head over the vocabulary, one for labels, or none ---------
 
 BODY: dict[str, Any] = {
     "causal": False, "pre_norm": False, "norm": "layer", "final_norm": False, "gated": False, "attn_bias": True,
