@@ -261,9 +261,7 @@ def test_soft_prompts_both_ways(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stem", ["Bert", "Roberta", "DistilBert"])
 @pytest.mark.parametrize("each", ["text", "token"])
 @pytest.mark.parametrize("cfg", [LoRA(2, 4.0), SoftPrompt(3)], ids=["lora", "prompt"])
-def test_a_head_over_labels_goes_with_the_adapter(
-    each: Any, cfg: LoRA | SoftPrompt, stem: str, tmp_path: Path
-) -> None:
+def test_a_head_over_labels_goes_with_the_adapter(each: Any, cfg: LoRA | SoftPrompt, stem: str, tmp_path: Path) -> None:
     """The base has none: peft gives it one of its own drawing, which the adapter's replaces, pooler and all."""
     _, plain = bases(stem.lower(), tmp_path)
     model = relabel(plain, Labels(("a", "b", "c"), each), draw()).eval()
