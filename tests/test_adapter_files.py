@@ -32,7 +32,7 @@ from modelwright.model.transformer import Config, Labels, Rope, Transformer, ini
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's, of transformers
 TOKENS = tiny.tokens(2, 9)
 SHORT = tiny.tokens(2, 6, seed=1)
-FAMILIES = ["gpt2", "llama-grouped-tied", "bert", "t5", "t5-v1.1"]
+FAMILIES = ["gpt2", "llama-grouped-tied", "bert", "roberta", "distilbert", "t5", "t5-v1.1"]
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -258,11 +258,12 @@ def test_soft_prompts_both_ways(name: str, tmp_path: Path) -> None:
 # -- heads over labels ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("stem", ["Bert", "Roberta", "DistilBert"])
 @pytest.mark.parametrize("each", ["text", "token"])
 @pytest.mark.parametrize("cfg", [LoRA(2, 4.0), SoftPrompt(3)], ids=["lora", "prompt"])
-def test_a_head_over_labels_goes_with_the_adapter(each: Any, cfg: LoRA | SoftPrompt, tmp_path: Path) -> None:
+def test_a_head_over_labels_goes_with_the_adapter(each: Any, cfg: LoRA | SoftPrompt, stem: str, tmp_path: Path) -> None:
     """The base has none: peft gives it one of its own drawing, which the adapter's replaces, pooler and all."""
-    _, plain = bases("bert", tmp_path)
+    _, plain = bases(stem.lower(), tmp_path)
     model = relabel(plain, Labels(("a", "b", "c"), each), draw()).eval()
     add = add_lora(model, cfg, draw()) if isinstance(cfg, LoRA) else add_prompt(model, cfg, draw())
     assert add is model
@@ -272,7 +273,7 @@ def test_a_head_over_labels_goes_with_the_adapter(each: Any, cfg: LoRA | SoftPro
     (tmp_path / "adapter").mkdir()
     peft.write(model, cfg, tmp_path / "adapter", str(tmp_path / "base"))
     kind = "Sequence" if each == "text" else "Token"
-    base = getattr(transformers, f"BertFor{kind}Classification").from_pretrained(tmp_path / "base", num_labels=3)
+    base = getattr(transformers, f"{stem}For{kind}Classification").from_pretrained(tmp_path / "base", num_labels=3)
     theirs = library.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
     with torch.no_grad():
         found, said = said_by_theirs(theirs), said_by(model)  # (2, 3) or (2, P + 9, 3), and (2, P + 9, 3)

@@ -134,6 +134,19 @@ OLDER: dict[str, tuple[str, Callable[[str], str], dict[str, Tensor]]] = {
             "cls.seq_relationship.bias": torch.ones(2),
         },
     ),
+    "roberta with positions and a pooler": (
+        "roberta",
+        lambda name: name,
+        {
+            "roberta.embeddings.position_ids": torch.arange(98)[None],
+            "roberta.pooler.dense.weight": torch.ones(24, 24),
+        },
+    ),
+    "distilbert's body alone, with positions": (
+        "distilbert-model",
+        lambda name: f"distilbert.{name}",
+        {"distilbert.embeddings.position_ids": torch.arange(96)[None]},
+    ),
     "t5 with its embedding three times and an unused bias": (
         "t5",
         lambda name: name,

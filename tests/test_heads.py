@@ -31,15 +31,16 @@ from modelwright.plan.cost import forward_flops, parameters
 
 SENTIMENT = Labels(("bad", "so-so", "good"))
 TAGS = Labels(("O", "B-person", "I-person", "B-place"), "token")
-THEIRS = {"text": "BertForSequenceClassification", "token": "BertForTokenClassification"}
+THEIRS = {"text": "ForSequenceClassification", "token": "ForTokenClassification"}
+ENCODERS = pytest.mark.parametrize("stem", ["Bert", "Roberta", "DistilBert"])
 BOTH = pytest.mark.parametrize("labels", [SENTIMENT, TAGS], ids=["text", "token"])
 
 
-def their_model(labels: Labels, **changes: Any) -> Any:
+def their_model(labels: Labels, stem: str = "Bert", **changes: Any) -> Any:
     """A tiny model of the other library, with weights large enough that each moves the logits."""
     names = dict(enumerate(labels.names))
     said = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
-    model = tiny.bert(THEIRS[labels.each], **said, **changes)
+    model = getattr(tiny, stem.lower())(stem + THEIRS[labels.each], **said, **changes)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -58,6 +59,13 @@ def our_model(labels: Labels | None, seed: int = 0, **changes: Any) -> Transform
     return initialise(Transformer(replace(cfg, **changes)), torch.Generator().manual_seed(seed)).eval()
 
 
+OWN: dict[str, dict[str, Any]] = {
+    "Bert": {},
+    "Roberta": {"types": 1, "offset": 2},
+    "DistilBert": {"types": 0, "pooler_act": "relu"},
+}
+
+
 def ids(*shape: int, seed: int = 1) -> Tensor:
     return torch.randint(5, 50, shape, generator=torch.Generator().manual_seed(seed))
 
@@ -65,9 +73,10 @@ def ids(*shape: int, seed: int = 1) -> Tensor:
 # -- the same numbers, both ways --------------------------------------------------------------------------
 
 
+@ENCODERS
 @BOTH
-def test_reads_what_transformers_saved(labels: Labels, tmp_path: Path) -> None:
-    theirs, x = their_model(labels), tiny.tokens(3, 20)
+def test_reads_what_transformers_saved(labels: Labels, stem: str, tmp_path: Path) -> None:
+    theirs, x = their_model(labels, stem), tiny.tokens(3, 20)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = checkpoint.load(tmp_path / "theirs")
     assert ours.cfg.labels == labels
@@ -78,15 +87,17 @@ def test_reads_what_transformers_saved(labels: Labels, tmp_path: Path) -> None:
     torch.testing.assert_close(got[:, 0] if labels.each == "text" else got, want, atol=1e-5, rtol=0)
 
 
+@ENCODERS
 @BOTH
-def test_transformers_opens_what_we_save(labels: Labels, tmp_path: Path) -> None:
-    ours, x = our_model(labels), ids(3, 20)
+def test_transformers_opens_what_we_save(labels: Labels, stem: str, tmp_path: Path) -> None:
+    ours, x = our_model(labels, **OWN[stem]), ids(3, 20)
     with torch.no_grad():
         ours.head.proj.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     checkpoint.save(ours, tmp_path / "ours")
-    opened = getattr(transformers, f"AutoModelFor{'Sequence' if labels.each == 'text' else 'Token'}Classification")
+    opened = getattr(transformers, f"AutoModel{THEIRS[labels.each]}")
     theirs, report = opened.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
+    assert type(theirs).__name__ == stem + THEIRS[labels.each]
     assert theirs.config.id2label == dict(enumerate(labels.names))
     assert theirs.config.label2id == {name: i for i, name in enumerate(labels.names)}
     with torch.no_grad():
@@ -191,12 +202,21 @@ def test_relabel_shares_the_body(labels: Labels) -> None:
     assert not wide.head.proj.bias.any()
 
 
-def test_an_mlm_checkpoint_becomes_a_classifier(tmp_path: Path) -> None:
-    tiny.make("bert-pretraining").save_pretrained(tmp_path / "mlm")
-    assert any("pooler" in name for name in checkpoint.aside(tmp_path / "mlm"))
-    model = relabel(checkpoint.load(tmp_path / "mlm"), SENTIMENT, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(
+    ("name", "stem"), [("bert-pretraining", "Bert"), ("roberta", "Roberta"), ("xlm-roberta", "Roberta"),
+                       ("roberta-model", "Roberta"), ("distilbert", "DistilBert")]
+)  # fmt: skip
+def test_an_mlm_checkpoint_becomes_a_classifier(name: str, stem: str, tmp_path: Path) -> None:
+    tiny.make(name).save_pretrained(tmp_path / "mlm")
+    pooled = any("pooler" in tensor for tensor in checkpoint.aside(tmp_path / "mlm"))
+    assert pooled == (name in ("bert-pretraining", "roberta-model"))
+    body = checkpoint.load(tmp_path / "mlm")
+    model = relabel(body, SENTIMENT, torch.Generator().manual_seed(0))
     checkpoint.save(model, tmp_path / "labelled")
+    said = json.loads((tmp_path / "labelled" / "config.json").read_text())
+    assert said["architectures"] == [f"{stem}ForSequenceClassification"]
     back = checkpoint.load(tmp_path / "labelled")
+    assert (back.cfg.context, back.cfg.offset) == (96, 2 if stem == "Roberta" else 0)
     with torch.no_grad():
         assert torch.equal(back(tiny.tokens(2, 9)), model(tiny.tokens(2, 9)))
 

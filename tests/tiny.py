@@ -35,6 +35,15 @@ BERT: dict[str, Any] = {
     "intermediate_size": 40,
     "max_position_embeddings": 96,
 }
+ROBERTA: dict[str, Any] = BERT | {"type_vocab_size": 1, "max_position_embeddings": 98, "pad_token_id": 1}
+DISTILBERT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "dim": 24,
+    "n_layers": 2,
+    "n_heads": 3,
+    "hidden_dim": 40,
+    "max_position_embeddings": 96,
+}
 T5: dict[str, Any] = {
     "vocab_size": VOCAB,
     "d_model": 24,
@@ -80,6 +89,14 @@ def bert(kind: str = "BertForMaskedLM", **changes: Any) -> Any:
     return getattr(transformers, kind)(transformers.BertConfig(**BERT | changes))
 
 
+def roberta(kind: str = "RobertaForMaskedLM", **changes: Any) -> Any:
+    return getattr(transformers, kind)(transformers.RobertaConfig(**ROBERTA | changes))
+
+
+def distilbert(kind: str = "DistilBertForMaskedLM", **changes: Any) -> Any:
+    return getattr(transformers, kind)(transformers.DistilBertConfig(**DISTILBERT | changes))
+
+
 def t5(own_head: bool = False, **changes: Any) -> Any:
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5 | changes))
     if own_head:  # as flan-t5 has; transformers 5 makes one only while it reads a file that holds one
@@ -106,6 +123,14 @@ MODELS: dict[str, Callable[[], Any]] = {
     "bert-untied-relu": lambda: bert(tie_word_embeddings=False, hidden_act="relu", type_vocab_size=3),
     "bert-pretraining": lambda: bert("BertForPreTraining", hidden_act="gelu_new", layer_norm_eps=1e-3),
     "bert-model": lambda: bert("BertModel"),
+    "roberta": lambda: roberta(layer_norm_eps=1e-5),
+    "roberta-untied-types": lambda: roberta(tie_word_embeddings=False, type_vocab_size=2, pad_token_id=0),
+    "roberta-model": lambda: roberta("RobertaModel", hidden_act="relu"),
+    "xlm-roberta": lambda: transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**ROBERTA)),
+    "distilbert": distilbert,
+    "distilbert-untied-relu": lambda: distilbert(tie_word_embeddings=False, activation="relu"),
+    "distilbert-sinusoidal": lambda: distilbert(sinusoidal_pos_embds=True),
+    "distilbert-model": lambda: distilbert("DistilBertModel"),
     "t5": t5,
     "t5-v1.1": lambda: t5(own_head=True, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     "t5-v1.1-tied": lambda: t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
@@ -144,7 +169,8 @@ def make(name: str) -> Any:
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+    """None of them 0 or 1, with which the tiny models pad: the other library's RoBERTa does not count these."""
+    return torch.randint(2, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()

@@ -234,7 +234,7 @@ def write(model: Transformer, cfg: LoRA | SoftPrompt, directory: Path, base: str
     common = {
         "base_model_name_or_path": base,
         "inference_mode": True,
-        "modules_to_save": sorted({name.rpartition(".")[0] for name in wholes}) or None,
+        "modules_to_save": sorted(set(map(_kept_whole, wholes))) or None,
         "task_type": _task(model),
     }
     if isinstance(cfg, LoRA):
@@ -327,6 +327,12 @@ def _wholes(model: Transformer) -> dict[str, Tensor]:
         for name, p in model.named_parameters()
         if p.requires_grad and not _is_adapter(name)
     }
+
+
+def _kept_whole(name: str) -> str:
+    """The module that PEFT keeps for a tensor: of itself it keeps a `classifier`, all of it where it has parts."""
+    module = name.rpartition(".")[0]
+    return "classifier" if module.startswith("classifier.") else module
 
 
 def _modules(model: Transformer) -> set[str]:

@@ -42,6 +42,7 @@ CONVENTIONS = {
     "cls": ("[CLS]",),
     "sep": ("[SEP]",),
 }
+FRAMED = {"cls": "<s>", "sep": "</s>"}  # and beside a <mask>, where [CLS] and [SEP] are none: RoBERTa's names for them
 LARGE = 1 << 14  # characters of a text that takes long: as a batch of one, which lets other threads run meanwhile
 KEPT = ("chat_template", "model_max_length")  # of a loaded tokenizer_config.json, handed on when it is saved
 FORMATS: tuple[tuple[str, ...], ...] = (
@@ -224,7 +225,8 @@ def _role(
     number = number[0] if isinstance(number, list) and number else number
     if isinstance(number, int) and (token := inner.id_to_token(number)):
         return token
-    return next((token for token in CONVENTIONS[role] if inner.token_to_id(token) is not None), None)
+    framed = [FRAMED[role]] if role in FRAMED and inner.token_to_id("<mask>") is not None else []
+    return next((token for token in (*CONVENTIONS[role], *framed) if inner.token_to_id(token) is not None), None)
 
 
 def _sentinels(inner: tokenizers.Tokenizer) -> tuple[int, ...]:

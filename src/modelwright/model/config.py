@@ -113,6 +113,7 @@ class Config:
     scale_logits: float = 1.0
     head_transform: bool = False
     head_bias: bool = False
+    pooler_act: Literal["tanh", "relu"] = "tanh"  # of the head for labels of whole texts: BERT's, or DistilBERT's
     dropout: float = 0.0
     encoder: Config | None = None
     labels: Labels | None = None

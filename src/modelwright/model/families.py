@@ -13,12 +13,14 @@ from dataclasses import fields, replace
 
 from modelwright.model.config import Config
 from modelwright.model.decoder_families import GPT2, LLAMA
-from modelwright.model.encoder_families import BERT
+from modelwright.model.encoder_families import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
 from modelwright.model.family import Family, Json
 from modelwright.model.recurrent_families import LSTM
 from modelwright.model.seq2seq_families import BART, T5
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, BERT, T5, BART, LSTM)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (GPT2, LLAMA, BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, T5, BART, LSTM)
+}
 
 
 def family_of_config(config: Json) -> Family:

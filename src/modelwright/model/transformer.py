@@ -183,6 +183,7 @@ class Attention(nn.Module):
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "relu": F.relu,
+    "tanh": torch.tanh,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
@@ -392,6 +393,7 @@ class Head(nn.Module):
         self.transform = nn.Linear(cfg.width, cfg.width) if cfg.head_transform else None
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps) if cfg.head_transform else None
         self.pooler = nn.Linear(cfg.width, cfg.width) if cfg.labels and cfg.labels.each == "text" else None
+        self.pooler_act = ACTIVATIONS[cfg.pooler_act]
         self.dropout = cfg.dropout if cfg.labels else 0.0
         self.outputs = cfg.outputs
         self.proj = nn.Linear(cfg.width, cfg.outputs, bias=cfg.head_bias)
@@ -401,7 +403,7 @@ class Head(nn.Module):
         if self.transform is not None and self.norm is not None:
             x = self.norm(self.act(self.transform(x)))
         if self.pooler is not None:
-            x = torch.tanh(self.pooler(x))
+            x = self.pooler_act(self.pooler(x))
         if self.training and self.dropout:
             x = F.dropout(x, self.dropout)
         return x if self.scale == 1.0 else x * self.scale
