@@ -93,8 +93,8 @@ def test_a_folder_a_list_and_a_url(tmp_path):
         ("a.conll", "Ada\tB\nruns\n", "line 2 of {} is not a token and its tag: 'runs'"),
         ("a.conll", "Ada\t\n", "line 1 of {} is not a token and its tag: 'Ada\\t'"),
         ("a.parquet", "no table", "{} cannot be read as Parquet: "),
-        ("a.txt", "no table", "{} is no table of examples: it may be .jsonl, .csv, .tsv, .parquet or .conll"),
-        ("a.json", "{}", "{} is JSON, not JSON Lines: "),
+        ("a.txt", "no table", "{} is no table of examples: it may be .jsonl, .json, .csv, .tsv, .parquet or .conll"),
+        ("a.json", "{}", "{} is JSON, not JSON Lines, and no set of questions as SQuAD has them (KeyError: 'data', "),
     ],
 )  # fmt: skip
 def test_faults_name_file_and_line(tmp_path, name, content, fault):

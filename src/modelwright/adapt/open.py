@@ -143,7 +143,7 @@ def _compare(directory: Path, record: Mapping[str, Any], lm: LanguageModel) -> N
 def _labelled(model: Transformer, record: Mapping[str, Any], adapter: peft.Adapter) -> Transformer:
     """The base with the head over labels that the adapter was trained with, whose weights the adapter itself brings."""
     said = record.get("labels")
-    if said is None and model.cfg.labels is None and adapter.config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+    if said is None and model.cfg.labels is None and adapter.config.get("task_type") in peft.LABELLED.values():
         raise _unnamed(model, adapter)
     if said is None or model.cfg.labels is not None:
         return model
@@ -225,5 +225,5 @@ def prompter_of(task: Task, lm: LanguageModel) -> Prompter:
     reads = cfg.encoder or cfg
     return Prompter(
         task, lm.tokenizer, cfg.shape, reads.context, soft=soft_ids(lm.model),
-        start=start if isinstance(start, int) else None,
+        start=start if isinstance(start, int) else None, types=reads.types,
     )  # fmt: skip

@@ -32,8 +32,9 @@ NAMES: Mapping[Kind, tuple[tuple[str, ...], str]] = {
     "classify": (("text",), "label"),
     "tag": (("tokens",), "tags"),
 }
-OPTIONAL = ("context", "required")  # columns that a file may lack
-LISTS = ("tokens", "tags", "required")  # columns that hold lists of texts
+ASIDE: Mapping[Kind, tuple[str, ...]] = {"answer": ("answer_start", "accepted")}  # what may be told of an answer
+OPTIONAL = ("context", "required", "answer_start", "accepted")  # columns that a file may lack
+LISTS = ("tokens", "tags", "required", "accepted")  # columns that hold lists of texts
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from modelwright.model.family import (
     unsupported,
     yes,
 )
+from modelwright.model.heads import SPAN
 from modelwright.model.transformer import Config, Labels, Relative, Rope, RopeScaling
 
 # -- GPT-2: learned positions, LayerNorm before, one matrix for q, k and v, all matrices stored (in, out) ---
@@ -230,15 +231,22 @@ LLAMA = Family(
 # -- BERT: an encoder, LayerNorm after, token types, a head that transforms first, or one for labels ---------
 
 
-BERT_LABELLED: dict[str, Any] = {"BertForSequenceClassification": "text", "BertForTokenClassification": "token"}
+BERT_LABELLED: dict[str, Any] = {
+    "BertForSequenceClassification": "text",
+    "BertForTokenClassification": "token",
+    "BertForQuestionAnswering": "span",
+}
 BERT_MODELS = ("BertForMaskedLM", "BertForPreTraining", "BertModel", *BERT_LABELLED)
 
 
 def _read_labels(config: Json) -> Labels | None:
-    """The labels of a model that has them: `id2label`, or LABEL_0, LABEL_1, ... where they are only counted."""
+    """The labels of a model that has them: `id2label`, or LABEL_0, LABEL_1, ... where they are only counted.
+
+    Of a span's two ends nothing is said: what `id2label` holds beside them means nothing.
+    """
     each = next((BERT_LABELLED[a] for a in config.get("architectures") or () if a in BERT_LABELLED), None)
-    if each is None:
-        return None
+    if each is None or each == "span":
+        return SPAN if each else None
     only(config, problem_type=(None, "single_label_classification"))
     named = settings(config, "id2label")
     count = len(named) if named else size(config, "num_labels", default=2)
@@ -251,8 +259,8 @@ def _read_labels(config: Json) -> Labels | None:
 
 
 def _write_labels(labels: Labels | None) -> dict[str, Any]:
-    if labels is None:
-        return {}
+    if labels is None or labels.each == "span":
+        return {"architectures": [key_of(BERT_LABELLED, "span")]} if labels else {}
     return {
         "architectures": [key_of(BERT_LABELLED, labels.each)],
         "id2label": {str(i): name for i, name in enumerate(labels.names)},
@@ -340,6 +348,7 @@ BERT = Family(
         Name("head.proj.weight", ("cls.predictions.decoder.weight",), labelled=False),
         Name("head.proj.bias", ("cls.predictions.decoder.bias", "cls.predictions.bias"), labelled=False),
         Name("head.pooler", ("bert.pooler.dense",)),
+        Name("head.proj", ("qa_outputs",), each="span"),
         Name("head.proj", ("classifier",), labelled=True),
     ),
     older=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), (r"^(?=(embeddings|encoder|pooler)\.)", "bert.")),

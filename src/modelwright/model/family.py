@@ -24,7 +24,8 @@ class Name:
     `ours` is a module, whose `weight` and `bias` are meant alike, or a whole parameter; `theirs` its names in a file:
     the first that is there is read, all are written. `part` of `parts` says which piece, along the outputs, it is of a
     tensor that holds several of ours; `turned`, that their matrix is (in, out). A line with `gated` holds only for
-    feed-forwards that are, or are not, gated; one with `labelled` only for models that have, or have not, labels.
+    feed-forwards that are, or are not, gated; one with `labelled` only for models that have, or have not, labels, one with
+    `each` only for labels of each such thing.
     """
 
     ours: str
@@ -34,6 +35,7 @@ class Name:
     turned: bool = False
     gated: bool | None = None
     labelled: bool | None = None
+    each: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Family:
         module, _, leaf = ours.rpartition(".")
         for name in self.names:
             if name.gated not in (None, cfg.gated) or name.labelled not in (None, cfg.labels is not None):
+                continue
+            if name.each is not None and (cfg.labels is None or cfg.labels.each != name.each):
                 continue
             pattern = re.escape(name.ours).replace(r"\{\}", r"(\d+)")
             for stem, tail in ((ours, ""), (module, f".{leaf}")):

@@ -48,7 +48,7 @@ def unfit(found: Opened, rung: str, asked: Asked) -> str:
     encoder, kind = found.config.shape == "encoder", asked.task.kind
     if kind == "tag" and not encoder:
         return "tagging needs an encoder"
-    if kind not in ("classify", "tag") and encoder:
+    if kind not in ("classify", "tag", "answer") and encoder:
         return f"an encoder writes no text, and cannot {kind}"
     return "" if rung_of(rung).method else unasked(found, rung, asked)
 
