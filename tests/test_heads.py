@@ -25,14 +25,18 @@ from modelwright.infer.complete import generate
 from modelwright.infer.fill import fill_mask
 from modelwright.losses.language import language_model
 from modelwright.model import checkpoint
-from modelwright.model.heads import Critic, policy_of, relabel
+from modelwright.model.heads import SPAN, Critic, policy_of, relabel
 from modelwright.model.transformer import Config, Labels, Transformer, initialise
 from modelwright.plan.cost import forward_flops, parameters
 
 SENTIMENT = Labels(("bad", "so-so", "good"))
 TAGS = Labels(("O", "B-person", "I-person", "B-place"), "token")
-THEIRS = {"text": "BertForSequenceClassification", "token": "BertForTokenClassification"}
-BOTH = pytest.mark.parametrize("labels", [SENTIMENT, TAGS], ids=["text", "token"])
+THEIRS = {
+    "text": "BertForSequenceClassification",
+    "token": "BertForTokenClassification",
+    "span": "BertForQuestionAnswering",
+}
+BOTH = pytest.mark.parametrize("labels", [SENTIMENT, TAGS, SPAN], ids=["text", "token", "span"])
 
 
 def their_model(labels: Labels, **changes: Any) -> Any:
@@ -47,6 +51,10 @@ def their_model(labels: Labels, **changes: Any) -> Any:
             one = 0.0 if name.endswith("bias") else 1.0
             p.copy_(one + 0.2 * noise if p.dim() == 1 else noise * p.size(1) ** -0.5)
     return model.eval()
+
+
+def their_logits(out: Any) -> Tensor:
+    return torch.stack([out.start_logits, out.end_logits], -1) if "start_logits" in out else out.logits
 
 
 def our_model(labels: Labels | None, seed: int = 0, **changes: Any) -> Transformer:
@@ -73,7 +81,7 @@ def test_reads_what_transformers_saved(labels: Labels, tmp_path: Path) -> None:
     assert ours.cfg.labels == labels
     assert checkpoint.aside(tmp_path / "theirs") == []
     with torch.no_grad():
-        want, got = theirs(x).logits, ours(x)
+        want, got = their_logits(theirs(x)), ours(x)
     assert want.std() > 0.1
     torch.testing.assert_close(got[:, 0] if labels.each == "text" else got, want, atol=1e-5, rtol=0)
 
@@ -84,13 +92,14 @@ def test_transformers_opens_what_we_save(labels: Labels, tmp_path: Path) -> None
     with torch.no_grad():
         ours.head.proj.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     checkpoint.save(ours, tmp_path / "ours")
-    opened = getattr(transformers, f"AutoModelFor{'Sequence' if labels.each == 'text' else 'Token'}Classification")
+    opened = getattr(transformers, THEIRS[labels.each].replace("Bert", "AutoModel"))
     theirs, report = opened.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
-    assert theirs.config.id2label == dict(enumerate(labels.names))
-    assert theirs.config.label2id == {name: i for i, name in enumerate(labels.names)}
+    if labels != SPAN:
+        assert theirs.config.id2label == dict(enumerate(labels.names))
+        assert theirs.config.label2id == {name: i for i, name in enumerate(labels.names)}
     with torch.no_grad():
-        want, got = theirs.eval()(x).logits, ours(x)
+        want, got = their_logits(theirs.eval()(x)), ours(x)
     torch.testing.assert_close(got[:, 0] if labels.each == "text" else got, want, atol=1e-5, rtol=0)
     assert checkpoint.load(tmp_path / "ours").cfg == ours.cfg
 
@@ -100,6 +109,16 @@ def test_only_a_model_for_texts_has_a_pooler() -> None:
     assert our_model(SENTIMENT).head.pooler is not None
     with pytest.raises(ValueError, match="head for labels shares no weights"):
         our_model(SENTIMENT, tied=True)
+
+
+def test_the_two_texts_of_a_pair_are_told_apart_as_theirs_are(tmp_path: Path) -> None:
+    theirs, x, types = their_model(SPAN), tiny.tokens(2, 12), torch.tensor([[0] * 5 + [1] * 7] * 2)
+    theirs.save_pretrained(tmp_path)
+    ours = checkpoint.load(tmp_path)
+    with torch.no_grad():
+        want = their_logits(theirs(x, token_type_ids=types))
+        torch.testing.assert_close(ours(x, types=types), want, atol=1e-5, rtol=0)
+        assert (ours(x) - want).abs().max() > 1e-2
 
 
 # -- what the numbers mean --------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """Tables of examples -> a list of `Example`s: what tasks are made of.
 
 A source is what `documents.files` finds: a path, a folder, a glob, a URL, or a list of these; or a table of the
-embedded desk, `desk:NAME`. What a file holds is
-read from its name: `.jsonl` and `.ndjson` are a JSON object a line; `.csv` has a header; `.tsv` has a header or is
-`text<TAB>label`; `.parquet` is a table; `.json` is a set of questions as SQuAD has them; `.conll`, `.bio` and `.iob` are a token and its tag a line, with a blank
-line between sentences. All but Parquet may be gzipped. Every fault names its file and line.
+embedded desk, `desk:NAME`. What a file holds is read from its name: `.jsonl` and `.ndjson` are a JSON object a line;
+`.json` is questions on texts as SQuAD has them; `.csv` has a header; `.tsv` has a header or is `text<TAB>label`;
+`.parquet` is a table; `.conll`, `.bio` and `.iob` are a token and its tag a line, with a blank line between sentences.
+All but Parquet may be gzipped. Every fault names its file and line.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def read_examples(source: str | Path | Sequence[str]) -> list[Example]:
 def _examples(file: File) -> Iterator[Example]:
     match = FORMAT.search(file.name)
     if match is None:
-        raise ValueError(f"{file.name} is no table of examples: it may be .jsonl, .json, .csv, .tsv, .parquet or .conll")
+        raise ValueError(
+            f"{file.name} is no table of examples: it may be .jsonl, .json, .csv, .tsv, .parquet or .conll"
+        )
     kind = match[1].lower()
     if kind in ("jsonl", "ndjson"):
         return _jsonl(file)

@@ -1,4 +1,5 @@
-"""A question and the text that holds its answer: side by side as ids, in overlapping windows where the text is long.
+"""A question and the text that holds its answer: side by side as ids, in overlapping windows where the text is long;
+and back, from scores of the text's tokens to an answer that is cut out of it.
 
 Devlin et al. 2019, section 4.2, and its code: `[CLS] question [SEP] text [SEP]`, as the tokenizer itself sets a pair.
 
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelwright.data.examples import Example
 from modelwright.data.pack import Row
@@ -21,6 +23,7 @@ STEP = 128  # tokens from one window to the next, at most, as in BERT's code
 QUESTION = 64  # tokens of a question, at most, likewise
 START, END = 1, 2  # what a place is, as bits of its target: `losses/extract.py`
 
+Scores = NDArray[np.float32]
 Span = tuple[int, int]  # the first and the last token of an answer, counted from the text's first
 
 
@@ -116,3 +119,29 @@ def place_of(example: Example) -> tuple[int, int] | None:
         raise ValueError(f"{example.id} has the answer_start {said!r}, and it is to be a whole number") from None
     stands = bool(answer.strip()) and start >= 0 and text.startswith(answer, start)
     return (start, start + len(answer)) if stands else None
+
+
+# -- and back ---------------------------------------------------------------------------------------------
+
+
+def best_span(scores: Scores, longest: int) -> tuple[int, int, float]:
+    """scores (T, 2) of starting and of ending at each token -> the first and the last token of the span of at most
+    `longest` tokens with the highest sum, and that sum (Devlin et al. 2019, section 4.2)."""
+    count = np.arange(len(scores))
+    apart = count[None] - count[:, None]  # (T, T): end minus start
+    sums = np.where((apart >= 0) & (apart < longest), scores[:, None, 0] + scores[None, :, 1], -np.inf)
+    start, end = divmod(int(sums.argmax()), len(scores))
+    return start, end, float(sums[start, end])
+
+
+def cut_out(text: str, windows: Sequence[Window], scores: Scores, longest: int) -> str:
+    """The answer of the window whose best span scores highest, the first of several; "" of a text without a token.
+
+    scores: (tokens, 2), those of one window behind those of another.
+    """
+    parts = np.split(scores, np.cumsum([len(window.offsets) for window in windows])[:-1])
+    pairs = [(window, best_span(part, longest)) for window, part in zip(windows, parts, strict=True) if len(part)]
+    if not pairs:
+        return ""
+    window, (start, end, _) = max(pairs, key=lambda pair: pair[1][2])
+    return text[window.offsets[start][0] : window.offsets[end][1]].strip()

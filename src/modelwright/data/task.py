@@ -19,9 +19,9 @@ from typing import Any
 import jinja2
 
 from modelwright.data.chat import chat_template
+from modelwright.data.kind import ASIDE, NAMES, OPTIONAL, SPLIT, asked, templates
 from modelwright.data.kind import DEFAULTS as DEFAULTS
 from modelwright.data.kind import KINDS as KINDS
-from modelwright.data.kind import ASIDE, NAMES, OPTIONAL, SPLIT, asked, templates
 from modelwright.data.kind import PARTS as PARTS
 from modelwright.data.kind import Data as Data
 from modelwright.data.kind import Decoding as Decoding

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from modelwright.data.examples import Example
 from modelwright.data.kind import Kind, Task
 from modelwright.data.prompt import Prompt, Prompter
+from modelwright.data.span import cut_out
 from modelwright.data.task import contract
-from modelwright.evaluate.extract import cut_out
 from modelwright.evaluate.metrics import METRICS, Metric, metric_of, wanted
 from modelwright.evaluate.scorer import Scorer, Told, untold
 from modelwright.evaluate.statistics import Interval, interval

@@ -17,7 +17,7 @@ START, END = 1, 2  # what a place is, as bits of its target
 
 
 class Places(Rows, Protocol):
-    """`weight` is above 0 at the places of the text, `targets` 1 where the answer starts, 2 where it ends, 3 at both."""
+    """`weight` is above 0 at a text's places; `targets` is 1 where the answer starts, 2 where it ends, 3 at both."""
 
     @property
     def types(self) -> Tensor | None: ...

@@ -8,8 +8,9 @@
     6. training           one loop; every so often the select part is answered, and the best moment kept
     7. what came of it    the best moment, saved; the select part's score; the loss on general text before and after
 
-Instruction tuning with the loss on the completion (Ouyang et al. 2022); answers pointed at (Devlin et al. 2019); LoRA (Hu et al. 2021); prompt tuning (Lester et
-al. 2021). Left out: several tasks at once, several machines, replay of general text against forgetting.
+Instruction tuning with the loss on the completion (Ouyang et al. 2022); answers pointed at (Devlin et al. 2019); LoRA
+(Hu et al. 2021); prompt tuning (Lester et al. 2021). Left out: several tasks at once, several machines, replay of
+general text against forgetting.
 """
 
 from __future__ import annotations
