@@ -36,7 +36,8 @@ THEIRS = {
     "token": "BertForTokenClassification",
     "span": "BertForQuestionAnswering",
 }
-BOTH = pytest.mark.parametrize("labels", [SENTIMENT, TAGS, SPAN], ids=["text", "token", "span"])
+LABELLED = pytest.mark.parametrize("labels", [SENTIMENT, TAGS], ids=["text", "token"])
+EACH = pytest.mark.parametrize("labels", [SENTIMENT, TAGS, SPAN], ids=["text", "token", "span"])
 
 
 def their_model(labels: Labels, **changes: Any) -> Any:
@@ -73,7 +74,7 @@ def ids(*shape: int, seed: int = 1) -> Tensor:
 # -- the same numbers, both ways --------------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 def test_reads_what_transformers_saved(labels: Labels, tmp_path: Path) -> None:
     theirs, x = their_model(labels), tiny.tokens(3, 20)
     theirs.save_pretrained(tmp_path / "theirs")
@@ -86,7 +87,7 @@ def test_reads_what_transformers_saved(labels: Labels, tmp_path: Path) -> None:
     torch.testing.assert_close(got[:, 0] if labels.each == "text" else got, want, atol=1e-5, rtol=0)
 
 
-@BOTH
+@EACH
 def test_transformers_opens_what_we_save(labels: Labels, tmp_path: Path) -> None:
     ours, x = our_model(labels), ids(3, 20)
     with torch.no_grad():
@@ -139,7 +140,7 @@ def test_log_p_of_a_label_by_hand() -> None:
     assert (logps[:, 1:] == 0).all()
 
 
-@BOTH
+@EACH
 def test_packed_is_apart(labels: Labels) -> None:
     model, a, b = our_model(labels), ids(1, 7), ids(1, 5, seed=2)
     pos, segment = torch.tensor([[*range(7), *range(5)]]), torch.tensor([[1] * 7 + [2] * 5])
@@ -149,7 +150,7 @@ def test_packed_is_apart(labels: Labels) -> None:
         assert (model(torch.cat([a, b], 1)) - together).abs().max() > 1e-3
 
 
-@BOTH
+@LABELLED
 def test_the_one_loss_trains_head_and_body(labels: Labels) -> None:
     model, x = our_model(labels), ids(2, 6)
     targets = torch.zeros(2, 6, dtype=torch.long)
@@ -172,7 +173,7 @@ def test_the_one_loss_trains_head_and_body(labels: Labels) -> None:
     assert without <= {f"stack.blocks.{i}.attn.k.bias" for i in range(2)}  # a shift of all keys changes no softmax
 
 
-@BOTH
+@LABELLED
 def test_a_label_is_learned(labels: Labels) -> None:
     model, x = our_model(labels).train(), ids(8, 6)
     targets = torch.full((8, 6), -1)
@@ -189,7 +190,7 @@ def test_a_label_is_learned(labels: Labels) -> None:
 # -- another head -----------------------------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 def test_relabel_shares_the_body(labels: Labels) -> None:
     model, x = our_model(None), ids(2, 6)
     with torch.no_grad():
@@ -226,7 +227,7 @@ def test_relabel_wants_an_encoder(tmp_path: Path) -> None:
         relabel(checkpoint.load(tmp_path), SENTIMENT, torch.Generator())
 
 
-@BOTH
+@EACH
 def test_fresh_weights(labels: Labels) -> None:
     model = our_model(labels, width=240, heads=30)
     assert model.head.proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -238,7 +239,7 @@ def test_fresh_weights(labels: Labels) -> None:
 # -- what is counted, and what is refused -------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 def test_parameters_and_flops_are_counted(labels: Labels) -> None:
     model = our_model(labels)
     assert parameters(model.cfg) == sum(p.numel() for p in model.parameters())

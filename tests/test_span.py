@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from modelwright.data.examples import Example
 from modelwright.data.span import END, START, Frame, Window, best_span, cut_out, place_of
@@ -49,6 +50,21 @@ def test_an_answer_is_cut_out_of_the_text_to_the_letter(words: Tokenizer, answer
     scores[first - windows[0].first[0], 0] = scores[last - windows[0].first[0], 1] = 5
     assert cut_out(TEXT, windows, scores, 100) == answer
     assert np.array_equal(row.types, windows[0].types)
+
+
+def test_a_tokenizer_that_knows_one_text_only() -> None:
+    words = train([TEXT, QUESTION], "wordpiece", 330, objective="masked")
+    cls, sep = ("[CLS]", words.cls), ("[SEP]", words.sep)
+    alone = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[cls, sep])
+    words.inner.post_processor = alone
+    (window,), _ = Frame(words, 400).windows("a b", "b a")
+    assert list(window.tokens) == [words.cls, *words.encode("a b"), words.sep, *words.encode("b a"), words.sep]
+    words.inner.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    (window,), _ = Frame(words, 400).windows("a b", "b a")
+    assert list(window.tokens) == [*words.encode("a b"), words.sep, *words.encode("b a")]
+    words.sep = None
+    with pytest.raises(ValueError, match="no token to stand between a question and a text"):
+        Frame(words, 400)
 
 
 def test_windows_overlap_and_hold_every_token(words: Tokenizer) -> None:

@@ -96,7 +96,7 @@ def _squad(file: File) -> Iterator[Example]:
     """Questions on paragraphs of articles (Rajpurkar et al. 2016), one row for each question, counted from 1.
 
     `{data: [{title, paragraphs: [{context, qas: [{id, question, answers: [{text, answer_start}]}]}]}]}`. The rows of an
-    article are one group.
+    article are one group, also where several files have it, as those of other languages do.
     """
     with opened(file) as stream:
         said = record(stream.read(), file, 0, 0) or {}
@@ -108,7 +108,7 @@ def _squad(file: File) -> Iterator[Example]:
                     row += 1
                     fields = _question(paragraph["context"], asked) | {"title": article.get("title", "")}
                     _whole_characters(fields, f"question {row} of {file.name}")
-                    yield replace(_example(file, row, fields), group=f"{file.relative}/{number}")
+                    yield replace(_example(file, row, fields), group=fields["title"] or f"{file.relative}/{number}")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file.name} is JSON, not JSON Lines, and no set of questions as SQuAD has them "

@@ -8,14 +8,14 @@ Letters: T tokens of a window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelwright.data.examples import Example
-from modelwright.data.pack import Row
+from modelwright.data.pack import Row, around
 from modelwright.data.supervised import join
 from modelwright.data.tokenizer import Tokenizer
 
@@ -58,19 +58,31 @@ class Frame:
     """What a tokenizer sets before, between and behind two texts; what of them fits a context."""
 
     def __init__(self, tokenizer: Tokenizer, context: int, soft: Sequence[int] = (), types: int = 0) -> None:
-        """types: how many token types the model tells apart. Raises ValueError where a context has no room."""
+        """types: how many token types the model tells apart.
+
+        Raises ValueError where a context has no room, or where nothing would stand between the two texts.
+        """
         self.inner, self.types = tokenizer.inner, types
         pair = self.inner.encode("a", "b", add_special_tokens=True)
-        of, kinds = pair.sequence_ids, pair.type_ids
-        one, two = of.index(0), of.index(1)
-        ids = list(zip(pair.ids, kinds, strict=True))
-        behind = len(of) - of[::-1].index(1)
-        self.before = [*((token, 0) for token in soft), *ids[:one]]
-        self.between, self.after = ids[len(of) - of[::-1].index(0) : two], ids[behind:]
+        of, kinds, ids = pair.sequence_ids, pair.type_ids, list(zip(pair.ids, pair.type_ids, strict=True))
+        (one, last), (two, end) = ((of.index(text), len(of) - of[::-1].index(text)) for text in (0, 1))
+        before, self.between, self.after = ids[:one], ids[last:two], ids[end:]
         self.kinds = kinds[one], kinds[two]
+        if not self.between:
+            before, self.between, self.after = self._apart(tokenizer)
+        self.before = [*((token, 0) for token in soft), *before]
         self.room = context - len(self.before) - len(self.between) - len(self.after)
         if self.room < 2:
             raise ValueError(f"a context of {context} tokens has no room for a question and a text")
+
+    def _apart(self, tokenizer: Tokenizer) -> Iterator[list[tuple[int, int]]]:
+        """Of a tokenizer that knows one text only: what it sets before a text, and twice what it sets behind it."""
+        before, after = around(tokenizer)
+        between = after or [token for token in (tokenizer.sep, tokenizer.eos) if token is not None][:1]
+        if not between:
+            raise ValueError("this model's tokenizer has no token to stand between a question and a text")
+        parts = (before, self.kinds[0]), (between, self.kinds[0]), (after, self.kinds[1])
+        return ([(token, kind) for token in ids] for ids, kind in parts)
 
     def windows(self, question: str, text: str) -> tuple[list[Window], int]:
         """The question beside each window of the text; and how many tokens of a long question were left out."""
