@@ -431,9 +431,9 @@ def test_an_answer_that_its_context_does_not_hold_is_counted() -> None:
 
 
 def test_an_answer_that_fits_no_window_or_is_longer_than_is_looked_for() -> None:
-    said = fault(pointed("old sea road cat", "cat", context=9))
+    said = fault(pointed("old sea road cat", "cat", context=10))
     assert said == (
-        "the answers of 1 of 2 training rows (t:1) fit no window of the model's context of 9 tokens: take such rows "
+        "the answers of 1 of 2 training rows (t:1) fit no window of the model's context of 10 tokens: take such rows "
         "out, or a decoder or an encoder-decoder, which writes its answers"
     )
     said = fault(pointed("the old sea road cat", "cat"))

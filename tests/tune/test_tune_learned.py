@@ -45,7 +45,7 @@ def questions_in(directory: Path) -> Path:
     """Twenty questions, each on a text of four sentences, some of which are longer than a window of the model's."""
     rng, said = random.Random(0), []
     for at in range(20):
-        pairs = [(text, COLOURS[text.split()[-1]]) for text in rng.sample(TEXTS, 12 if at % 4 == 0 else 4)]
+        pairs = [(text, COLOURS[text.split()[-1]]) for text in rng.sample(TEXTS, 10 if at % 10 == 0 else 4)]
         text, answer = pairs[rng.randrange(len(pairs))]
         context = "  ".join(f"{one} {other}" for one, other in pairs)
         start = context.index(text) + len(text) + 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from modelwright.data.chat import Turn, chat_template, continued, conversation, encode_chat, encode_turn, spoken
 from modelwright.data.examples import Example
-from modelwright.data.kind import DEFAULTS, Decoding, Task, fill
+from modelwright.data.kind import DEFAULTS, ENCODED, Decoding, Task, fill
 from modelwright.data.pack import Row, around
 from modelwright.data.shots import choose_shots as choose_shots
 from modelwright.data.span import Frame, Window, place_of
@@ -342,7 +342,7 @@ class Prompter:
         kind, shape = self.task.kind, self.shape
         if kind == "tag" and shape != "encoder":
             raise ValueError(f"a model that tags words is an encoder, and this one is a {shape}")
-        if shape == "encoder" and kind not in ("classify", "tag", "answer"):
+        if shape == "encoder" and kind not in ENCODED:
             what = "it classifies or tags, or answers out of a context"
             raise ValueError(f"an encoder cannot {kind}: {what}; take a decoder or an encoder-decoder")
         if shape != "encoder" and self.end < 0:

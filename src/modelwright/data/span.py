@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +124,7 @@ def place_of(example: Example) -> tuple[int, int] | None:
     Raises ValueError for an `answer_start` that is no number.
     """
     answer, text = str(example.fields["answer"]), str(example.fields["context"])
-    said = example.fields.get("answer_start")
+    said: Any = example.fields.get("answer_start")
     said = said[0] if isinstance(said, list) and said else said
     try:
         start = text.find(answer) if said is None else int(said)

@@ -221,7 +221,9 @@ class ModelScorer:
         tokens, segment = pad_right(rows, 0, self.device), marks(list(map(len, rows)), self.device)
         if self.model.encoder is not None:
             return self.model.encode(tokens, segment=segment).x
-        return self.model.hidden(tokens, segment=segment, types=types and pad_right(types, 0, self.device))
+        return self.model.hidden(
+            tokens, segment=segment, types=None if types is None else pad_right(types, 0, self.device)
+        )
 
     # -- texts ------------------------------------------------------------------------------------------
 
