@@ -25,8 +25,9 @@ from modelwright.adapt.prompt import SoftPrompt, add_prompt, soft_ids
 from modelwright.data.tokenizer import Tokenizer, train
 from modelwright.hub.open import LanguageModel, load, save
 from modelwright.model import checkpoint
+from modelwright.model.config import SPAN
 from modelwright.model.families import FAMILIES as FAMILY
-from modelwright.model.heads import SPAN, relabel
+from modelwright.model.heads import relabel
 from modelwright.model.transformer import Config, Labels, Rope, Transformer, initialise
 from modelwright.recipes.methods import Adapter, put_on
 

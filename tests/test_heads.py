@@ -25,7 +25,8 @@ from modelwright.infer.complete import generate
 from modelwright.infer.fill import fill_mask
 from modelwright.losses.language import language_model
 from modelwright.model import checkpoint
-from modelwright.model.heads import SPAN, Critic, policy_of, relabel
+from modelwright.model.config import SPAN
+from modelwright.model.heads import Critic, policy_of, relabel
 from modelwright.model.transformer import Config, Labels, Transformer, initialise
 from modelwright.plan.cost import forward_flops, parameters
 

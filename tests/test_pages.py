@@ -53,7 +53,7 @@ def test_a_batch_reads_what_each_text_alone_would(seed):
         masks = [Mask(True, 1, place.end) for place in reading.alone]
         rows: list[slice | torch.Tensor] = [slice(place.row, place.row + 1) for place in reading.alone]
         if grid is not None:
-            masks, rows = [Mask(True, 1, grid.length, bias=grid.beyond), *masks], [grid.rows, *rows]
+            masks, rows = [Mask(True, 1, grid.length, bias=grid.beyond()), *masks], [grid.rows, *rows]
         apart = Apart(masks, rows) if grid is None else Apart(masks, rows, grid.lanes, grid.count)
         return apart.each(lambda q, k, v, mask: attend(q.transpose(1, 2), k, v, mask, 0.5).transpose(1, 2), q, k, v)
 

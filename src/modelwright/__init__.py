@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 # public name -> the module that defines it
 NAMES = {
     "Cache": "modelwright.model.cache",
-    "Config": "modelwright.model.transformer",
+    "Config": "modelwright.model.config",
     "LanguageModel": "modelwright.hub.open",
     "Tokenizer": "modelwright.data.tokenizer",
     "Transformer": "modelwright.model.transformer",

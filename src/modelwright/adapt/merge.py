@@ -77,7 +77,7 @@ def compare(one: Transformer, other: Transformer) -> dict[str, Any]:
     "diverged": continuations that part where the two tokens are no tie within the tolerance.
     """
     draw = torch.Generator().manual_seed(0)
-    length = LENGTH if one.cfg.relative is not None else min(LENGTH, one.cfg.context)
+    length = LENGTH if one.cfg.unbounded else min(LENGTH, one.cfg.context)
     tokens = torch.randint(one.cfg.vocab, (ROWS, length), generator=draw)  # (B, T)
     source = torch.randint(one.cfg.vocab, (ROWS, length), generator=draw) if one.cfg.encoder else None
     mine, theirs = (m(tokens, memory=None if source is None else m.encode(source)) for m in (one, other))  # (B, T, V)
@@ -90,7 +90,7 @@ def compare(one: Transformer, other: Transformer) -> dict[str, Any]:
 def _continuations(one: Transformer, other: Transformer, largest: float, draw: torch.Generator) -> dict[str, int]:
     if one.cfg.shape == "encoder":
         return {"greedy": 0, "prompts": 0, "diverged": 0}
-    room = NEW if one.cfg.relative is not None else one.cfg.context // 2
+    room = NEW if one.cfg.unbounded else one.cfg.context // 2
     rows = [torch.randint(one.cfg.vocab, (min(1 + 3 * i, room),), generator=draw).tolist() for i in range(PROMPTS)]
     sources: list[list[int]] | None = rows if one.cfg.encoder else None
     prompts = [row[:1] for row in rows] if sources else rows

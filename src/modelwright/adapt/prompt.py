@@ -68,7 +68,7 @@ def add_prompt(model: Transformer, cfg: SoftPrompt, generator: torch.Generator) 
     of the vocabulary's.
     """
     room = model.cfg.context if model.cfg.encoder is None else model.cfg.encoder.context
-    if model.cfg.relative is None and cfg.tokens >= room:
+    if not model.cfg.unbounded and cfg.tokens >= room:
         raise ValueError(f"a soft prompt of {cfg.tokens} tokens leaves no room in a context of {room}: make it shorter")
     weight = model.embed.tokens.weight.detach()
     put_prompt(model, _initial(weight, cfg, generator))

@@ -22,7 +22,7 @@ from modelwright.data.task import contract
 from modelwright.evaluate.metrics import METRICS, Metric, metric_of, wanted
 from modelwright.evaluate.scorer import Scorer, Told, untold
 from modelwright.evaluate.statistics import Interval, interval
-from modelwright.model.heads import SPAN
+from modelwright.model.config import SPAN
 
 Array = NDArray[np.float64]
 Answer = str | list[str]

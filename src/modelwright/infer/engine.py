@@ -197,7 +197,7 @@ class Engine:
                 f"the first token to be scored is {request.scored}, and must stand behind the prompt's first and "
                 f"before its end: it has {len(request.prompt)} tokens"
             )
-        if self.cfg.relative is None and len(request.prompt) - 1 > self.cfg.context:
+        if not self.cfg.unbounded and len(request.prompt) - 1 > self.cfg.context:
             raise ValueError(
                 f"the text has {len(request.prompt)} tokens, but the model's context is {self.cfg.context}: shorten it"
             )
@@ -384,7 +384,7 @@ def room(cfg: Config, prompt: int, max_new: int) -> int:
 
     Relative positions (T5's) have no end. Raises ValueError, with both lengths, where there is no room for one.
     """
-    if cfg.relative is not None:
+    if cfg.unbounded:
         return max_new
     if prompt >= cfg.context:
         raise ValueError(

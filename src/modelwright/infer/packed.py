@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from modelwright.model.attend import Apart, Mask, attend
 from modelwright.model.cache import Cache, Pair
-from modelwright.model.kernels import rotate
+from modelwright.model.kernels import RMSNorm, rotate
 from modelwright.model.pages import Step
 from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn
 
@@ -88,11 +88,15 @@ class PackedAttention(nn.Module):
         super().__init__()
         self.cfg, self.layer = plain.cfg, plain.layer
         self.qkv, self.o = linear(plain.q, plain.k, plain.v), linear(plain.o)
+        self.q_norm, self.k_norm = plain.q_norm, plain.k_norm
 
     def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         heads, kv = self.cfg.heads, self.cfg.kv_heads
         y = self.qkv(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H + 2K, D)
         qk, v = y.split([heads + kv, kv], dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split([heads, kv], dim=2)
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
         if turn is not None:
             qk = rotate(qk, turn.cos, turn.sin)
         q, k = qk.split([heads, kv], dim=2)
@@ -212,7 +216,7 @@ def prepare(model: Transformer, int8: bool = False) -> Transformer:
     """
     if int8 and not (can_int8() and model.embed.tokens.weight.device.type == "cpu"):
         raise ValueError("weights of eight bits need an x86 CPU with VNNI: leave the model as it is, or take bf16")
-    if isinstance(model.stack.blocks[0].attn, PackedAttention) or not (int8 or can_pack(model)):
+    if is_packed(model) or not (int8 or can_pack(model)):
         return model
     linear = Int8Linear if int8 else PackedLinear
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
@@ -230,21 +234,30 @@ PACKED: dict[str, Callable[[Any, type[PackedLinear]], nn.Module]] = {
     "attn": PackedAttention,
     "cross": PackedCross,
     "ffn": PackedFeedForward,
+    "input": lambda plain, linear: linear(plain),
+    "state": lambda plain, linear: linear(plain),
 }
 
 
 def as_built(layer: nn.Module) -> bool:
-    """Whether a layer is attention or feed-forward with nothing but plain products: no adapter, no quantised weight."""
-    return type(layer) in (Attention, FeedForward) and all(type(part) is nn.Linear for part in layer.children())
+    """Whether a layer is attention, feed-forward or an LSTM's product, with nothing but plain products: no adapter, no
+    quantised weight."""
+    if type(layer) is nn.Linear:
+        return True
+    parts = (nn.Linear, RMSNorm, nn.LayerNorm)
+    return type(layer) in (Attention, FeedForward) and all(type(part) in parts for part in layer.children())
+
+
+def is_packed(model: Transformer) -> bool:
+    return any(isinstance(part, PackedAttention | PackedLinear) for part in model.stack.blocks[0].children())
 
 
 def cache_dtype(model: Transformer) -> torch.dtype:
     """What keys and values are best kept in.
 
     On a CPU a single token's attention in bfloat16 is slower than in float32 by more than the bytes it saves, unless
-    several queries share each key.
+    several queries share each key. What an LSTM keeps is a sum that goes on over all tokens, and is never rounded.
     """
-    packed = isinstance(model.stack.blocks[0].attn, PackedAttention)
-    if packed and model.cfg.heads == model.cfg.kv_heads:
+    if model.cfg.recurrent or (is_packed(model) and model.cfg.heads == model.cfg.kv_heads):
         return torch.float32
     return model.embed.tokens.weight.dtype

@@ -51,6 +51,7 @@ class Mask:
     bias: Tensor | None = None  # (B, H, T, S), added to the scores
     device: torch.device | None = None
     first: int | None = None  # the first query's place in its text: then a query's bits depend on its place alone
+    window: int | None = None  # keys that a query sees: its own place and those before it
     _narrow: Tensor | None = None
     _blocks: list[Block] | None = None
     apart: bool = False  # whether each of the blocks is of one document, so that nothing but order is forbidden
@@ -58,12 +59,18 @@ class Mask:
     @property
     def plain_causal(self) -> bool:
         """Whether nothing but causality, if that, restricts: kernels know it without being given a mask."""
-        return self.k_segment is None and self.bias is None and self.queries in (1, self.keys)
+        free = self.k_segment is None and self.bias is None and self.queries in (1, self.keys)
+        return free and not self.windowed
 
     @property
     def looks_ahead(self) -> bool:
         """Whether causality forbids anything: a single newest token may see all that came before."""
         return self.causal and self.queries > 1
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the window forbids anything."""
+        return self.window is not None and self.keys > self.window
 
     @cached_property
     def dense(self) -> Tensor | None:
@@ -81,11 +88,16 @@ class Mask:
             before = self.keys - self.queries if self.looks_ahead else None
             ends = [*range(BLOCK - (self.first or 0) % BLOCK, self.queries, BLOCK), self.queries]
             cuts = list(zip([0, *ends], ends, strict=False))
-            together = [Block(0, rows, i, j, 0, self.keys if before is None else before + j) for i, j in cuts]
+            ends = [self.keys if before is None else before + j for _, j in cuts]
+            together = [Block(0, rows, i, j, self.reach(i), end) for (i, j), end in zip(cuts, ends, strict=True)]
             apart = self.documents(rows) or together
             self.apart = _work(apart) < _work(together)
             self._blocks = apart if self.apart else together
         return self._blocks
+
+    def reach(self, query: int) -> int:
+        """The first key that a window leaves to a query."""
+        return max(0, self.keys - self.queries + query - self.window + 1) if self.window is not None else 0
 
     def documents(self, rows: int) -> list[Block]:
         """Blocks of queries of one document, and its keys; padding has none. Nothing where that cannot be said so: rows
@@ -103,7 +115,7 @@ class Mask:
                 j = next((at for at in range(i, min(i + BLOCK, len(q))) if q[at] != q[i]), min(i + BLOCK, len(q)))
                 if q[i] and q[i] in starts:
                     end = min(ends[q[i]], behind + j)
-                    found.append(Block(row, row + 1, i, j, starts[q[i]], end))
+                    found.append(Block(row, row + 1, i, j, max(starts[q[i]], self.reach(i)), end))
                 i = j
         return found
 
@@ -111,7 +123,7 @@ class Mask:
         """The same in the scores' own type, made once for all layers; its bias learns by another way."""
         if self._narrow is None:
             bias = None if self.bias is None else self.bias.detach().to(dtype)
-            allowed = None if self.apart else self.allowed()
+            allowed = self.near() if self.apart else self.allowed()
             nothing = torch.zeros((), dtype=dtype, device=self.device) if bias is None else bias
             self._narrow = bias if allowed is None else torch.where(allowed, nothing, FORBIDDEN)
         return self._narrow
@@ -127,7 +139,15 @@ class Mask:
             past = torch.ones(self.queries, self.keys, dtype=torch.bool, device=self.device)
             past = past.tril(self.keys - self.queries)[None, None]
             allowed = past if allowed is None else allowed & past
-        return allowed
+        near = self.near()
+        return near if allowed is None else allowed if near is None else allowed & near
+
+    def near(self) -> Tensor | None:
+        """(1, 1, T, S) True where a key is within the window; None where all are."""
+        if self.window is None or not self.windowed:
+            return None
+        band = torch.ones(self.queries, self.keys, dtype=torch.bool, device=self.device)
+        return band.triu(self.keys - self.queries - self.window + 1)[None, None]
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,16 @@ class Cache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v (B, K, T, D) into the new slots; answer all of them, (B, K, S, D) each."""
+        self.write(layer, k, v)
+        return self.k[layer][:, :, : self.length], self.v[layer][:, :, : self.length]
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         self.k[layer][:, :, self.start : self.length] = k
         self.v[layer][:, :, self.start : self.length] = v
-        return self.k[layer][:, :, : self.length], self.v[layer][:, :, : self.length]
+
+    def before(self, layer: int, slots: Tensor) -> Pair:
+        """What an LSTM kept in slots (n), counted through all rows; zeros for -1: (n, D) each."""
+        return kept(self.k[layer].flatten(0, 2), slots), kept(self.v[layer].flatten(0, 2), slots)
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order; a row may be named twice (several samples of one prompt, beams)."""
@@ -74,3 +81,8 @@ class Cache:
         self.cross = [kv and (kv[0][rows], kv[1][rows]) for kv in self.cross]
         self.pos = self.pos[rows]
         self.segment = None if self.segment is None else self.segment[rows]
+
+
+def kept(pool: Tensor, slots: Tensor) -> Tensor:
+    """The rows `slots` (n) of a pool (S, D), zeros for -1: (n, D)."""
+    return pool[slots.clamp(min=0)].masked_fill(slots[:, None] < 0, 0.0)

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from modelwright.model.transformer import Encoded, Head, Labels, Transformer
 
-SPAN = Labels(("start", "end"), "span")  # of an answer that is pointed at
-
 
 def relabel(model: Transformer, labels: Labels, generator: torch.Generator) -> Transformer:
     """A model of the same body, to the tensor, with a fresh head over `labels`: proj (L, C); for texts a pooler (C, C).

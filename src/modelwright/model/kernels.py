@@ -18,17 +18,21 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 class RMSNorm(nn.Module):
-    """y = w x / sqrt(mean(x^2) + eps) over the last axis (Zhang and Sennrich 2019, eq. 4)."""
+    """y = w x / sqrt(mean(x^2) + eps) over the last axis (Zhang and Sennrich 2019, eq. 4).
 
-    def __init__(self, width: int, eps: float):
+    `from_one`: what is kept is w - 1, so that weights that decay go to no change, and narrow ones are fine near it.
+    """
+
+    def __init__(self, width: int, eps: float, from_one: bool = False):
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
+        self.eps, self.from_one = eps, from_one
+        self.weight = nn.Parameter(torch.zeros(width) if from_one else torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and x.dtype == self.weight.dtype:
-            return torch.nn.functional.rms_norm(x, x.shape[-1:], self.weight, self.eps)
-        y: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        weight = 1.0 + self.weight.float() if self.from_one else self.weight
+        if not torch.is_grad_enabled() and x.dtype == weight.dtype:
+            return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, self.eps)
+        y: Tensor = _RMSNorm.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
         return y
 
 

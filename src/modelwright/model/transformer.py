@@ -1,6 +1,7 @@
 """The Transformer: encoder-only, decoder-only and encoder-decoder, in one file.
 
-Read top to bottom: config, positions, attention, feed-forward, block, stack, embedding, head, model, initialisation.
+Read top to bottom: positions, attention, feed-forward, block, stack, embedding, head, model, initialisation; what each
+is built from is said in `config.py`.
 
 Letters: B batch, T query length, S key/source length, C width, H heads, K key/value heads, D head width,
 F feed-forward width, N tokens in all, V vocabulary (or, in a head for labels, how many labels).
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,126 +20,50 @@ from torch import Tensor, nn
 
 from modelwright.model.attend import Apart, Mask, attend
 from modelwright.model.cache import Cache, Pair
+from modelwright.model.config import Config as Config
+from modelwright.model.config import Labels as Labels
+from modelwright.model.config import Local as Local
+from modelwright.model.config import Relative as Relative
+from modelwright.model.config import Rope as Rope
+from modelwright.model.config import RopeScaling as RopeScaling
 from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
 from modelwright.model.logps import read_logps, rounded, token_logps
 from modelwright.model.pages import Lists, Reading, Step
-
-# -- config ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's stretch of slow rotations to longer contexts (Dubey et al. 2024, section 3.4.1)."""
-
-    factor: float = 8.0
-    low: float = 1.0
-    high: float = 4.0
-    original: int = 8192
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary positions (Su et al. 2021)."""
-
-    base: float = 10_000.0
-    scaling: RopeScaling | None = None
-
-
-@dataclass(frozen=True)
-class Relative:
-    """T5's learned bias by bucketed distance (Raffel et al. 2020, section 2.1)."""
-
-    buckets: int = 32
-    distance: int = 128
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What a model chooses among instead of tokens: classes of a whole text, tags of each token, the ends of a span.
-
-    The label of a text is read at its first token, after a pooler (Devlin et al. 2019, section 4.1). Of a span each
-    label is chosen once, among the tokens: where it starts, and where it ends (section 4.2).
-    """
-
-    names: tuple[str, ...]
-    each: Literal["text", "token", "span"] = "text"
-
-    def __post_init__(self) -> None:
-        if len(set(self.names)) != len(self.names) or len(self.names) < 2:
-            raise ValueError(f"a model chooses among at least two labels, each named once, not {self.names}")
-
-
-@dataclass(frozen=True)
-class Config:
-    """The shape of a Transformer. What a model lacks is None, False or 0.
-
-    A decoder is causal; an encoder is not; an encoder-decoder is a causal config that names the `encoder` it reads.
-    """
-
-    vocab: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    ffn: int
-    context: int
-    causal: bool = True
-    pre_norm: bool = True
-    norm: Literal["rms", "layer"] = "rms"
-    eps: float = 1e-5
-    final_norm: bool = True
-    act: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
-    gated: bool = True
-    attn_bias: bool = False
-    ffn_bias: bool = False
-    rope: Rope | None = None
-    learned: bool = False
-    relative: Relative | None = None
-    types: int = 0
-    embed_norm: bool = False
-    tied: bool = True
-    scale_logits: float = 1.0
-    attn_scale: float | None = None
-    head_transform: bool = False
-    head_bias: bool = False
-    dropout: float = 0.0
-    encoder: Config | None = None
-    labels: Labels | None = None
-
-    def __post_init__(self) -> None:
-        if self.heads % self.kv_heads:
-            raise ValueError(
-                f"{self.heads} heads cannot share {self.kv_heads} key/value heads: choose a divisor of {self.heads}"
-            )
-        if self.rope and self.head % 2:
-            raise ValueError(f"rotary positions turn pairs of features: a head width of {self.head} is odd")
-        if self.labels and (self.tied or self.head_transform):
-            raise ValueError("a head for labels shares no weights with the embedding and has no transform of its own")
-
-    @property
-    def shape(self) -> Literal["decoder", "encoder", "encoder-decoder"]:
-        if self.encoder is not None:
-            return "encoder-decoder"
-        return "decoder" if self.causal else "encoder"
-
-    @property
-    def outputs(self) -> int:
-        """How many things the head chooses among."""
-        return len(self.labels.names) if self.labels else self.vocab
-
+from modelwright.model.recurrent import Recurrent
 
 # -- positions ------------------------------------------------------------------------------------------
 
 
 def rope_frequencies(cfg: Rope, head: int, device: torch.device) -> Tensor:
     """Radians per position of each of the D/2 pairs of features, fastest first."""
-    freq = cfg.base ** (-torch.arange(0, head, 2, device=device, dtype=torch.float32) / head)  # (D/2)
+    freq = cfg.base ** (-torch.arange(0, head, 2, device=device, dtype=torch.float32) / head) / cfg.stretch  # (D/2)
     if (s := cfg.scaling) is None:
         return freq
     turns = s.original * freq / (2 * math.pi)  # how often each pair turned within the original context
     keep = ((turns - s.low) / (s.high - s.low)).clamp(0, 1)  # 1: fast, left alone; 0: slow, stretched
     return freq * (keep + (1 - keep) / s.factor)
+
+
+def sinusoids(pos: Tensor, width: int) -> Tensor:
+    """The sines of C/2 wavelengths, and then their cosines: pos (B, T) -> (B, T, C) float32.
+
+    sin(pos / 10000^(2i/C)) and cos of the same (Vaswani et al. 2017, section 3.5), who write them in turns; in the order
+    of their code, and of Marian's checkpoints.
+    """
+    angle = pos[..., None].float() * rope_frequencies(Rope(), width, pos.device)  # (B, T, C/2)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def alibi_slopes(heads: int, device: torch.device | None = None) -> Tensor:
+    """2^(-8/H), 2^(-16/H), ...: how fast each head's scores fall with distance (Press et al. 2022, section 3), (H).
+
+    Where H is no power of 2, those of the next smaller power and then every second one of the next larger, as in the
+    authors' code and in BLOOM.
+    """
+    whole = 2 ** math.floor(math.log2(heads))
+    powers = [8 * (i + 1) / whole for i in range(whole)]
+    powers += [4 * (2 * i + 1) / whole for i in range(heads - whole)]
+    return torch.tensor([2.0**-power for power in powers], device=device)
 
 
 def relative_bucket(gap: Tensor, cfg: Relative, causal: bool) -> Tensor:
@@ -187,10 +112,11 @@ class Turn:
     sin: Tensor
 
 
-def make_norm(cfg: Config) -> nn.Module:
-    if cfg.norm == "rms":
-        return RMSNorm(cfg.width, cfg.eps)
-    return nn.LayerNorm(cfg.width, eps=cfg.eps)
+def make_norm(cfg: Config, width: int | None = None) -> nn.Module:
+    width = cfg.width if width is None else width
+    if cfg.norm == "layer":
+        return nn.LayerNorm(width, eps=cfg.eps, bias=cfg.norm_bias)
+    return RMSNorm(width, cfg.eps, from_one=cfg.norm == "rms_from_one")
 
 
 class Attention(nn.Module):
@@ -199,13 +125,18 @@ class Attention(nn.Module):
     def __init__(self, cfg: Config, layer: int):
         super().__init__()
         self.cfg, self.layer = cfg, layer
-        self.q = nn.Linear(cfg.width, cfg.heads * cfg.head, bias=cfg.attn_bias)
-        self.k = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=cfg.attn_bias)
-        self.v = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=cfg.attn_bias)
+        bias = cfg.attn_bias or cfg.qkv_bias
+        self.q = nn.Linear(cfg.width, cfg.heads * cfg.head, bias=bias)
+        self.k = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=bias)
+        self.v = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=bias)
         self.o = nn.Linear(cfg.heads * cfg.head, cfg.width, bias=cfg.attn_bias)
+        self.q_norm = make_norm(cfg, cfg.head) if cfg.qk_norm else None
+        self.k_norm = make_norm(cfg, cfg.head) if cfg.qk_norm else None
 
     def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         q, k, v = (f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v))  # (B, T, H or K, D)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
             q, k = rotate(q, turn.cos, turn.sin), rotate(k, turn.cos, turn.sin)
         kept: Any = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D) each
@@ -276,16 +207,19 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + attention(x); in a decoder that reads an encoder, x + cross-attention; x + feed-forward.
 
-    The norm stands before each part (`pre_norm`), or after each sum, as in the first Transformer and in BERT.
+    The norm stands before each part (`pre_norm`), or after each sum, as in the first Transformer and in BERT; or before
+    and after each part (`part_norm`); or once, before both (`parallel`).
     """
 
     def __init__(self, cfg: Config, layer: int):
         super().__init__()
         self.pre_norm, self.dropout = cfg.pre_norm, cfg.dropout
         self.attn_norm, self.attn = make_norm(cfg), Attention(cfg, layer)
+        self.attn_out_norm = make_norm(cfg) if cfg.part_norm else None
         if cfg.encoder is not None:
             self.cross_norm, self.cross = make_norm(cfg), Attention(cfg, layer)
-        self.ffn_norm, self.ffn = make_norm(cfg), FeedForward(cfg)
+        self.ffn_norm, self.ffn = None if cfg.parallel else make_norm(cfg), FeedForward(cfg)
+        self.ffn_out_norm = make_norm(cfg) if cfg.part_norm else None
 
     def forward(
         self,
@@ -296,14 +230,19 @@ class Block(nn.Module):
         memory_mask: Mask | Apart | None,
         cache: Cache | Step | None,
     ) -> Tensor:
-        x = self.add(x, self.attn_norm, lambda y: self.attn(y, mask, turn, cache))
+        if self.ffn_norm is None:
+            return self.add(x, self.attn_norm, lambda y: self.attn(y, mask, turn, cache) + self.ffn(y))
+        x = self.add(x, self.attn_norm, lambda y: self.attn(y, mask, turn, cache), self.attn_out_norm)
         if memory_mask is not None:
             x = self.add(x, self.cross_norm, lambda y: self.cross.read(y, memory, memory_mask, cache))
-        return self.add(x, self.ffn_norm, self.ffn)
+        return self.add(x, self.ffn_norm, self.ffn, self.ffn_out_norm)
 
-    def add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
+    def add(
+        self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], after: nn.Module | None = None
+    ) -> Tensor:
         if self.pre_norm:  # narrowed once here, not again by each product that reads it
-            return x + self.drop(part(norm(x).to(compute_dtype(x))))
+            y = part(norm(x).to(compute_dtype(x)))
+            return x + self.drop(y if after is None else after(y))
         out: Tensor = norm(x + self.drop(part(x)))
         return out
 
@@ -331,9 +270,11 @@ class Stack(nn.Module):
     ) -> Tensor:
         """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C)."""
         mask, memory_mask = self.masks(pos, segment, memory, cache)
-        turn = self.turn(pos, compute_dtype(x)) if self.cfg.rope else None
-        for block in self.blocks:
-            x = block(x, mask, turn, memory, memory_mask, cache)
+        near = self.near(mask, cache)
+        turn, near_turn = self.turns(pos, compute_dtype(x))
+        for layer, block in enumerate(self.blocks):
+            here = (near, near_turn) if self.cfg.is_local(layer) else (mask, turn)
+            x = block(x, *here, memory, memory_mask, cache)
         return x if self.norm is None else self.norm(x)  # (B, T, C)
 
     def masks(
@@ -353,29 +294,46 @@ class Stack(nn.Module):
         mask = Mask(causal, T, k_pos.size(1), segment, k_segment, bias, pos.device)
         return mask, None if memory is None else Mask(False, T, memory.x.size(1), segment, memory.segment)
 
-    def apart(self, reading: Reading, own: bool) -> Apart:
+    def near(self, mask: Mask | Apart, cache: Cache | Step | None) -> Mask | Apart:
+        """The same for layers that see a window alone."""
+        if self.cfg.local is None:
+            return mask
+        if isinstance(mask, Mask):
+            return replace(mask, window=self.cfg.local.window)
+        assert isinstance(cache, Step)
+        return self.apart(cache.own, True, self.cfg.local.window)
+
+    def apart(self, reading: Reading, own: bool, window: int | None = None) -> Apart:
         """Who may look at whom in many texts: at its own tokens so far, or at all of its source."""
         masks: list[Mask] = []
         rows: list[slice | Tensor] = []
         if (grid := reading.grid) is not None:
             bias = self.bias(grid.ends[:, None] - 1, reading.count[None, : grid.length]) if own else None
-            beyond = grid.beyond if bias is None else grid.beyond + bias  # (lanes, 1 or H, 1, S)
+            beyond = grid.beyond(window) if bias is None else grid.beyond(window) + bias  # (lanes, 1 or H, 1, S)
             masks.append(Mask(own, 1, grid.length, bias=beyond, device=beyond.device))
             rows.append(grid.rows)
         for text in reading.alone:
             k_pos = reading.count[None, : text.end]
             bias = self.bias(k_pos[:, text.end - text.new :], k_pos) if own else None
-            masks.append(Mask(own, text.new, text.end, bias=bias, device=k_pos.device, first=text.first))
+            masks.append(Mask(own, text.new, text.end, bias=bias, device=k_pos.device, first=text.first, window=window))
             rows.append(slice(text.row, text.row + text.new))
         return Apart(masks, rows) if grid is None else Apart(masks, rows, grid.lanes, grid.count)
 
     def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor | None:
-        """The learned bias, (B or 1, H, T, S), where the model has one."""
+        """What distance adds to the scores, (B or 1, H, T, S): a learned bias, or one by slopes, or nothing."""
+        if self.cfg.alibi:
+            gap = (k_pos[:, None, None, :] - q_pos[:, None, :, None]).abs()  # (B or 1, 1, T, S)
+            return -alibi_slopes(self.cfg.heads, gap.device)[:, None, None] * gap
         return None if self.relative is None else self.relative(q_pos, k_pos)
 
-    def turn(self, pos: Tensor, dtype: torch.dtype) -> Turn:
-        assert self.cfg.rope is not None
-        freq = rope_frequencies(self.cfg.rope, self.cfg.head, pos.device)
+    def turns(self, pos: Tensor, dtype: torch.dtype) -> tuple[Turn | None, Turn | None]:
+        """The rotations of layers that see everything, and of those that see a window."""
+        local = self.cfg.local and self.cfg.local.rope
+        turn = self.turn(self.cfg.rope, pos, dtype) if self.cfg.rope else None
+        return turn, self.turn(local, pos, dtype) if local else turn
+
+    def turn(self, rope: Rope, pos: Tensor, dtype: torch.dtype) -> Turn:
+        freq = rope_frequencies(rope, self.cfg.head, pos.device)
         angle = pos[..., None, None].float() * freq  # (B, T, 1, D/2)
         return Turn(angle.cos().to(dtype), angle.sin().to(dtype))
 
@@ -383,27 +341,41 @@ class Stack(nn.Module):
 # -- the two ends ---------------------------------------------------------------------------------------
 
 
-class Embedding(nn.Module):
-    """Tokens to vectors; plus, where the model has them, learned positions and token types, and a norm."""
+class Places(nn.Module):
+    """What a tower adds to its tokens' vectors: positions and token types, where it has them, and a norm."""
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.dropout = cfg.dropout
-        self.soft: tuple[int, ...] = ()  # ids that stand before every text: those of a soft prompt, from V on
-        self.tokens = nn.Embedding(cfg.vocab, cfg.width)
-        self.positions = nn.Embedding(cfg.context, cfg.width) if cfg.learned else None
+        self.cfg = cfg
+        self.positions = nn.Embedding(cfg.context + cfg.offset, cfg.width) if cfg.learned else None
         self.types = nn.Embedding(cfg.types, cfg.width) if cfg.types else None
-        self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps) if cfg.embed_norm else None
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps, bias=cfg.norm_bias) if cfg.embed_norm else None
 
-    def forward(self, tokens: Tensor, pos: Tensor, types: Tensor | None) -> Tensor:
-        x = self.tokens(tokens)  # (B, T, C)
+    def place(self, x: Tensor, pos: Tensor, types: Tensor | None) -> Tensor:
+        """x (B, T, C), pos (B or 1, T), types (B, T) or all 0 -> (B, T, C)."""
+        if self.cfg.embed_scale != 1.0:
+            x = x * x.new_tensor(self.cfg.embed_scale)
+        if self.cfg.sinusoidal:
+            x = x + sinusoids(pos, self.cfg.width).to(x.dtype)
         if self.positions is not None:
-            x = x + self.positions(pos)
+            x = x + self.positions(pos + self.cfg.offset if self.cfg.offset else pos)
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.norm is not None:
             x = self.norm(x)
-        return F.dropout(x, self.dropout, self.training)
+        return F.dropout(x, self.cfg.dropout, self.training)
+
+
+class Embedding(Places):
+    """Tokens to vectors, in their places."""
+
+    def __init__(self, cfg: Config):
+        super().__init__(cfg)
+        self.soft: tuple[int, ...] = ()  # ids that stand before every text: those of a soft prompt, from V on
+        self.tokens = nn.Embedding(cfg.vocab, cfg.width)
+
+    def forward(self, tokens: Tensor, pos: Tensor, types: Tensor | None) -> Tensor:
+        return self.place(self.tokens(tokens), pos, types)  # (B, T, C)
 
 
 class Head(nn.Module):
@@ -475,7 +447,8 @@ class Encoded(Protocol):
 
 
 class Transformer(nn.Module):
-    """Tokens to logits; with an encoder to read, an encoder-decoder. The two towers share one embedding.
+    """Tokens to logits; with an encoder to read, an encoder-decoder. The two towers share one embedding of tokens; what
+    else an encoder learns before its blocks (BART's positions and norm) is its own.
 
     Attention crosses neither from one segment to another nor, when causal, to a later token. Padding is segment 0.
     """
@@ -484,8 +457,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.embed = Embedding(cfg)
+        self.source = Places(cfg.encoder) if cfg.encoder and cfg.encoder.own_places else None
         self.encoder = Stack(cfg.encoder) if cfg.encoder else None
-        self.stack = Stack(cfg)
+        self.stack = Recurrent(cfg) if cfg.recurrent else Stack(cfg)
         self.head = Head(cfg)
         if cfg.tied:
             self.head.proj.weight = self.embed.tokens.weight
@@ -497,7 +471,8 @@ class Transformer(nn.Module):
         """
         assert self.encoder is not None, "a model without an encoder tower has nothing to encode with"
         pos = torch.arange(tokens.size(1), device=tokens.device)[None] if pos is None else pos
-        x = self.encoder(self.embed(tokens, pos, None), pos, segment)
+        places = self.embed if self.source is None else self.source
+        x = self.encoder(places.place(self.embed.tokens(tokens), pos, None), pos, segment)
         return Memory(F.dropout(x, self.cfg.dropout, self.training), segment)
 
     def remember(self, memory: Memory) -> list[Pair]:
@@ -571,15 +546,18 @@ def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
     | attention's output, feed-forward's down | as above, over 2 x layers: the residual stream does not grow      |
     | queries where scores are not scaled     | as above, over the head width, as T5 does                         |
     | an untied head, or one for labels       | N(0, 0.02): the first predictions are nearly even                 |
-    | norms; biases; relative bias            | 1; 0; N(0, 0.02)                                                  |
+    | norms; biases; relative bias            | 1, or 0 where kept as the distance from 1; 0; N(0, 0.02)          |
+    | an LSTM's forget gates' biases          | 1: it begins by keeping what it has (Jozefowicz et al. 2015)      |
     """
     depth = 2 * model.cfg.layers
     for name, p in model.named_parameters():
         kind = name.split(".")[-2]
         if name.endswith("bias"):
             p.zero_()
+            if kind == "input":
+                p.chunk(4)[1].fill_(1.0)
         elif kind == "norm" or kind.endswith("_norm"):
-            p.fill_(1.0)
+            p.fill_(0.0 if model.cfg.norm == "rms_from_one" else 1.0)
         elif kind in ("positions", "types", "relative", "proj") or (kind == "tokens" and model.cfg.tied):
             p.normal_(0.0, 0.02, generator=generator)
         elif kind == "tokens":

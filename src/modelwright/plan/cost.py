@@ -26,8 +26,13 @@ def parameters_by_part(cfg: Config) -> dict[str, int]:
 
 
 def embedding_parameters(cfg: Config) -> int:
-    rows = cfg.vocab + (cfg.context if cfg.learned else 0) + cfg.types
-    return rows * cfg.width + (2 * cfg.width if cfg.embed_norm else 0)
+    """Tokens, and what each tower learns before its blocks: an encoder's own, where it has them, are counted here."""
+    return cfg.vocab * cfg.width + places_parameters(cfg) + (places_parameters(cfg.encoder) if cfg.encoder else 0)
+
+
+def places_parameters(cfg: Config) -> int:
+    rows = (cfg.context + cfg.offset if cfg.learned else 0) + cfg.types
+    return rows * cfg.width + ((1 + cfg.norm_bias) * cfg.width if cfg.embed_norm else 0)
 
 
 def stack_parameters(cfg: Config) -> int:
@@ -36,22 +41,30 @@ def stack_parameters(cfg: Config) -> int:
 
 
 def block_parameters(cfg: Config) -> int:
+    if cfg.recurrent:
+        return block_matrices(cfg) + 4 * cfg.width
     attentions = 2 if cfg.encoder else 1
-    attn_bias = (cfg.heads + 2 * cfg.kv_heads) * cfg.head + cfg.width if cfg.attn_bias else 0
+    attn_bias = (cfg.heads + 2 * cfg.kv_heads) * cfg.head if cfg.attn_bias or cfg.qkv_bias else 0
+    attn_bias += cfg.width if cfg.attn_bias else 0
     ffn_bias = (2 if cfg.gated else 1) * cfg.ffn + cfg.width if cfg.ffn_bias else 0
-    norms = (attentions + 1) * norm_parameters(cfg)
-    return block_matrices(cfg) + attentions * attn_bias + ffn_bias + norms
+    norms = (1 if cfg.parallel else attentions + 1) + (2 if cfg.part_norm else 0)
+    qk_norm = 2 * norm_parameters(cfg, cfg.head) if cfg.qk_norm else 0
+    return block_matrices(cfg) + attentions * attn_bias + ffn_bias + norms * norm_parameters(cfg) + qk_norm
 
 
 def block_matrices(cfg: Config) -> int:
-    """The weights of one block that multiply: q, k, v, o of each attention, and the feed-forward's two or three."""
+    """The weights of one block that multiply: q, k, v, o of each attention, and the feed-forward's two or three; or an
+    LSTM's four for what comes in and four for what it kept."""
+    if cfg.recurrent:
+        return 8 * cfg.width * cfg.width
     attention = 2 * cfg.width * (cfg.heads + cfg.kv_heads) * cfg.head
     feed_forward = (3 if cfg.gated else 2) * cfg.width * cfg.ffn
     return (2 if cfg.encoder else 1) * attention + feed_forward
 
 
-def norm_parameters(cfg: Config) -> int:
-    return cfg.width if cfg.norm == "rms" else 2 * cfg.width
+def norm_parameters(cfg: Config, width: int | None = None) -> int:
+    each = cfg.width if width is None else width
+    return (1 + cfg.norm_bias) * each if cfg.norm == "layer" else each
 
 
 def head_parameters(cfg: Config) -> int:
@@ -91,7 +104,7 @@ def stack_flops(cfg: Config, length: int, source: int = 0) -> float:
     """FLOPs of one tower over `length` tokens; its cross-attention's keys and values are made of `source` tokens."""
     keys_values = 2 * cfg.width * cfg.kv_heads * cfg.head if cfg.encoder else 0
     products = 2 * length * (block_matrices(cfg) - keys_values) + 2 * source * keys_values
-    looks = length + (source if cfg.encoder else 0)
+    looks = 0 if cfg.recurrent else length + (source if cfg.encoder else 0)
     return cfg.layers * (products + 4.0 * length * looks * cfg.heads * cfg.head)
 
 

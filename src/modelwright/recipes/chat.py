@@ -151,7 +151,7 @@ def fitting(talk: Talk, said: str, lm: LanguageModel, max_new: int, screen: Scre
     cfg, soft = lm.model.cfg, soft_ids(lm.model)
     most = cfg.context - min(max_new, cfg.context // 2)
     dropped = 0
-    while len(ids := [*soft, *talk.ids(said)]) > most and cfg.relative is None:
+    while len(ids := [*soft, *talk.ids(said)]) > most and not cfg.unbounded:
         if not talk.turns:
             screen.warn(f"that is {len(ids)} tokens, and {most} fit the model's context beside an answer: say less")
             return None

@@ -21,7 +21,7 @@ from modelwright.evaluate.metrics import metric_of
 from modelwright.hub.open import LanguageModel
 from modelwright.losses.extract import extract
 from modelwright.losses.language import language_model
-from modelwright.model.heads import SPAN
+from modelwright.model.config import SPAN
 from modelwright.model.transformer import Labels, Transformer
 from modelwright.recipes.evaluate import prompter_of
 from modelwright.recipes.methods import Adapter, make_adapter, put_on, with_dropout

@@ -206,7 +206,7 @@ class Served:
     def reads(self) -> int:
         """The tokens that are read of a prompt at most. Relative positions have no end: the scores (H, S, S) set it."""
         cfg = self.lm.model.cfg.encoder or self.lm.model.cfg
-        return cfg.context if cfg.relative is None else min(UNBOUND, isqrt(SCORES // (4 * cfg.heads)))
+        return cfg.context if not cfg.unbounded else min(UNBOUND, isqrt(SCORES // (4 * cfg.heads)))
 
     def _check_size(self, texts: Iterable[str], param: str) -> None:
         """Raises Refusal for texts that cannot fit, whatever their tokens: to find those would take long."""
@@ -415,7 +415,7 @@ class Registry:
         return orders, sum(len(reading.read) - len(soft_ids(served.lm.model)) for reading in readings)
 
     def _check_room(self, served: Served, reading: Reading, sampling: Sampling, param: str) -> None:
-        if (reading.source is not None or served.lm.model.cfg.relative) and len(reading.read) > served.reads:
+        if (reading.source is not None or served.lm.model.cfg.unbounded) and len(reading.read) > served.reads:
             said = f"the prompt has {len(reading.read)} tokens, but the model reads {served.reads}: shorten it"
             raise Refusal(400, said, param=param, code="context_length_exceeded")
         engine = self.engines[served.engine]
@@ -458,7 +458,7 @@ def started(served: Sequence[Served], slots: int, int8: bool) -> tuple[dict[str,
 def engine(served: Served, ready: Transformer, slots: int, beside: Bank | None) -> Engine:
     """With room for LONG tokens of each text, or the context where it is shorter; for one whole context at least."""
     context = served.lm.model.cfg.context
-    each = LONG if served.lm.model.cfg.relative is not None else min(context, LONG)
+    each = LONG if served.lm.model.cfg.unbounded else min(context, LONG)
     blocks = max(slots * -(-each // SIZE), -(-context // SIZE) + 1)
     return Engine(ready, longest=each, blocks=blocks, texts=slots, bank=beside)
 
