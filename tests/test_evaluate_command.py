@@ -22,6 +22,7 @@ from modelwright.evaluate.scorer import ModelScorer
 from modelwright.evaluate.statistics import interval
 from modelwright.evaluate.tasks import Output, measure
 from modelwright.hub.open import LanguageModel, load, save
+from modelwright.infer.complete import generate
 from modelwright.model.heads import relabel
 from modelwright.model.transformer import Labels
 from modelwright.recipes import results
@@ -178,6 +179,35 @@ def test_a_model_against_itself(here: Path, capsys: pytest.CaptureFixture[str]) 
     found = asked(here, capsys, *words(here, "one", "short", "--against", str(here / "one"), "--limit", "4"))
     assert all(one["value"] == 0 and one["low"] <= 0 <= one["high"] for one in found["against"]["difference"].values())
     assert all(one["p"] == 1.0 for one in found["against"]["difference"].values())
+
+
+def test_answers_by_beams(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Greedy against beams, and a task that asks for beams itself: the same answers as complete gives."""
+    greedy = asked(here, capsys, *words(here, "one", "short", "--beams", "1", "--output", str(tmp_path / "greedy")))
+    by = ["--beams", "3", "--length-penalty", "0.6", "--against", str(tmp_path / "greedy")]
+    found = asked(here, capsys, *words(here, "one", "short", *by, "--show", "9"))
+    assert (found["beams"], found["length_penalty"], greedy["beams"]) == (3, 0.6, 1)
+    assert any(one["answer"] != one["other"] for one in found["shown"])
+    lm = load(here / "one")
+    for one in found["shown"]:
+        said = generate(lm, one["prompt"], max_new=6, beams=3, length_penalty=0.6)
+        assert one["answer"] == str(said).strip()
+    own = tmp_path / "own.yaml"
+    own.write_text((here / "short.yaml").read_text().replace("max_new: 6", "max_new: 6, beams: 3, length_penalty: 0.6")
+                   .replace("short.jsonl", str(here / "short.jsonl")))  # fmt: skip
+    again = asked(here, capsys, str(here / "one"), "--task", str(own))
+    assert again["scores"] == found["scores"]
+    assert again["contract"] == found["contract"] != greedy["contract"]
+    back = asked(here, capsys, str(here / "one"), "--task", str(own), "--beams", "1")
+    assert (back["scores"], back["contract"]) == (greedy["scores"], greedy["contract"])
+    for more, fault in (
+        (["--length-penalty", "0.6"], "length_penalty is 0.6, and ranks the texts of beams"),
+        (["--beams", "0"], "beams must be a whole number of at least 1"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            main(words(here, "one", "short", *more))
+    with pytest.raises(ValueError, match="--beams is of answers in words"):
+        main(words(here, "one", "sentiment", "--beams", "4"))
 
 
 def test_shots_that_are_dropped_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

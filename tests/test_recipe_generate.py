@@ -177,6 +177,30 @@ def test_mistakes_are_one_sentence(decoder, flags, said):
         main([decoder, *flags])
 
 
+def test_beams(decoder, capsys, tmp_path):
+    lm, by = load(decoder), ["--beams", "4", "--length-penalty", "0.6", "--max-new", "7"]
+    best = complete(lm, ["the cat", "a dog"], max_new=7, beams=4, n=2, length_penalty=0.6)
+    assert main([decoder, "the cat", *by]) == 0
+    assert capsys.readouterr().out == best[0].text + "\n"
+    (tmp_path / "prompts").write_text("the cat\na dog\n")
+    assert main([decoder, "--prompts", str(tmp_path / "prompts"), *by, "--n", "2", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["sample"], line["tokens"], line["seed"]) for line in lines] == [
+        (at % 2, one.tokens, None) for at, one in enumerate(best)
+    ]
+    assert main([decoder, "the cat", *by, "--dry-run"]) == 0
+    assert "beams 4, length_penalty 0.6" in capsys.readouterr().out
+    (tmp_path / "schema.json").write_text("{}")
+    for more, said in (
+        (["--beams", "4", "--schema", str(tmp_path / "schema.json")], "--beams cannot be held to a JSON schema"),
+        (["--beams", "4", "--greedy"], "leave out either it or --beams"),
+        (["--beams", "4", "--top-p", "0.9"], "4 beams look for the likeliest text and draw nothing"),
+        (["--beams", "2", "--n", "3"], "n is 3, but 2 beams find 2 texts"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            main([decoder, "the cat", *more])
+
+
 def test_files_that_hold_no_prompts(decoder, tmp_path):
     (tmp_path / "empty").write_text("\n \n")
     (tmp_path / "latin").write_bytes("the naïve".encode("latin-1"))

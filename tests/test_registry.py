@@ -126,6 +126,16 @@ def test_what_the_contract_does_not_allow_is_refused(tmp_path: Path) -> None:
     assert (long.code, "context is 256" in long.message) == ("context_length_exceeded", True)
 
 
+def test_beams_of_a_contract_are_not_served(tmp_path: Path) -> None:
+    lm = build(template=None)
+    beamy = task(decoding={"max_new": 7, "beams": 4})
+    path = recorded(tmp_path / "m", {"contract": contract(beamy, lm.tokenizer), "terms": terms(beamy)}, lm)
+    [served] = open_served(path, "a")
+    found = refusal(lambda: served.sampling(completion(prompt="a")))
+    assert (found.status, "answers by 4 beams, which a server does not search" in str(found)) == (400, True)
+    assert served.sampling(completion(prompt="a", raw=True)).beams == 1
+
+
 def test_several_columns_need_fields(tmp_path: Path) -> None:
     lm = build(template=None)
     two = parse_task(

@@ -13,8 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.data.examples import Example
-from modelwright.data.task import PARTS, Data, Decoding, Task, contract, parse_task, parts, prepare, read_task
+from modelwright.data.task import (
+    PARTS,
+    Data,
+    Decoding,
+    Task,
+    contract,
+    of_terms,
+    parse_task,
+    parts,
+    prepare,
+    read_task,
+    terms,
+)
 from modelwright.data.tokenizer import Tokenizer, train
+from modelwright.project.resolve import task_said
 
 SRC = str(Path(__file__).parents[1] / "src")
 
@@ -325,6 +338,43 @@ def test_the_contract_changes_with_each_piece_of_the_prompt(tokenizer):
     assert len(set(hashes)) == len(hashes)
     assert contract(replace(TASK, chat=False), chatty) == hashes[0]  # the template is not used
     assert contract(replace(TASK, chat=True), chatty) == contract(TASK, chatty)
+
+
+def test_beams_are_part_of_the_contract_where_there_are_any(tokenizer):
+    """A model that was tuned before there were beams keeps its contract."""
+    assert contract(TASK, tokenizer) == "679d37d8dee3ef152019850417feb5b59536e711809bb288c66b228adf6976bf"
+    assert set(terms(TASK)["decoding"]) == {"max_new", "temperature", "top_k", "top_p", "stop"}
+    assert set(task_said(TASK)["decoding"]) == {
+        "max_new",
+        "temperature",
+        "stop",
+    }  # by which a project's steps are named
+    beamy = [replace(TASK, decoding=Decoding(beams=4, length_penalty=penalty)) for penalty in (1.0, 0.6)]
+    assert len({contract(task, tokenizer) for task in [TASK, *beamy]}) == 3
+    for task in beamy:
+        assert of_terms(terms(task), "here").decoding == task.decoding
+        assert task_said(task)["decoding"]["length_penalty"] == task.decoding.length_penalty
+
+
+@pytest.mark.parametrize(
+    ("decoding", "told"),
+    [
+        ({"beams": 0}, "beams is 0, and is to be a whole number, 1 or more"),
+        ({"beams": 4, "length_penalty": -1}, "length_penalty is -1, and is to be a number, 0 or more"),
+        ({"length_penalty": 0.6}, "length_penalty ranks the answers of beams"),
+        ({"beams": 4, "temperature": 0.5}, "beams draw nothing"),
+        ({"beams": 2, "top_p": 0.5}, "beams draw nothing"),
+    ],
+)
+def test_decodings_that_cannot_be(decoding, told, minimal):
+    minimal.write_text(minimal.read_text() + f"decoding: {json.dumps(decoding)}\n")
+    with pytest.raises(ValueError, match=f"decoding: {told}"):
+        read_task(minimal)
+
+
+def test_a_decoding_with_beams(minimal):
+    minimal.write_text(minimal.read_text() + "decoding: {beams: 4, length_penalty: 0.6}\n")
+    assert read_task(minimal).decoding == Decoding(max_new=128, beams=4, length_penalty=0.6)
 
 
 def test_the_contract_is_of_the_prompt_alone(tokenizer, tmp_path):

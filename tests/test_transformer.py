@@ -207,6 +207,34 @@ def test_initial_predictions_are_nearly_even() -> None:
         assert abs(loss - torch.tensor(97.0).log()) < 0.15
 
 
+def test_a_cache_s_rows_are_reordered_where_they_part() -> None:
+    """Beams of two texts: three rows each, which share their source; what is alike before they part is not copied."""
+    model, generator = build(BOTH)
+    start, read = draw(generator, 2, 1), draw(generator, 2, 6)
+    memory = model.encode(read)
+    cache = Cache(model.cfg, 2, 6, torch.float64)
+    model(start, memory=memory, cache=cache)
+    cache.select(torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert all(kv is not None and len(kv[0]) == 2 for kv in cache.cross)
+    tails = draw(generator, 6, 2)
+    tails[1, 0] = tails[0, 0]
+    for at in range(2):
+        model(tails[:, at : at + 1], memory=memory, cache=cache)
+    rows = torch.tensor([1, 1, 2, 5, 4, 3])
+    cache.select(rows, torch.tensor([2, 0, 0, 1, 0, 1]))  # the first's start and first token are the second's too
+    last = draw(generator, 6, 1)
+    found = model(last, memory=memory, cache=cache)[:, -1]
+    whole = torch.cat([start.repeat_interleave(3, 0), tails], 1)[rows]
+    for at, row in enumerate(found):
+        expected = apart(model, torch.cat([whole[at], last[at]])[None], read[at // 3][None])[0, -1]
+        torch.testing.assert_close(row, expected)
+    cache.select(torch.tensor([3, 4, 5]))
+    assert all(kv is not None and len(kv[0]) == 1 for kv in cache.cross)
+    found = model(last[:3], memory=model.encode(read[1:]), cache=cache)[:, -1]
+    expected = apart(model, torch.cat([whole[3], last[3], last[0]])[None], read[1][None])[0, -1]
+    torch.testing.assert_close(found[0], expected)
+
+
 def test_a_cache_that_goes_on_with_padding_within_measures_distances_by_position() -> None:
     """A start that two rows share, then tails of two tokens and of one: the places in the cache tell other gaps."""
     model, generator = build(BOTH)

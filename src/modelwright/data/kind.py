@@ -7,9 +7,9 @@ file's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jinja2
 
@@ -40,13 +40,26 @@ LISTS = ("tokens", "tags", "required", "accepted")  # columns that hold lists of
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is written. `max_new` is in tokens; a temperature of 0 takes the likeliest."""
+    """How an answer is written. `max_new` is in tokens; a temperature of 0 takes the likeliest.
+
+    With `beams` above 1 the likeliest whole answer is looked for, ranked by `length_penalty` (`infer.beam`).
+    """
 
     max_new: int = 64
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
     stop: tuple[str, ...] = ()
+    beams: int = 1
+    length_penalty: float = 1.0
+
+    def said(self) -> dict[str, Any]:
+        """As a mapping, for hashes and files: beams where there are any, so that what names a task without them is as
+        it was before there were."""
+        found = asdict(self)
+        if self.beams == 1:
+            del found["beams"], found["length_penalty"]
+        return found
 
 
 @dataclass(frozen=True)

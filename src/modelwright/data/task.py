@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,12 +168,19 @@ def _decoding(said: Mapping[str, Any], max_new: int, where: str) -> Decoding:
     top_p = read.number("top_p", None, 0, False)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"{where}: top_p is {top_p}, and is to be over 0 and at most 1")
+    beams, temperature = read.number("beams", 1, 1, True), float(read.number("temperature", 0.0, 0, False))
+    if beams == 1 and "length_penalty" in said:
+        raise ValueError(f"{where}: length_penalty ranks the answers of beams: say beams too, 2 or more")
+    if beams > 1 and (temperature or said.get("top_k") or top_p):
+        raise ValueError(f"{where}: beams draw nothing: leave out either beams or temperature, top_k and top_p")
     return Decoding(
         max_new=read.number("max_new", max_new, 1, True),
-        temperature=float(read.number("temperature", 0.0, 0, False)),
+        temperature=temperature,
         top_k=read.number("top_k", None, 1, True),
         top_p=top_p,
         stop=read.texts("stop"),
+        beams=beams,
+        length_penalty=float(read.number("length_penalty", 1.0, 0, False)),
     )
 
 
@@ -209,7 +216,7 @@ def contract(task: Task, tokenizer: Tokenizer) -> str:
         "instruction": task.instruction,
         "separator": task.separator,
         "labels": task.labels if "labels" in used else sorted(task.labels),
-        "decoding": asdict(task.decoding),
+        "decoding": task.decoding.said(),
         "chat": template,
         "tokenizer": hashlib.sha256(tokenizer.inner.to_str().encode()).hexdigest(),
         "roles": tokenizer.roles,
@@ -223,7 +230,7 @@ TERMS = ("kind", "columns", "prompts", "completion", "instruction", "separator",
 def terms(task: Task) -> dict[str, Any]:
     """What a contract says of the task, as JSON: a model that keeps it can be asked without a task's file."""
     said = {name: getattr(task, name) for name in TERMS}
-    found: dict[str, Any] = json.loads(json.dumps(said | {"decoding": asdict(task.decoding)}))
+    found: dict[str, Any] = json.loads(json.dumps(said | {"decoding": task.decoding.said()}))
     return found
 
 

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import tokenizers
 from tokenizers import AddedToken, Regex, pre_tokenizers
@@ -323,6 +323,12 @@ class Decoder:
         rest = self._text()[self._shown :]
         self._window, self._shown = [], 0
         return rest
+
+    def fork(self) -> Self:
+        """Another that has been given the same ids, and goes on by itself."""
+        other = type(self)(self.tokenizer, special=self.special)
+        other._window, other._shown = [*self._window], self._shown
+        return other
 
     def _text(self) -> str:
         return self.tokenizer.decode(self._window, special=self.special)

@@ -39,7 +39,8 @@ def by_position(scorer: ModelScorer, texts: Sequence[str], *, told: Told = untol
         at, weight = (batch.pos.cpu().numpy() - len(soft)).clip(1), batch.weight.cpu().numpy()  # (B, T)
         bucket, owner = np.log2(at).astype(int), np.broadcast_to(np.array(owners)[:, None], at.shape)
         there = weight > 0
-        np.add.at(sums, (owner[there], bucket[there], 0), -logps.double().cpu().numpy()[there])
-        np.add.at(sums, (owner[there], bucket[there], 1), 1)
+        nats = -logps.double().cpu().numpy()[there]
+        said = np.stack([nats, np.ones_like(nats)], axis=1)  # (n, 2)
+        np.add.at(sums, (owner[there], bucket[there]), said)
     stats = [sums[sums[:, k, 1] > 0, k] for k in range(sums.shape[1])]
     return [Bucket(2**k if k else 0, 2 ** (k + 1) - 1, one) for k, one in enumerate(stats) if len(one)]

@@ -169,8 +169,9 @@ class ModelScorer:
         """
         self._check_speaks()
         sampling = Sampling(
-            decoding.max_new, decoding.temperature, decoding.top_k, decoding.top_p, stop=tuple(decoding.stop), seed=seed
-        )
+            decoding.max_new, decoding.temperature, decoding.top_k, decoding.top_p, stop=tuple(decoding.stop),
+            seed=seed, beams=decoding.beams, length_penalty=decoding.length_penalty,
+        )  # fmt: skip
         read = [list(prompt.tokens if prompt.source is None else prompt.source) for prompt in prompts]
         random = generators(read, 1, seed)
         found: dict[int, Generation] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Generator
 
+from modelwright.infer.beam import beam_search
 from modelwright.infer.engine import TEXTS, Engine, Finish, Grammar, New, Request, Stream, room
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators, settings
@@ -97,11 +98,18 @@ def written(
     """The continuations of prompts by `model`: `lm.model`, or the same made ready; rows as in `pieces`.
 
     `ends` are tokens that end a row beside the model's own, as a chat's end of a turn does. `bias`: what is added to
-    the logits of some tokens. `texts`: how many are written at once.
+    the logits of some tokens. `texts`: how many are written at once. With beams a row's pieces come all at once.
+    Raises ValueError for beams with a grammar or a bias.
     """
     if not encoded.prompts:
         return
-    alone, eos = replace(sampling, n=1), eos_ids(lm) | set(ends)
+    eos = eos_ids(lm) | set(ends)
+    if sampling.beams > 1:
+        if grammar is not None or bias:
+            raise ValueError("beams are held to no JSON schema and no bias: leave out either beams or these")
+        yield from searched(lm, model, encoded, sampling, eos)
+        return
+    alone = replace(sampling, n=1)
     cfg, rows = lm.model.cfg, len(encoded.prompts) * sampling.n
     longest = max(len(prompt) + room(cfg, len(prompt), sampling.max_new) for prompt in encoded.prompts)
     engine = Engine(model, longest=longest, texts=min(texts, rows))
@@ -121,6 +129,20 @@ def written(
                 engine.leave(stream)
                 del drafts[stream]
             yield piece
+
+
+def searched(
+    lm: LanguageModel, model: Transformer, encoded: Encoded, sampling: Sampling, eos: Collection[int]
+) -> Iterator[Piece]:
+    """The best texts that beams find, each prompt's best first; rows as in `pieces`."""
+    prompts = [[] for _ in encoded.sources] if encoded.sources else encoded.prompts
+    begun = [writer(lm.tokenizer, prompt, sampling.stop) for prompt in prompts]
+    for at, best in beam_search(model, encoded, sampling, eos, begun if sampling.stop else None):
+        for rank, one in enumerate(best):
+            draft, last = Draft(at * sampling.n + rank, begun[at].fork()), len(one.tokens) - 1
+            for i, (token, logp) in enumerate(zip(one.tokens, one.logps, strict=True)):
+                new = New(token, one.finish if i == last else None, logp if sampling.logprobs else None)
+                yield draft.take(new, eos, sampling.logprobs)
 
 
 def short_first(encoded: Encoded, n: int) -> list[int]:

@@ -184,6 +184,11 @@ class Engine:
         names = self.bank.names if self.bank else ()
         if request.adapter is not None and request.adapter not in names:
             raise ValueError(f"there is no adapter {request.adapter!r}: there is {', '.join(names) or 'none'}")
+        if request.sampling.beams > 1:
+            raise ValueError(
+                f"beams are {request.sampling.beams}, and an engine writes each text along one: search with "
+                "`modelwright generate` or `modelwright evaluate`"
+            )
         if not request.prompt:
             raise ValueError("a request needs a prompt of at least one token")
         if (request.source is None) == (self.sources is not None) or (

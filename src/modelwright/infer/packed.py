@@ -144,16 +144,19 @@ def mix(q: Tensor, kept: Any, mask: Mask | Apart, scale: float, out: nn.Module) 
 def newest(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
     """One new token a row: q (B, 1, H, D), k and v (B, K, S, D) -> (B, 1, H, D).
 
+    k and v may be of fewer rows R, each read by B / R of q, side by side: the beams of a text read one source.
+
     The G queries of a key stand side by side as if they were G tokens, so no key is copied; and the product is in the
     precision of the cache. Both are several times faster here than attention's usual kernel.
     """
-    grouped = q.view(q.size(0), k.size(1), -1, q.size(3)).to(k.dtype)  # (B, K, G, D)
+    many = q.view(k.size(0), -1, k.size(1), q.size(2) // k.size(1), q.size(3)).transpose(1, 2)  # (R, K, B / R, G, D)
+    grouped = many.flatten(2, 3).to(k.dtype)  # (R, K, B / R * G, D)
     bias = mask.dense  # (B or 1, H or 1, 1, S)
     if bias is not None:
         bias = bias.to(k.dtype)
         bias = bias if bias.size(1) == 1 else bias.view(bias.size(0), *grouped.shape[1:3], -1)
-    y = F.scaled_dot_product_attention(grouped, k, v, bias, scale=scale)  # (B, K, G, D)
-    return y.view(q.shape).to(q.dtype)
+    y = F.scaled_dot_product_attention(grouped, k, v, bias, scale=scale)  # (R, K, B / R * G, D)
+    return y.view(many.shape).transpose(1, 2).reshape(q.shape).to(q.dtype)
 
 
 class PackedFeedForward(nn.Module):

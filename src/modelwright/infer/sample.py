@@ -23,6 +23,7 @@ Rule = Callable[[Tensor], Tensor]
 class Sampling:
     """How a continuation is drawn. Temperature 0 is greedy: the likeliest token each time, top-k and the like unused.
 
+    With `beams` above 1 the likeliest whole texts are looked for instead, ranked by `length_penalty` (`infer.beam`).
     Raises ValueError naming the field that is out of range.
     """
 
@@ -38,6 +39,8 @@ class Sampling:
     n: int = 1
     seed: int | None = None
     logprobs: bool = False
+    beams: int = 1
+    length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -53,7 +56,8 @@ class Sampling:
             _check_range(name, value := getattr(self, name), -2 <= value <= 2, "from -2 to 2")
         if not all(isinstance(s, str) and s for s in stop):
             raise ValueError(f"stop must hold texts of at least one character, not {stop!r}")
-        if self.greedy and self.n > 1:
+        _check_beams(self)
+        if self.greedy and self.n > 1 and self.beams == 1:
             raise ValueError(f"n is {self.n}, but temperature 0 is greedy and gives one continuation only")
 
     @property
@@ -62,12 +66,34 @@ class Sampling:
 
 
 def _check_counts(s: Sampling) -> None:
-    for name, least in (("max_new", 1), ("n", 1), ("top_k", 1), ("seed", 0)):
+    for name, least in (("max_new", 1), ("n", 1), ("beams", 1), ("top_k", 1), ("seed", 0)):
         value = getattr(s, name)
         if value is None and name in ("top_k", "seed"):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _check_beams(s: Sampling) -> None:
+    _check_range("length_penalty", s.length_penalty, s.length_penalty >= 0, "0 or more")
+    if s.beams == 1:
+        if s.length_penalty != 1:
+            raise ValueError(
+                f"length_penalty is {s.length_penalty}, and ranks the texts of beams: say beams, 2 or more"
+            )
+        return
+    if not s.greedy:
+        raise ValueError(
+            f"{s.beams} beams look for the likeliest text and draw nothing: leave out either beams or temperature, "
+            "top_k, top_p, min_p and seed"
+        )
+    if s.n > s.beams:
+        raise ValueError(f"n is {s.n}, but {s.beams} beams find {s.beams} texts: say beams of {s.n} or more")
+    if s.repetition_penalty != 1 or s.frequency_penalty or s.presence_penalty:
+        raise ValueError(
+            f"{s.beams} beams are ranked by the model's own probabilities, without penalties: leave out either beams "
+            "or the penalties (repetition_penalty 1, frequency_penalty 0, presence_penalty 0)"
+        )
 
 
 def _check_range(name: str, value: float, ok: bool, allowed: str) -> None:
@@ -80,21 +106,25 @@ def settings(generation: Mapping[str, Any], **wanted: Any) -> Sampling:
     `generation_config.json`.
 
     A model that does not ask to be sampled (`do_sample`) is read greedily, unless a setting asks for sampling:
-    a temperature above 0, top-k, top-p, min-p, a seed, or several continuations.
+    a temperature above 0, top-k, top-p, min-p, a seed, or several continuations. Beams draw nothing: where they are
+    asked for, the model's own `length_penalty` ranks them, and its `do_sample` says nothing.
     """
     _check_names(wanted)
     asked = {name: value for name, value in wanted.items() if value is not None}
+    beams = asked.get("beams", 1) != 1
     sampled = (
-        generation.get("do_sample")
+        (generation.get("do_sample") and not beams)
         or any(asked.get(name) for name in ("temperature", "top_k", "top_p", "min_p"))
         or "seed" in asked
-        or asked.get("n", 1) != 1
+        or (asked.get("n", 1) != 1 and not beams)
     )
     own: dict[str, Any] = {"temperature": float(generation.get("temperature") or 1.0) if sampled else 0.0}
     if generation.get("max_new_tokens"):
         own["max_new"] = generation["max_new_tokens"]
     if generation.get("repetition_penalty"):
         own["repetition_penalty"] = float(generation["repetition_penalty"])
+    if beams and generation.get("length_penalty") is not None:
+        own["length_penalty"] = float(generation["length_penalty"])
     if sampled and generation.get("do_sample"):
         own |= {name: generation[name] for name in ("top_k", "top_p", "min_p") if generation.get(name)}
     return Sampling(**(own | asked))

@@ -145,6 +145,10 @@ class Writer:
         held, self.held = self.held, ""
         return out + held
 
+    def fork(self) -> Writer:
+        """Another that has written the same, and goes on by itself."""
+        return Writer(self.decoder.fork(), self.stop, self.held, self.stopped)
+
     def _release(self, text: str) -> str:
         if self.stopped:
             return ""

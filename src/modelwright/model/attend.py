@@ -185,6 +185,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, dropout: f
     kept for the way back, so long rows go to PyTorch's kernel, which keeps none; but for a bias that learns it would
     keep several.
     """
+    if k.size(0) < q.size(0):  # each source is read by several rows, side by side, with a new token each
+        many = q.view(k.size(0), -1, *q.shape[1:]).transpose(1, 2)  # (R, H, B / R, 1, D)
+        y = attend(many.flatten(2, 3), k, v, mask, scale, dropout)
+        return y.view(many.shape).transpose(1, 2).reshape(q.shape)
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
     short = not grad or mask.keys <= LONG or (mask.bias is not None and mask.bias.requires_grad)
     if q.device.type == "cpu" and mask.queries > 1 and short:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modelwright.model.attend import FORBIDDEN
-from modelwright.model.cache import Pair, Shape, kept
+from modelwright.model.cache import Pair, Shape, states
 
 ALONE = 400_000  # bytes of keys and values that are read in the time that a call for one text more costs
 
@@ -275,4 +275,4 @@ class Step:
 
     def before(self, layer: int, slots: Tensor) -> Pair:
         """What an LSTM kept in slots (n), zeros for -1: (n, D) each."""
-        return kept(self.pages.k[layer].flatten(0, 1), slots), kept(self.pages.v[layer].flatten(0, 1), slots)
+        return states(self.pages.k[layer].flatten(0, 1), slots), states(self.pages.v[layer].flatten(0, 1), slots)

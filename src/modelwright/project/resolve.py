@@ -65,7 +65,7 @@ def tuning_said(tune: Mapping[str, Any]) -> dict[str, Any]:
 
 def task_said(task: Task) -> dict[str, Any]:
     """A task as `parse_task` reads it."""
-    said = dataclasses.asdict(task)
+    said = dataclasses.asdict(task) | {"decoding": task.decoding.said()}
     for name in FOUND:
         del said[name]
     for part in ("train", "select", "decide", "test"):

@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal, TypeVar
@@ -41,6 +41,7 @@ from modelwright.evaluate.scorer import ModelScorer, Told
 from modelwright.evaluate.statistics import interval
 from modelwright.evaluate.tasks import Outcome, dropped, judge, measure, metrics_of, no_shots, score_all, truncated
 from modelwright.hub.open import LanguageModel
+from modelwright.infer.sample import Sampling
 from modelwright.model.checkpoint import read_json
 from modelwright.recipes.flags import parse
 from modelwright.recipes.preflight import task_faults
@@ -101,6 +102,10 @@ class Evaluate:
     """Write result.json and outputs.jsonl into this new directory."""
     show: int = 3
     """Answers to show side by side."""
+    beams: int | None = None
+    """Answer with the likeliest whole text that so many beams find, whatever the task's decoding says; 1 is greedy."""
+    length_penalty: float | None = None
+    """Of beams: 0 favours short answers; the larger, the longer."""
     precision: Precision = "fp32"
     """Of weights and computation; int8: the products' weights and inputs rounded to eight bits."""
     separator: str = SEPARATOR
@@ -186,11 +191,24 @@ def open_subject(args: Evaluate, name: str, task: Task) -> Subject:
     if not 0 <= args.prompt < len(task.prompts):
         raise ValueError(f"the task {task.name} has {len(task.prompts)} prompts, from 0, and not number {args.prompt}")
     if not args.other_contract:
-        check_contract(name, lm, task)
+        check_contract(name, lm, task)  # of the task as it stands: beams that are asked for here are no part of it
+    task = with_beams(args, task)
     scorer = ModelScorer(lm, precision=args.precision)
     if args.labels:
         scorer.labels = called(args.labels, scorer.labels, name)
     return Subject(lm, scorer, task, prompter_of(task, lm))
+
+
+def with_beams(args: Evaluate, task: Task) -> Task:
+    """The task with the beams that were asked for. Raises ValueError where they have nothing to look for."""
+    said = {name: value for name in ("beams", "length_penalty") if (value := getattr(args, name)) is not None}
+    if not said:
+        return task
+    if task.kind in LABELLED:
+        raise ValueError(f"--beams is of answers in words, and those of a task of kind {task.kind} are labels")
+    decoding = replace(task.decoding, **({"length_penalty": 1.0} if args.beams == 1 else {}) | said)
+    Sampling(**asdict(decoding))  # which says what does not go together
+    return replace(task, decoding=decoding)
 
 
 def called(said: Sequence[str], own: Sequence[str], name: str) -> tuple[str, ...]:
@@ -338,6 +356,7 @@ def asked(args: Evaluate, task: Task) -> dict[str, Any]:
     return {
         **kept, **chosen, **({"labels": list(args.labels)} if args.labels else {}),
         **({} if args.toxicity is None else {"toxicity": args.toxicity}),
+        **{name: value for name in ("beams", "length_penalty") if (value := getattr(args, name)) is not None},
     }  # fmt: skip
 
 

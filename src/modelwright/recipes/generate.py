@@ -3,7 +3,7 @@
     1. open the model; 2. read the prompts; 3. an encoder fills masks, any other model writes on;
     4. one continuation of one prompt is shown as it is written, more of them one after the other as they are done.
 
-Left out: chat templates, beams, serving many users at once.
+Left out: chat templates, serving many users at once.
 """
 
 import json
@@ -19,6 +19,7 @@ import tyro
 
 from modelwright.adapt.lora import merged_copy
 from modelwright.adapt.open import method, open_model
+from modelwright.infer.beam import ROWS
 from modelwright.infer.complete import Completion, pieces
 from modelwright.infer.constrain import Constraint, json_grammar
 from modelwright.infer.engine import TEXTS, room
@@ -66,7 +67,11 @@ class Options:
     schema: Path | None = None
     """A file with a JSON schema: what is written is JSON that is valid by it."""
     n: int = 1
-    """Samples of each prompt."""
+    """Samples of each prompt; with beams, the best so many texts."""
+    beams: int | None = None
+    """Look for the likeliest whole text along so many continuations at once, not for the likeliest token each time."""
+    length_penalty: float | None = None
+    """Of beams: 0 favours short texts; the larger, the longer; 1 unless the model says otherwise."""
     seed: int | None = None
     """The same seed draws the same samples again."""
     greedy: bool = False
@@ -147,13 +152,16 @@ def unbroken(prompt: str) -> str:
 def sampling(lm: LanguageModel, o: Options) -> Sampling:
     """The flags that were given over the model's own settings; the seed is drawn here, so that it can be told."""
     draws = [name for name in ("temperature", "top_k", "top_p", "min_p", "seed") if getattr(o, name) is not None]
-    if o.greedy and (unfit := draws + ["n"] * (o.n != 1)):
+    if o.greedy and (unfit := draws + ["n"] * (o.n != 1) + ["beams"] * (o.beams is not None)):
         flags = ", ".join("--" + name.replace("_", "-") for name in unfit)
         raise ValueError(f"--greedy draws nothing: leave out either it or {flags}")
     said: dict[str, Any] = {
         name: getattr(o, name)
-        for name in ("max_new", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "n", "seed")
-    }
+        for name in ("max_new", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "n", "seed",
+                     "beams", "length_penalty")
+    }  # fmt: skip
+    if o.beams not in (None, 1) and o.schema is not None:
+        raise ValueError("--beams cannot be held to a JSON schema: leave out either --beams or --schema")
     asked = settings(lm.generation, **(said | {"temperature": 0.0} if o.greedy else said))
     return replace(asked, seed=secrets.randbits(31)) if asked.seed is None else asked
 
@@ -227,11 +235,12 @@ def show_plan(lm: LanguageModel, prompts: list[str], asked: Sampling, as_json: b
     cfg, encoded = lm.model.cfg, encode_prompts(lm, prompts)
     begun, source = (max(map(len, rows or [[]])) for rows in (encoded.prompts, encoded.sources))
     length, number = begun + room(cfg, begun, asked.max_new), lm.model.embed.tokens.weight.itemsize
-    rows = min(len(prompts) * asked.n, TEXTS)
+    rows = min(len(prompts) * max(asked.n, asked.beams), TEXTS if asked.beams == 1 else max(ROWS, asked.beams))
+    unused = ("seed",) * asked.greedy + ("beams", "length_penalty") * (asked.beams == 1)
     told: dict[str, Any] = {
         "model": f"{cfg.shape}, {parameters(cfg):,} parameters: width {cfg.width}, {cfg.layers} layers",
         "prompt_tokens": [len(row) for row in encoded.sources or encoded.prompts],
-        "settings": {name: value for name, value in vars(asked).items() if name != "seed" or not asked.greedy},
+        "settings": {name: value for name, value in vars(asked).items() if name not in unused},
         "bytes": inference(cfg, rows, length, source, number=number).total,
     }
     if as_json:

@@ -318,6 +318,9 @@ class Served:
                 asked_for = settings(self.lm.generation, **said, n=n)
         except ValueError as error:
             raise Refusal(400, str(error)) from None
+        if asked_for.beams > 1:
+            raise Refusal(400, f"this model's contract answers by {asked_for.beams} beams, which a server does not "
+                          "search: measure it with `modelwright evaluate`, or ask it with raw")  # fmt: skip
         return replace(asked_for, n=1, logprobs=body.told)
 
     def grammar(self, body: Body, ends: Collection[int]) -> Constraint | None:
