@@ -25,9 +25,11 @@ from modelwright.adapt.prompt import SoftPrompt, add_prompt, soft_ids
 from modelwright.data.tokenizer import Tokenizer, train
 from modelwright.hub.open import LanguageModel, load, save
 from modelwright.model import checkpoint
+from modelwright.model.config import SPAN
 from modelwright.model.families import FAMILIES as FAMILY
 from modelwright.model.heads import relabel
 from modelwright.model.transformer import Config, Labels, Rope, Transformer, initialise
+from modelwright.recipes.methods import Adapter, put_on
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's, of transformers
 TOKENS = tiny.tokens(2, 9)
@@ -327,6 +329,35 @@ def test_an_encoders_labels_that_nothing_names(each: Any, tmp_path: Path) -> Non
     theirs.merge_and_unload().save_pretrained(tmp_path / "merged")
     words.save(tmp_path / "merged")
     assert open_model(tmp_path / "merged").model.cfg.labels == Labels(("good", "bad"), each)
+
+
+def test_a_head_over_spans_needs_no_names(tmp_path: Path) -> None:
+    tiny.make("bert").save_pretrained(tmp_path / "base")
+    train([TEXT], "wordpiece", 60, objective="masked").save(tmp_path / "base")
+    base = transformers.BertForQuestionAnswering.from_pretrained(tmp_path / "base")
+    theirs = library.get_peft_model(base, library.LoraConfig(task_type="QUESTION_ANS", r=2, init_lora_weights=False))
+    theirs.save_pretrained(tmp_path / "a")
+    ours = open_model(tmp_path / "a")
+    assert ours.model.cfg.labels == SPAN
+    with torch.no_grad():
+        said = theirs.eval()(TOKENS)
+        want = torch.stack([said.start_logits, said.end_logits], -1)
+        torch.testing.assert_close(ours.model.eval()(TOKENS), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cfg", [LoRA(2, targets=("q", "v")), SoftPrompt(3)], ids=["lora", "soft"])
+def test_a_head_over_spans_is_kept_with_an_adapter(cfg: LoRA | SoftPrompt, tmp_path: Path) -> None:
+    tiny.make("bert").save_pretrained(tmp_path / "base")
+    train([TEXT], "wordpiece", 60, objective="masked").save(tmp_path / "base")
+    lm = open_model(tmp_path / "base")
+    lm = replace(lm, model=put_on(lm.model, Adapter("lora", cfg), SPAN, draw()).eval())
+    kept = digest(tmp_path / "base")
+    save_adapter(lm, cfg, tmp_path / "a", base=str(tmp_path / "base"), base_digest=kept)
+    assert json.loads((tmp_path / "a" / peft.CONFIG).read_text())["task_type"] == "QUESTION_ANS"
+    found = open_model(tmp_path / "a")
+    assert found.model.cfg.labels == SPAN
+    with torch.no_grad():
+        assert torch.equal(found.model.eval()(TOKENS), lm.model(TOKENS))
 
 
 def test_a_decoders_labels(base: Path, tmp_path: Path) -> None:

@@ -55,6 +55,43 @@ def test_tsv_with_a_header_and_without(tmp_path):
     assert len(read_examples(path)) == 3
 
 
+def squad(*articles):
+    """Articles of paragraphs of (context, {question: answers with their starts})."""
+
+    def asked(question, answers):
+        said = [{"text": text, "answer_start": start} for text, start in answers]
+        return {"id": question[:2], "question": question, "answers": said}
+
+    return {
+        "version": "1.1",
+        "data": [
+            {
+                "title": f"article {at}",
+                "paragraphs": [{"context": c, "qas": [asked(*each) for each in qas.items()]} for c, qas in paragraphs],
+            }
+            for at, paragraphs in enumerate(articles)
+        ],
+    }
+
+
+def test_questions_as_squad_has_them(tmp_path):
+    said = squad(
+        [("To be.", {"what?": [("be", 3), ("To be", 0)]}), ("Or not.", {"why?": [("not", 3)], "who?": [("Or", 0)]})],
+        [("That is.", {"is it?": [("is", 5)]})],
+    )
+    found = read_examples(write(tmp_path / "q.json", json.dumps(said)))
+    assert [(e.id, e.group) for e in found] == [("q.json:1", "article 0"), ("q.json:2", "article 0"),
+                                                ("q.json:3", "article 0"), ("q.json:4", "article 1")]  # fmt: skip
+    assert found[0].fields == {
+        "id": "wh", "context": "To be.", "question": "what?", "answer": ["be", "To be"], "answer_start": [3, 0],
+        "title": "article 0",
+    }  # fmt: skip
+    packed = write(tmp_path / "q.json.gz", gzip.compress(json.dumps(said).encode()))
+    assert [e.fields for e in read_examples(packed)] == [e.fields for e in found]
+    del said["data"][1]["title"]
+    assert read_examples(write(tmp_path / "r.json", json.dumps(said)))[3].group == "r.json/2"
+
+
 def test_conll(tmp_path):
     text = "-DOCSTART- -X- O\n\nAda NNP B-PER\nruns VB O\n\t\n\xa0\tO\n#x\tO\nL.A.\tB-LOC\r\n\n\n"
     assert read_examples(write(tmp_path / "t.conll", text)) == [
@@ -93,8 +130,12 @@ def test_a_folder_a_list_and_a_url(tmp_path):
         ("a.conll", "Ada\tB\nruns\n", "line 2 of {} is not a token and its tag: 'runs'"),
         ("a.conll", "Ada\t\n", "line 1 of {} is not a token and its tag: 'Ada\\t'"),
         ("a.parquet", "no table", "{} cannot be read as Parquet: "),
-        ("a.txt", "no table", "{} is no table of examples: it may be .jsonl, .csv, .tsv, .parquet or .conll"),
-        ("a.json", "{}", "{} is JSON, not JSON Lines: "),
+        ("a.txt", "no table", "{} is no table of examples: it may be .jsonl, .json, .csv, .tsv, .parquet or .conll"),
+        ("a.json", '{"data": [{"paragraphs": [{"context": "a", "qas": [{"question": "b"}]}]}]}', "{} is JSON, not JSON "
+         "Lines, and no set of questions as SQuAD has them (KeyError: 'answers', behind question 1)"),
+        ("a.json", '{"data": [3]}', "{} is JSON, not JSON Lines, and no set of questions as SQuAD has them (TypeErr"),
+        ("a.json", "[]", "line 1 of {} holds a JSON list, not an object"),
+        ("a.json", "{}", "{} is JSON, not JSON Lines, and no set of questions as SQuAD has them (KeyError: 'data', "),
     ],
 )  # fmt: skip
 def test_faults_name_file_and_line(tmp_path, name, content, fault):

@@ -30,7 +30,11 @@ from modelwright.plan.cost import parameters
 from oracles import greedy, greedy_cached
 
 BARE = ("bert-model", "roberta-model", "distilbert-model")  # encoders that end with their hidden states
-HEADLESS = ("gpt2-bare-names", "bart-model", *BARE)  # in the other library, where a decoder's head is its embedding here
+HEADLESS = (
+    "gpt2-bare-names",
+    "bart-model",
+    *BARE,
+)  # in the other library, where a decoder's head is its embedding here
 NAMES = pytest.mark.parametrize("name", tiny.MODELS)
 SPEAKERS = [name for name, make in tiny.MODELS.items() if make().can_generate() and name not in HEADLESS]
 REAL = os.environ.get("MODELWRIGHT_DATA")
@@ -201,7 +205,8 @@ def cut_out(rows: Tensor, segment: Tensor, packed: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("side", ["left", "right", "packed"])
 @pytest.mark.parametrize(
-    "name", ["gpt2", "llama-grouped-tied", "llama3-scaled-rope", "bert", "roberta", "distilbert", "t5", "t5-v1.1", "bart"]
+    "name",
+    ["gpt2", "llama-grouped-tied", "llama3-scaled-rope", "bert", "roberta", "distilbert", "t5", "t5-v1.1", "bart"],
 )
 @torch.no_grad()
 def test_rows_together_are_as_rows_alone(name: str, side: str, bring: Bring) -> None:

@@ -25,15 +25,17 @@ from modelwright.infer.complete import generate
 from modelwright.infer.fill import fill_mask
 from modelwright.losses.language import language_model
 from modelwright.model import checkpoint
+from modelwright.model.config import SPAN
 from modelwright.model.heads import Critic, policy_of, relabel
 from modelwright.model.transformer import Config, Labels, Transformer, initialise
 from modelwright.plan.cost import forward_flops, parameters
 
 SENTIMENT = Labels(("bad", "so-so", "good"))
 TAGS = Labels(("O", "B-person", "I-person", "B-place"), "token")
-THEIRS = {"text": "ForSequenceClassification", "token": "ForTokenClassification"}
+THEIRS = {"text": "ForSequenceClassification", "token": "ForTokenClassification", "span": "ForQuestionAnswering"}
 ENCODERS = pytest.mark.parametrize("stem", ["Bert", "Roberta", "DistilBert"])
 BOTH = pytest.mark.parametrize("labels", [SENTIMENT, TAGS], ids=["text", "token"])
+EACH = pytest.mark.parametrize("labels", [SENTIMENT, TAGS, SPAN], ids=["text", "token", "span"])
 
 
 def their_model(labels: Labels, stem: str = "Bert", **changes: Any) -> Any:
@@ -48,6 +50,10 @@ def their_model(labels: Labels, stem: str = "Bert", **changes: Any) -> Any:
             one = 0.0 if name.endswith("bias") else 1.0
             p.copy_(one + 0.2 * noise if p.dim() == 1 else noise * p.size(1) ** -0.5)
     return model.eval()
+
+
+def their_logits(out: Any) -> Tensor:
+    return torch.stack([out.start_logits, out.end_logits], -1) if "start_logits" in out else out.logits
 
 
 def our_model(labels: Labels | None, seed: int = 0, **changes: Any) -> Transformer:
@@ -74,7 +80,7 @@ def ids(*shape: int, seed: int = 1) -> Tensor:
 
 
 @ENCODERS
-@BOTH
+@EACH
 def test_reads_what_transformers_saved(labels: Labels, stem: str, tmp_path: Path) -> None:
     theirs, x = their_model(labels, stem), tiny.tokens(3, 20)
     theirs.save_pretrained(tmp_path / "theirs")
@@ -82,13 +88,13 @@ def test_reads_what_transformers_saved(labels: Labels, stem: str, tmp_path: Path
     assert ours.cfg.labels == labels
     assert checkpoint.aside(tmp_path / "theirs") == []
     with torch.no_grad():
-        want, got = theirs(x).logits, ours(x)
+        want, got = their_logits(theirs(x)), ours(x)
     assert want.std() > 0.1
     torch.testing.assert_close(got[:, 0] if labels.each == "text" else got, want, atol=1e-5, rtol=0)
 
 
 @ENCODERS
-@BOTH
+@EACH
 def test_transformers_opens_what_we_save(labels: Labels, stem: str, tmp_path: Path) -> None:
     ours, x = our_model(labels, **OWN[stem]), ids(3, 20)
     with torch.no_grad():
@@ -98,10 +104,11 @@ def test_transformers_opens_what_we_save(labels: Labels, stem: str, tmp_path: Pa
     theirs, report = opened.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
     assert type(theirs).__name__ == stem + THEIRS[labels.each]
-    assert theirs.config.id2label == dict(enumerate(labels.names))
-    assert theirs.config.label2id == {name: i for i, name in enumerate(labels.names)}
+    if labels != SPAN:
+        assert theirs.config.id2label == dict(enumerate(labels.names))
+        assert theirs.config.label2id == {name: i for i, name in enumerate(labels.names)}
     with torch.no_grad():
-        want, got = theirs.eval()(x).logits, ours(x)
+        want, got = their_logits(theirs.eval()(x)), ours(x)
     torch.testing.assert_close(got[:, 0] if labels.each == "text" else got, want, atol=1e-5, rtol=0)
     assert checkpoint.load(tmp_path / "ours").cfg == ours.cfg
 
@@ -111,6 +118,16 @@ def test_only_a_model_for_texts_has_a_pooler() -> None:
     assert our_model(SENTIMENT).head.pooler is not None
     with pytest.raises(ValueError, match="head for labels shares no weights"):
         our_model(SENTIMENT, tied=True)
+
+
+def test_the_two_texts_of_a_pair_are_told_apart_as_theirs_are(tmp_path: Path) -> None:
+    theirs, x, types = their_model(SPAN), tiny.tokens(2, 12), torch.tensor([[0] * 5 + [1] * 7] * 2)
+    theirs.save_pretrained(tmp_path)
+    ours = checkpoint.load(tmp_path)
+    with torch.no_grad():
+        want = their_logits(theirs(x, token_type_ids=types))
+        torch.testing.assert_close(ours(x, types=types), want, atol=1e-5, rtol=0)
+        assert (ours(x) - want).abs().max() > 1e-2
 
 
 # -- what the numbers mean --------------------------------------------------------------------------------
@@ -131,7 +148,7 @@ def test_log_p_of_a_label_by_hand() -> None:
     assert (logps[:, 1:] == 0).all()
 
 
-@BOTH
+@EACH
 def test_packed_is_apart(labels: Labels) -> None:
     model, a, b = our_model(labels), ids(1, 7), ids(1, 5, seed=2)
     pos, segment = torch.tensor([[*range(7), *range(5)]]), torch.tensor([[1] * 7 + [2] * 5])
@@ -181,7 +198,7 @@ def test_a_label_is_learned(labels: Labels) -> None:
 # -- another head -----------------------------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 def test_relabel_shares_the_body(labels: Labels) -> None:
     model, x = our_model(None), ids(2, 6)
     with torch.no_grad():
@@ -227,7 +244,7 @@ def test_relabel_wants_an_encoder(tmp_path: Path) -> None:
         relabel(checkpoint.load(tmp_path), SENTIMENT, torch.Generator())
 
 
-@BOTH
+@EACH
 def test_fresh_weights(labels: Labels) -> None:
     model = our_model(labels, width=240, heads=30)
     assert model.head.proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -239,7 +256,7 @@ def test_fresh_weights(labels: Labels) -> None:
 # -- what is counted, and what is refused -------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 def test_parameters_and_flops_are_counted(labels: Labels) -> None:
     model = our_model(labels)
     assert parameters(model.cfg) == sum(p.numel() for p in model.parameters())

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
 
+from modelwright.data.examples import Example
 from modelwright.data.kind import Data, Task
 from modelwright.evaluate import overlap
 from modelwright.evaluate.entities import entities, entity_counts
-from modelwright.evaluate.metrics import METRICS, default_metric, fits, score
+from modelwright.evaluate.metrics import METRICS, default_metric, fits, score, wanted
 from modelwright.evaluate.sentences import lines, sentences
 
 WORDS = ["the", "cat", "cats", "sat", "sitting", "on", "a", "mat", "dog's", "it", "is", "12.5", "No.", "not", "Über"]
@@ -177,6 +178,22 @@ def test_squad():
     assert answer("token_f1", "the Eiffel tower of of", "Eiffel Tower") == pytest.approx(2 * 2 / (4 + 2))
     assert [answer("token_f1", said, "Rome") for said in ("Paris", "", "the")] == [0, 0, 0]
     assert answer("token_f1", "the", "") == 1
+
+
+def test_the_nearest_of_several_right_answers_counts():
+    asked = task(kind="answer")
+    example = Example("e", {"answer": "the city of Rome", "target": "x", "accepted": ["the city of Rome", "Rome"]})
+
+    def given(name: str, prediction: str) -> list[float]:
+        return METRICS[name].stats(prediction, wanted(METRICS[name], asked, example), asked).tolist()
+
+    assert given("exact_match", "in Rome") == [0, 1]
+    assert given("exact_match", "rome.") == [1, 1]
+    assert given("token_f1", "in Rome") == pytest.approx([2 / 3, 1])
+    assert given("token_f1", "city of Rome") == pytest.approx([1, 1])
+    assert given("rougeL", "in Rome") == pytest.approx([2 / 3, 1])
+    assert wanted(METRICS["bleu"], asked, example) == "the city of Rome"
+    assert wanted(METRICS["token_f1"], task(kind="generate"), example) == "x"
 
 
 @pytest.mark.parametrize("kind", ["generate", "summarise", "translate"])

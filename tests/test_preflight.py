@@ -406,3 +406,46 @@ def test_samples_of_an_encoder_show_labels() -> None:
     assert fine(found)
     assert [piece for piece in found.samples[0].pieces if piece[1]] == [(" = O  ", True), (" = B-X  ", True)]
     assert (found.learned, found.tokens) == (2, 4)
+
+
+# -- answers that are pointed at ------------------------------------------------------------------------------
+
+
+def pointed(
+    *answers: str, context: int = 60, text: str | None = "the old sea road cat a new hill", **more: Any
+) -> Preflight:
+    """What is found of questions on one text, for an encoder."""
+    columns = {name: name for name in ("context", "question", "answer")}
+    made = Task("t", "answer", Data("t.jsonl"), columns, ("{{ question }}",), "{{ answer }}", decoding=Decoding(4))
+    rows = [{"context": text, "question": "the cat ?", "answer": answer, **more} for answer in answers]
+    asked = [Example(f"t:{at}", row) for at, row in enumerate(rows, 1)]
+    return looked(made, {"train": asked}, shape="encoder", context=context)
+
+
+def test_an_answer_that_its_context_does_not_hold_is_counted() -> None:
+    assert fine(pointed("sea road", "cat", "hill"))
+    said = fault(pointed("sea road", "Cat", "birds", ""))
+    assert said.startswith("the answers of 3 of 4 training rows (t:2, t:3, t:4) do not stand in their context to the ")
+    assert "take such rows out, or a decoder or an encoder-decoder, which writes its answers" in said
+    assert fault(pointed("cat", answer_start=3)).startswith("the answers of 1 of 1 training rows (t:1) do not stand in")
+
+
+def test_an_answer_that_fits_no_window_or_is_longer_than_is_looked_for() -> None:
+    said = fault(pointed("old sea road cat", "cat", context=10))
+    assert said == (
+        "the answers of 1 of 2 training rows (t:1) fit no window of the model's context of 10 tokens: take such rows "
+        "out, or a decoder or an encoder-decoder, which writes its answers"
+    )
+    said = fault(pointed("the old sea road cat", "cat"))
+    assert said.startswith("the answers of 1 of 2 training rows are longer than decoding.max_new, 4 tokens (t:1)")
+
+
+def test_a_row_without_a_context_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"t:1 has no context, and an encoder points at its answer in one: name the"):
+        pointed("cat", text=None)
+
+
+def test_an_answer_that_is_pointed_at_is_shown() -> None:
+    (shown,) = pointed("sea road").samples
+    assert [learned for _, learned in shown.pieces] == [False, True, False]
+    assert shown.pieces[1][0].strip() == "sea road"

@@ -57,6 +57,10 @@ def test_joined_by_hand():
     assert (numbers.tolist(), counts.tolist()) == ([[2, 1], [3, 3]], [0.5, 0.5])
     nothing = join([example([5], 1, []), example([6], 1, [8])])  # a source of nothing has its number all the same
     assert nothing.source[2].tolist() == [2]
+    told = join([part._replace(types=ints([0, 1] * 3)[: len(part.tokens)]) for part in (row, example([3], 1, [4]))])
+    assert told.types.tolist() == [0, 1, 0, 1, 0, 0]
+    with pytest.raises(ValueError, match="all or none"):
+        join([told, row])
     with pytest.raises(ValueError, match="all or none"):
         join([paired[0], row])
     with pytest.raises(ValueError, match="all or none"):

@@ -408,3 +408,54 @@ def test_inputs_are_compared_without_case_and_spacing():
     b = Example("b", {"context": "a B", "question": " why?"})
     assert task.input(a) == task.input(b)
     assert task.input(a) != task.input(Example("c", {"context": "a", "question": "b why?"}))
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+def questions(path, articles, each=5):
+    """Articles of one paragraph with some questions, as SQuAD has them."""
+    asked = [{"question": f"what is {n}?", "answers": [{"text": f"it {n}", "answer_start": 0}]} for n in range(each)]
+    data = [{"title": f"a{at}", "paragraphs": [{"context": f"it {at}", "qas": asked}]} for at in range(articles)]
+    path.write_text(json.dumps({"data": data}))
+    return path
+
+
+def test_an_article_stands_in_one_part(tmp_path):
+    said = {"kind": "answer", "data": {"train": "q.json"}}
+    questions(tmp_path / "q.json", 24)
+    found = parts(parse_task(said, "here", tmp_path))
+    titles = {part: {e.fields["title"] for e in examples} for part, examples in found.items()}
+    assert sum(map(len, titles.values())) == len(set().union(*titles.values())) == 24
+    assert [len(found[part]) for part in PARTS] == pytest.approx([84, 12, 12, 12], abs=5)  # one article is 5
+    other = parts(parse_task({**said, "data": {"train": "q.json", "seed": 1}}, "here", tmp_path))
+    assert {e.fields["title"] for e in other["test"]} != titles["test"]
+    questions(tmp_path / "q.json", 12)
+    fewer = parts(parse_task(said, "here", tmp_path))
+    assert all(fewer.values())  # though there are so few
+
+
+def test_several_right_answers(tmp_path):
+    table(tmp_path / "d.jsonl", [{"context": "to be", "question": f"q{n}", "a": ["be", "to be"]} for n in range(40)])
+    columns = {"answer": "a", "answer_start": "at", "context": "context"}
+    said = {"kind": "answer", "data": {"train": "d.jsonl"}, "columns": {"answer": "a"}}
+    example = parts(parse_task(said, "here", tmp_path))["train"][0]
+    assert (example.fields["answer"], example.fields["accepted"]) == ("be", ["be", "to be"])
+    with pytest.raises(ValueError, match=r"has no column 'at' for 'answer_start'"):
+        parts(parse_task({**said, "columns": columns}, "here", tmp_path))
+    table(tmp_path / "d.jsonl", [{"context": "to be", "question": f"q{n}", "a": "be", "at": 3} for n in range(40)])
+    example = parts(parse_task({**said, "columns": columns}, "here", tmp_path))["train"][0]
+    assert (example.fields["answer"], example.fields["answer_start"]) == ("be", 3)
+    assert "accepted" not in example.fields
+    table(tmp_path / "d.jsonl", [{"context": "to be", "question": f"q{n}", "a": []} for n in range(40)])
+    with pytest.raises(ValueError, match=r"d\.jsonl:1 in .*: the column 'a' holds no answer: take such rows out"):
+        parts(parse_task(said, "here", tmp_path))
+
+
+def test_the_contract_of_a_task_that_answers_is_what_it_was(tokenizer, tmp_path):
+    """What may be told of an answer is no part of a prompt."""
+    said = {"kind": "answer", "data": {"train": "q.json"}, "columns": {"answer": "a"}}
+    more = {**said, "columns": {"answer": "a", "answer_start": "at", "accepted": "all"}}
+    assert contract(parse_task(said, "h", tmp_path), tokenizer) == contract(parse_task(more, "h", tmp_path), tokenizer)
+    with pytest.raises(ValueError, match="unknown key 'answer_start'"):
+        parse_task({"kind": "summarise", "data": {"train": "x"}, "columns": {"answer_start": "at"}}, "h", tmp_path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from modelwright import cli
 from modelwright.adapt.open import open_model
@@ -24,7 +26,7 @@ from modelwright.recipes.ready import Ready, get_ready
 from modelwright.recipes.told import show
 from modelwright.recipes.tuning import Plan, Tune
 from modelwright.recipes.watch import Screen
-from tasks import task_in
+from tasks import COLOURS, TEXTS, task_in
 from tuned import came, losses, same, weights
 
 LEARNED = [
@@ -37,6 +39,39 @@ LEARNED = [
     ("encoder", "classify", "lora", 90, 0.03),
     ("encoder", "tag", "full", 40, 0.01),
 ]
+
+
+def questions_in(directory: Path) -> Path:
+    """Twenty questions, each on a text of four sentences, some of which are longer than a window of the model's."""
+    rng, said = random.Random(0), []
+    for at in range(20):
+        pairs = [(text, COLOURS[text.split()[-1]]) for text in rng.sample(TEXTS, 10 if at % 10 == 0 else 4)]
+        text, answer = pairs[rng.randrange(len(pairs))]
+        context = "  ".join(f"{one} {other}" for one, other in pairs)
+        start = context.index(text) + len(text) + 1
+        asked = {"question": text, "answers": [{"text": answer, "answer_start": start}]}
+        said.append({"title": str(at), "paragraphs": [{"context": context, "qas": [asked]}]})
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "q.json").write_text(json.dumps({"data": said}))
+    data = {"train": "q.json", "select": "q.json", "test": "q.json", "split": {"decide": 0}}
+    task = {"kind": "answer", "data": data, "metric": "exact_match"}
+    (directory / "task.yaml").write_text(yaml.safe_dump(task))
+    return directory / "task.yaml"
+
+
+def test_an_encoder_learns_to_point_at_answers(words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = questions_in(tmp_path)
+    more = ["--method", "full", "--steps", "120", "--rate", "0.01", "--tests", "1", "--overlap", "1"]
+    assert cli.main(words("encoder", task, *more)) == 0
+    found = came(capsys)
+    assert found["actual"]["best"] == 1.0
+    assert losses(tmp_path / "run")[-1] < 0.2 * losses(tmp_path / "run")[0]
+    assert cli.main(["evaluate", found["model"], "--task", str(task), "--json"]) == 0
+    said = came(capsys)
+    assert {name: said["scores"][name]["value"] for name in ("exact_match", "token_f1")} == {
+        "exact_match": 1.0, "token_f1": 1.0,
+    }  # fmt: skip
+    assert all("low" in score for score in said["scores"].values())
 
 
 @pytest.mark.parametrize(("shape", "kind", "method", "steps", "rate"), LEARNED)

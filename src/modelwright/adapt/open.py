@@ -27,6 +27,7 @@ from modelwright.data.prompt import Prompter, starts
 from modelwright.hub import open as hub
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json, replacing, write_json
+from modelwright.model.config import SPAN
 from modelwright.model.heads import Scored, relabel
 from modelwright.model.transformer import Labels, Transformer
 
@@ -142,8 +143,10 @@ def _compare(directory: Path, record: Mapping[str, Any], lm: LanguageModel) -> N
 
 def _labelled(model: Transformer, record: Mapping[str, Any], adapter: peft.Adapter) -> Transformer:
     """The base with the head over labels that the adapter was trained with, whose weights the adapter itself brings."""
-    said = record.get("labels")
-    if said is None and model.cfg.labels is None and adapter.config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+    said, task = record.get("labels"), adapter.config.get("task_type")
+    if said is None and task == peft.LABELLED["span"] and model.cfg.shape == "encoder":
+        said = asdict(SPAN)
+    if said is None and model.cfg.labels is None and task in peft.LABELLED.values():
         raise _unnamed(model, adapter)
     if said is None or model.cfg.labels is not None:
         return model
@@ -224,5 +227,5 @@ def prompter_of(task: Task, lm: LanguageModel) -> Prompter:
     cfg = lm.model.cfg
     return Prompter(
         task, lm.tokenizer, cfg.shape, (cfg.encoder or cfg).context, soft=soft_ids(lm.model),
-        start=starts(lm.generation), longest=None if cfg.unbounded else cfg.context,
+        start=starts(lm.generation), longest=None if cfg.unbounded else cfg.context, types=cfg.types,
     )  # fmt: skip

@@ -47,6 +47,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {  # what is not simply off, and still w
     "num_transformer_submodules": (1, None),
 }
 TASKS = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "encoder": None}
+LABELLED = {"text": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS"}
 
 
 @dataclass(frozen=True)
@@ -362,5 +363,5 @@ def _whole(value: float) -> float:
 def _task(model: Transformer) -> str | None:
     """What PEFT calls the model's purpose; of a masked language model it has no word."""
     if (labels := model.cfg.labels) is not None:
-        return "SEQ_CLS" if labels.each == "text" else "TOKEN_CLS"
+        return LABELLED[labels.each]
     return TASKS[model.cfg.shape]

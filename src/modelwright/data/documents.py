@@ -75,7 +75,7 @@ def read(source: Paths, *, column: str = "text", separator: str = SEPARATOR) -> 
     for a folder without readable files, and, while reading, for what is not UTF-8, not JSON, not a table or
     not a text, and where there was no text at all.
     """
-    return _some(_documents(files(source), column, separator), source)
+    return _some(_documents(text_files(source), column, separator), source)
 
 
 def _documents(found: Iterable[File], column: str, separator: str) -> Iterator[Document]:
@@ -106,7 +106,7 @@ def fingerprint(source: Paths) -> str:
     second is not. Hashing runs at about 1 GB/s, a small part of what it takes to tokenize the same bytes.
     """
     digest = hashlib.sha256()
-    for file in files(source):
+    for file in text_files(source):
         content = hashlib.sha256()
         with file.system.open(file.path, "rb") as stream:
             while chunk := stream.read(CHUNK):
@@ -119,11 +119,16 @@ def fingerprint(source: Paths) -> str:
 
 
 def files(source: Paths) -> list[File]:
-    """The files that `read` would read, in its order. Raises what `read` raises at once."""
+    """The files of a source, in the order in which they are read. Raises FileNotFoundError or ValueError."""
     sources = [source] if isinstance(source, str | Path) else list(source)
     if not sources:
         raise ValueError("the list of data sources is empty: name at least one file, folder or glob")
-    found = [file for one in sources for file in _find(str(one))]
+    return [file for one in sources for file in _find(str(one))]
+
+
+def text_files(source: Paths) -> list[File]:
+    """The files that `read` would read, in its order. Raises what `read` raises at once."""
+    found = files(source)
     if json_file := next((file.name for file in found if JSON.search(file.name)), None):
         raise ValueError(
             f"{json_file} is JSON, not JSON Lines: name it .jsonl if each line of it is an object, "

@@ -1,10 +1,10 @@
 """Tables of examples -> a list of `Example`s: what tasks are made of.
 
 A source is what `documents.files` finds: a path, a folder, a glob, a URL, or a list of these; or a table of the
-embedded desk, `desk:NAME`. What a file holds is
-read from its name: `.jsonl` and `.ndjson` are a JSON object a line; `.csv` has a header; `.tsv` has a header or is
-`text<TAB>label`; `.parquet` is a table; `.conll`, `.bio` and `.iob` are a token and its tag a line, with a blank
-line between sentences. All but Parquet may be gzipped. Every fault names its file and line.
+embedded desk, `desk:NAME`. What a file holds is read from its name: `.jsonl` and `.ndjson` are a JSON object a line;
+`.json` is questions on texts as SQuAD has them; `.csv` has a header; `.tsv` has a header or is `text<TAB>label`;
+`.parquet` is a table; `.conll`, `.bio` and `.iob` are a token and its tag a line, with a blank line between sentences.
+All but Parquet may be gzipped. Every fault names its file and line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from modelwright.data.documents import File, characters, files, first_line, line
 from modelwright.data.named import is_desk
 
 HALF = re.compile("[\ud800-\udfff]")  # a surrogate without its other half, which JSON can spell and no text can hold
-FORMAT = re.compile(r"\.(jsonl|ndjson|csv|tsv|parquet|conll|bio|iob2?)(\.gz)?$", re.IGNORECASE)
+FORMAT = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|conll|bio|iob2?)(\.gz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Example:
     """`train.jsonl:17`: the file's name and the line, counted from 1, on which the row begins (Parquet: the row)."""
     fields: Mapping[str, Any]
     """Columns under their names in the file: str, numbers, list[str] (tokens, tags), list[dict] (messages)."""
+    group: str = ""
+    """What several examples are about, where the file says it: an article. They stand in one part."""
 
 
 def read_examples(source: str | Path | Sequence[str]) -> list[Example]:
@@ -56,10 +58,14 @@ def read_examples(source: str | Path | Sequence[str]) -> list[Example]:
 def _examples(file: File) -> Iterator[Example]:
     match = FORMAT.search(file.name)
     if match is None:
-        raise ValueError(f"{file.name} is no table of examples: it may be .jsonl, .csv, .tsv, .parquet or .conll")
+        raise ValueError(
+            f"{file.name} is no table of examples: it may be .jsonl, .json, .csv, .tsv, .parquet or .conll"
+        )
     kind = match[1].lower()
     if kind in ("jsonl", "ndjson"):
         return _jsonl(file)
+    if kind == "json":
+        return _squad(file)
     if kind == "parquet":
         return _parquet(file)
     if kind == "csv":
@@ -75,11 +81,51 @@ def _jsonl(file: File) -> Iterator[Example]:
     with opened(file) as stream:
         for row, line in enumerate(lines(stream, file)):
             if (fields := record(line, file, row, offset)) is not None:
-                if b"\\ud" in line.lower() and (half := HALF.search(json.dumps(fields, ensure_ascii=False))):
-                    where = f"line {row + 1} of {file.name}"
-                    raise ValueError(f"{where} holds half a character, {half[0]!a}: a text was cut in the midst of one")
+                if b"\\ud" in line.lower():
+                    _whole_characters(fields, f"line {row + 1} of {file.name}")
                 yield _example(file, row + 1, fields)
             offset += len(line)
+
+
+def _whole_characters(fields: Mapping[str, Any], where: str) -> None:
+    if half := HALF.search(json.dumps(fields, ensure_ascii=False)):
+        raise ValueError(f"{where} holds half a character, {half[0]!a}: a text was cut in the midst of one")
+
+
+def _squad(file: File) -> Iterator[Example]:
+    """Questions on paragraphs of articles (Rajpurkar et al. 2016), one row for each question, counted from 1.
+
+    `{data: [{title, paragraphs: [{context, qas: [{id, question, answers: [{text, answer_start}]}]}]}]}`. The rows of an
+    article are one group, also where several files have it, as those of other languages do.
+    """
+    with opened(file) as stream:
+        said = record(stream.read(), file, 0, 0) or {}
+    row = 0
+    try:
+        for number, article in enumerate(said["data"], 1):
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    row += 1
+                    fields = _question(paragraph["context"], asked) | {"title": article.get("title", "")}
+                    _whole_characters(fields, f"question {row} of {file.name}")
+                    yield replace(_example(file, row, fields), group=fields["title"] or f"{file.relative}/{number}")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file.name} is JSON, not JSON Lines, and no set of questions as SQuAD has them "
+            f"({type(error).__name__}: {error}, behind question {row}): name it .jsonl if each line of it is an object"
+        ) from error
+
+
+def _question(context: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as a row: all its right answers, and the character of the context at which each begins."""
+    answers = asked["answers"]
+    return {
+        "id": asked.get("id", ""),
+        "context": context,
+        "question": asked["question"],
+        "answer": [answer["text"] for answer in answers],
+        "answer_start": [answer["answer_start"] for answer in answers],
+    }
 
 
 def _parquet(file: File) -> Iterator[Example]:

@@ -56,6 +56,7 @@ class Batch:
     segment: Tensor  # (B, T) int64: documents count from 1, padding is 0
     source: Source | None = None
     pairs: Pairs | None = None
+    types: Tensor | None = None  # (B, T) int64: which of two texts that are read together a token is of
 
 
 class Row(NamedTuple):
@@ -68,6 +69,7 @@ class Row(NamedTuple):
     segment: Ints
     source: tuple[Ints, Ints, Ints] | None = None  # tokens, pos, segment
     pairs: tuple[Ints, NDArray[np.float32]] | None = None  # (P, 2) segments, (P,) weights: what `Pairs` is made of
+    types: Ints | None = None
 
 
 def number(first: NDArray[np.bool_]) -> tuple[Ints, Ints]:
@@ -523,7 +525,7 @@ def collate(rows: Sequence[Row], packing: Lengths) -> Batch:
         return torch.from_numpy(out)
 
     T, S, pad = packing.length, packing.source, packing.pad
-    tokens, targets, weight, pos, segment, sources, compared = zip(*rows, strict=True)
+    tokens, targets, weight, pos, segment, sources, compared, types = zip(*rows, strict=True)
     source = pairs = None
     if S:
         inputs, places, parts = zip(*sources, strict=True)
@@ -533,4 +535,4 @@ def collate(rows: Sequence[Row], packing: Lengths) -> Batch:
         most = max(map(len, counted))
         pairs = Pairs(stack(segments, most), stack(counted, most))
     words, marks = (stack(tokens, T, pad), stack(targets, T, pad)), (stack(pos, T), stack(segment, T))
-    return Batch(*words, stack(weight, T), *marks, source, pairs)
+    return Batch(*words, stack(weight, T), *marks, source, pairs, None if types[0] is None else stack(types, T))

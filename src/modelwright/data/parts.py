@@ -18,7 +18,8 @@ def parts(task: Task) -> dict[str, list[Example]]:
     """The examples of each part, their fields also under canonical names.
 
     Parts without a source of their own are cut from `train` by a hash of each example's input, so the same input
-    never lies in two of them. (Files that the user gave are left as they are: the preflight tells where they overlap.)
+    never lies in two of them; where the file tells groups apart, as SQuAD's its articles, by whole groups. (Files that
+    the user gave are left as they are: the preflight tells where they overlap.)
     Raises what `prepare` raises.
     """
     return prepare(task)[1]
@@ -69,10 +70,21 @@ def canonical(task: Task, example: Example, source: str) -> Example:
             raise ValueError(
                 f"{example.id} in {source} has no column {column!r} for {name!r}: it has {there}{_named_by(example.id)}"
             )
-        made[name] = _value(name, example.fields[column], f"{example.id} in {source}: the column {column!r}")
+        value, what = example.fields[column], f"{example.id} in {source}: the column {column!r}"
+        if name == "answer" and isinstance(value, list | tuple):
+            made["accepted"] = value = _several(value, what)
+            value = value[0]
+        made[name] = value if name == "answer_start" else _value(name, value, what)
     if task.kind == "tag" and len(made["tokens"]) != len(made["tags"]):
         raise ValueError(f"{example.id} in {source} has {len(made['tokens'])} tokens and {len(made['tags'])} tags")
-    return Example(example.id, made)
+    return replace(example, fields=made)
+
+
+def _several(value: Sequence[Any], what: str) -> list[str]:
+    """All the right answers to a question; the first is the one that is learned."""
+    if not value:
+        raise ValueError(f"{what} holds no answer: take such rows out, or say in words that there is none")
+    return list(_value("accepted", value, what))
 
 
 def _named_by(row: str) -> str:
@@ -101,15 +113,29 @@ def _short(value: Any) -> str:
 
 
 def _cut(task: Task, own: dict[str, list[Example]]) -> dict[str, list[Example]]:
-    """Train divided among itself and the parts without a source, by a hash of the input."""
+    """Train divided among itself and the parts without a source, by a hash of the input or of the group."""
     shares = {part: task.data.split.get(part, SPLIT[part]) for part in PARTS if part == "train" or part not in own}
     shares = {part: share for part, share in shares.items() if share}
     whole, cut = sum(shares.values()), {part: list[Example]() for part in shares}
+    grouped = _grouped(task, own["train"])
     for example in own["train"]:
-        at = _chance(f"{task.data.seed}/split/{task.input(example)}") * whole
-        cut[_falls(at, shares)].append(example)
+        at = grouped[example.group] if example.group else _chance(f"{task.data.seed}/split/{task.input(example)}")
+        cut[_falls(at * whole, shares)].append(example)
     found: dict[str, list[Example]] = own | cut
     return {part: found[part] for part in PARTS if part in found}
+
+
+def _grouped(task: Task, examples: Sequence[Example]) -> dict[str, float]:
+    """Where each group's middle stands, in [0, 1), when all are laid side by side in an order that the seed draws.
+
+    A part gets its share of the rows as nearly as whole groups allow, though there be few and unequal ones.
+    """
+    sizes = Counter(example.group for example in examples if example.group)
+    found, before = dict[str, float](), 0
+    for group in sorted(sizes, key=lambda group: _chance(f"{task.data.seed}/group/{group}")):
+        found[group] = (before + sizes[group] / 2) / sizes.total()
+        before += sizes[group]
+    return found
 
 
 def _falls(at: float, shares: Mapping[Part, float]) -> Part:

@@ -17,9 +17,10 @@ import numpy as np
 
 from modelwright.data.chat import Turn, chat_template, continued, conversation, encode_chat, encode_turn, spoken
 from modelwright.data.examples import Example
-from modelwright.data.kind import DEFAULTS, Decoding, Task, fill
+from modelwright.data.kind import DEFAULTS, ENCODED, Decoding, Task, fill
 from modelwright.data.pack import Row, around
 from modelwright.data.shots import choose_shots as choose_shots
+from modelwright.data.span import Frame, Window, place_of
 from modelwright.data.template import variables
 from modelwright.data.tokenizer import Tokenizer
 
@@ -37,6 +38,7 @@ class Prompt:
     dropped: int = 0  # whole examples left out because the context was short
     truncated: int = 0  # tokens of the input itself that were cut: 0 unless it alone is too long
     first: tuple[int, ...] = ()  # kind tag: place of each word's first token; words cut off have none
+    windows: tuple[Window, ...] = ()  # an encoder that points at answers reads these; `tokens` are those of all
 
 
 CONVERSATION = "{{ messages }}"  # a prompt that is a whole conversation, up to where the assistant is to speak
@@ -66,11 +68,13 @@ class Prompter:
         soft: Sequence[int] = (),
         start: Sequence[int] = (),
         longest: int | None = None,
+        types: int = 0,
     ) -> None:
         """`context`: tokens a row may have, prompt and answer together (an encoder-decoder's: of its source). With
         relative positions it is what the model learned from: it could read more, and nobody knows how well. `soft`:
         ids of a soft prompt, put before each document. `start`: what an encoder-decoder's decoder begins with, by
         `starts`, else the padding token; `longest`: tokens that this decoder can read, where its positions end.
+        `types`: how many token types an encoder tells apart.
 
         Raises ValueError where the task, the tokenizer and the model do not go together.
         """
@@ -88,6 +92,9 @@ class Prompter:
         chosen = task.labels if task.kind == "classify" and shape == "decoder" else ()
         self._longest = max(chosen, key=lambda label: len(tokenizer.encode(f" {label}")), default=None)
         self._check()
+        self.points = shape == "encoder" and task.kind == "answer"
+        """Whether the answer is not written, but is a span of the context."""
+        self._frame = Frame(tokenizer, context, self.soft, types) if self.points else None
 
     def prompt(self, example: Example, shots: Sequence[Example] = (), *, template: int = 0) -> Prompt:
         """What the model reads of an example, with room for `decoding.max_new` tokens of answer, or the longest label.
@@ -123,11 +130,15 @@ class Prompter:
         return [(*self.completion(example, label), *end) for label in self.task.labels]
 
     def row(self, example: Example, shots: Sequence[Example] = (), *, template: int = 0) -> Row:
-        """A training row: weight 1 on the answer and the token that ends it, for an encoder on the label or tags.
+        """A training row: weight 1 on the answer and the token that ends it, for an encoder on the label or tags; where
+        it points at answers, on the context, in all windows that hold the answer.
 
         A decoder's row has the ids of `prompt`, but for an answer longer than `max_new`, which gets the room it needs;
         one that is too long for the context even so is learned as far as it fits, without an end.
         """
+        if self._frame is not None:
+            windows = self.prompt(example, shots, template=template).windows
+            return self._frame.row(windows, str(example.fields["context"]), place_of(example))
         if self.shape == "encoder":
             return self._labelled(example, self.prompt(example, shots, template=template))
         said = self._answer(example, None)
@@ -166,6 +177,8 @@ class Prompter:
     def _prompt(self, example: Example, shots: Sequence[Example], template: int, answer: int) -> Prompt:
         if self.shape == "encoder" and shots:
             raise ValueError("an encoder takes no shots: it reads the input alone")
+        if self._frame is not None:
+            return self._beside(self._frame, example)
         if self.task.kind == "tag":
             return self._words(example)
         room = self.context - len(self.soft) - (answer if self.shape == "decoder" else 0)
@@ -279,7 +292,19 @@ class Prompter:
         turn = encode_turn(self.tokenizer, [{"role": "user", "content": "a"}], "b").end if self.chat else None
         return _first_of(turn, self.tokenizer.eos)
 
-    # -- an encoder's labels and tags --------------------------------------------------------------
+    # -- an encoder's labels, tags and spans -------------------------------------------------------
+
+    def _beside(self, frame: Frame, example: Example) -> Prompt:
+        """The question beside each window of its context, whatever the task's prompts: an encoder reads columns."""
+        question, context = str(example.fields["question"]), example.fields.get("context")
+        if not isinstance(context, str):
+            raise ValueError(
+                f"{example.id} has no context, and an encoder points at its answer in one: name the column "
+                "(columns: {context: ...}), or take a decoder or an encoder-decoder"
+            )
+        windows, cut = frame.windows(question, context)
+        tokens = tuple(token for window in windows for token in window.tokens)
+        return Prompt(tokens, None, f"{question}\n\n{context}", truncated=cut, windows=tuple(windows))
 
     def _words(self, example: Example) -> Prompt:
         """A sentence of words: each is encoded by itself, so that it is known which token begins it."""
@@ -320,8 +345,9 @@ class Prompter:
         kind, shape = self.task.kind, self.shape
         if kind == "tag" and shape != "encoder":
             raise ValueError(f"a model that tags words is an encoder, and this one is a {shape}")
-        if shape == "encoder" and kind not in ("classify", "tag"):
-            raise ValueError(f"an encoder cannot {kind}: it classifies or tags; take a decoder or an encoder-decoder")
+        if shape == "encoder" and kind not in ENCODED:
+            what = "it classifies or tags, or answers out of a context"
+            raise ValueError(f"an encoder cannot {kind}: {what}; take a decoder or an encoder-decoder")
         if shape != "encoder" and self.end < 0:
             raise ValueError("this model's tokenizer has no token that ends a text, so no answer would ever end")
         if shape == "encoder-decoder" and self._start[0] < 0:

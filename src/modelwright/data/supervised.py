@@ -36,11 +36,11 @@ class Widths:
 def join(rows: Sequence[Row]) -> Row:
     """Examples side by side in one row, each a segment of its own; sources and pairs likewise, by the same numbers.
 
-    Raises ValueError where there is no row, or only some of them have a source, or pairs.
+    Raises ValueError where there is no row, or only some of them have a source, or pairs, or types.
     """
-    if len({(row.source is None, row.pairs is None) for row in rows}) != 1:
-        raise ValueError("rows are joined where there are some, and all or none of them have a source, or pairs")
-    tokens, targets, weight, pos, segment, sources, compared = zip(*rows, strict=True)
+    if len({(row.source is None, row.pairs is None, row.types is None) for row in rows}) != 1:
+        raise ValueError("rows are joined where there are some, and all or none of them have a source, pairs or types")
+    tokens, targets, weight, pos, segment, sources, compared, types = zip(*rows, strict=True)
     before = np.cumsum([0, *[int(one.max(initial=0)) for one in segment[:-1]]])
 
     def counted_on(numbers: Sequence[Ints]) -> Ints:
@@ -54,7 +54,7 @@ def join(rows: Sequence[Row]) -> Row:
         segments, counts = zip(*compared, strict=True)
         pairs = counted_on(segments), np.concatenate(counts)
     joined = (np.concatenate(tokens), np.concatenate(targets), np.concatenate(weight), np.concatenate(pos))
-    return Row(*joined, counted_on(segment), source, pairs)
+    return Row(*joined, counted_on(segment), source, pairs, None if types[0] is None else np.concatenate(types))
 
 
 def pack(rows: Sequence[Row], order: Iterable[int], length: int, source: int) -> list[list[int]]:

@@ -19,9 +19,9 @@ from typing import Any
 import jinja2
 
 from modelwright.data.chat import chat_template
+from modelwright.data.kind import ASIDE, NAMES, OPTIONAL, SPLIT, asked, templates
 from modelwright.data.kind import DEFAULTS as DEFAULTS
 from modelwright.data.kind import KINDS as KINDS
-from modelwright.data.kind import NAMES, OPTIONAL, SPLIT, asked, templates
 from modelwright.data.kind import PARTS as PARTS
 from modelwright.data.kind import Data as Data
 from modelwright.data.kind import Decoding as Decoding
@@ -141,7 +141,7 @@ def _data(said: Mapping[str, Any], where: str, base: Path) -> Data:
 def _columns(said: Mapping[str, Any], kind: Kind, where: str) -> dict[str, str]:
     """Canonical name -> column; a name that is not mapped is the column's own."""
     inputs, target = NAMES[kind]
-    known(said, [*inputs, target, "required"], where)
+    known(said, [*inputs, target, "required", *ASIDE.get(kind, ())], where)
     own = {name: name for name in (*inputs, target) if name not in OPTIONAL}
     read = _Reader(said, where)
     return own | {name: read.text(name, "") for name in said}

@@ -57,6 +57,7 @@ class Metric:
     value: Callable[[Array], Array]
     extremes: Extremes | None
     weighed: bool = False  # whether one example may count for more than another
+    several: bool = False  # whether the reference may be a list of right answers, of which the nearest counts
 
 
 # -- values and extremes of ratios -----------------------------------------------------------------------------
@@ -179,6 +180,16 @@ def of_words(stats: Callable[[str, str], Array]) -> Stats:
     return read
 
 
+def of_nearest(stats: Stats) -> Stats:
+    """A mean's statistics, (score, 1), against the right answer that gives the most, as SQuAD's script has it."""
+
+    def nearest(prediction: str, reference: str | Sequence[str], task: Task) -> Array:
+        right = [reference] if isinstance(reference, str) else reference
+        return max((stats(prediction, one, task) for one in right), key=lambda found: float(found[0]))
+
+    return nearest
+
+
 WRITTEN: frozenset[Kind] = frozenset(
     ("summarise", "translate", "answer", "generate")
 )  # kinds whose output is free text
@@ -193,7 +204,7 @@ def _metrics() -> list[Metric]:
         ("token_f1", of_words(token_f1)),
     ]
     return [
-        *(Metric(name, WRITTEN, True, stats, ratio, ratio_extremes) for name, stats in means),
+        *(Metric(name, WRITTEN, True, of_nearest(stats), ratio, ratio_extremes, several=True) for name, stats in means),
         Metric("mentions", WRITTEN, True, of_any(mentions), ratio, ratio_extremes, True),
         Metric("bleu", WRITTEN, True, of_any(bleu_stats), bleu, bleu_extremes, True),
         Metric("chrf", WRITTEN, True, of_any(chrf_stats), chrf, chrf_extremes, True),
@@ -242,12 +253,14 @@ def metric_of(task: Task) -> Metric:
 
 
 def wanted(metric: Metric, task: Task, example: Example) -> Any:
-    """What a prediction for this example is compared with: the required strings for `mentions`, else the reference.
+    """What a prediction for this example is compared with: the required strings for `mentions`, else the reference, or
+    all the right answers where there are several and the metric takes them.
 
     Raises ValueError where the task names no column of required strings.
     """
     if metric.name != "mentions":
-        return task.reference(example)
+        accepted = example.fields.get("accepted") if task.kind == "answer" and metric.several else None
+        return accepted if isinstance(accepted, list) and accepted else task.reference(example)
     if "required" not in example.fields:
         raise ValueError(
             f"the metric mentions needs a column `required`, a list of strings, which {example.id} does not have"

@@ -129,7 +129,7 @@ def stacked(rows: Sequence[Row], device: torch.device) -> Batch:
         longest = max(map(len, arrays))
         return torch.from_numpy(np.stack([np.pad(a, (0, longest - len(a))) for a in arrays])).to(device)
 
-    *own, sources, _ = zip(*rows, strict=True)
+    *own, sources, _, _ = zip(*rows, strict=True)
     source = Source(*map(stack, zip(*sources, strict=True))) if sources[0] is not None else None
     tokens, targets, weight, pos, segment = map(stack, own)
     return Batch(tokens, targets, weight, pos, segment, source)

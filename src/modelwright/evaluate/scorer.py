@@ -24,6 +24,7 @@ from modelwright.adapt.prompt import soft_ids
 from modelwright.data.kind import Decoding
 from modelwright.data.pack import Batch, Row
 from modelwright.data.prompt import Prompt
+from modelwright.data.span import Window
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.evaluate.reading import batches, marks, pad_right, reach, stacked, text_rows
 from modelwright.infer.complete import written
@@ -185,30 +186,45 @@ class ModelScorer:
     # -- labels -----------------------------------------------------------------------------------------
 
     def predict(self, prompts: Sequence[Prompt], *, told: Told = untold) -> list[NDArray[np.float32]]:
-        """The scores of the labels: (L,) for each text, or (words, L) where each word has one, read at its first token.
+        """The scores of the labels: (L,) for each text, or (words, L) where each word has one, read at its first token;
+        of a span (tokens, 2), of each window's tokens of the text, one window behind the other.
 
         Raises ValueError for a model without labels.
         """
         labels = self.model.cfg.labels
         if labels is None:
             raise ValueError("this model has no labels to predict: fine-tune it on a task of labels first")
+        rows = [(at, read) for at, prompt in enumerate(prompts) for read in prompt.windows or (prompt,)]
         found: dict[int, NDArray[np.float32]] = {}
+        left = Counter(at for at, _ in rows)  # windows of each prompt that are still to be read
         with torch.inference_mode():
-            for some in batches([len(prompt.tokens) for prompt in prompts], self.budget):
-                hidden = self._hidden([prompts[at].tokens for at in some])  # (B, T, C)
-                for row, at in enumerate(some):
-                    places = [0] if labels.each == "text" else list(prompts[at].first)
-                    scores = self.model.logits(hidden[row, places]).float().cpu().numpy()  # (1 or words, L)
-                    found[at] = scores[0] if labels.each == "text" else scores
-                told(len(some))
-        return [found[at] for at in range(len(prompts))]
+            for some in batches([len(read.tokens) for _, read in rows], self.budget):
+                hidden = self._hidden([rows[i][1].tokens for i in some], self._types([rows[i][1] for i in some]))
+                for x, i in zip(hidden, some, strict=True):  # x (T, C)
+                    places = [0] if labels.each == "text" else list(rows[i][1].first)
+                    scores = self.model.logits(x[places]).float().cpu().numpy()  # (1 or words, L)
+                    found[i] = scores[0] if labels.each == "text" else scores
+                owners = [rows[i][0] for i in some]
+                left.subtract(owners)
+                told(sum(left[owner] == 0 for owner in set(owners)))
+        parts: list[list[NDArray[np.float32]]] = [[] for _ in prompts]
+        for i, (at, _) in enumerate(rows):
+            parts[at].append(found[i])
+        return [np.concatenate(part) for part in parts]
 
-    def _hidden(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _types(self, read: Sequence[Prompt | Window]) -> list[Sequence[int]] | None:
+        """Of which text each token is, where two are read together and the model tells them apart."""
+        pairs = [one.types for one in read if isinstance(one, Window)]
+        return list(pairs) if pairs and self.model.cfg.types > 1 else None
+
+    def _hidden(self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None) -> Tensor:
         """(B, T, C) of rows of ids, padded on the right."""
         tokens, segment = pad_right(rows, 0, self.device), marks(list(map(len, rows)), self.device)
         if self.model.encoder is not None:
             return self.model.encode(tokens, segment=segment).x
-        return self.model.hidden(tokens, segment=segment)
+        return self.model.hidden(
+            tokens, segment=segment, types=None if types is None else pad_right(types, 0, self.device)
+        )
 
     # -- texts ------------------------------------------------------------------------------------------
 

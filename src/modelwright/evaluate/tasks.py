@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from modelwright.data.examples import Example
 from modelwright.data.kind import Kind, Task
 from modelwright.data.prompt import Prompt, Prompter
+from modelwright.data.span import cut_out
 from modelwright.data.task import contract
 from modelwright.evaluate.metrics import METRICS, Metric, metric_of, wanted
 from modelwright.evaluate.scorer import Scorer, Told, untold
 from modelwright.evaluate.statistics import Interval, interval
+from modelwright.model.config import SPAN
 
 Array = NDArray[np.float64]
 Answer = str | list[str]
@@ -154,10 +156,12 @@ def answers(
     told: Told = untold,
 ) -> list[Given]:
     """The answer to each prompt: written; or of the labels the likeliest; or by a head the highest, for each word or
-    text.
+    text, or of all spans of the context.
 
     So whatever a model says is a label, and nothing is lost in reading an answer.
     """
+    if prompter.points:
+        return extracted(scorer, task, examples, prompts, told)
     if prompter.shape == "encoder":
         return labelled(scorer, task, examples, prompts, told)
     if task.kind == "classify":
@@ -205,6 +209,20 @@ def labelled(
         tags = [names[i] for i in score.argmax(-1)]  # (words,)
         found.append(Given(tags + [task.usual or "O"] * (len(example.fields["tokens"]) - len(tags))))
     return found
+
+
+def extracted(
+    scorer: Scorer, task: Task, examples: Sequence[Example], prompts: Sequence[Prompt], told: Told = untold
+) -> list[Given]:
+    """The span of the context, of at most `decoding.max_new` tokens, whose start and end a head scores highest."""
+    if scorer.labels and scorer.labels != SPAN.names:
+        raise ValueError(
+            f"this model knows the labels {', '.join(scorer.labels)}, and points at no answers: fine-tune its base on "
+            f"{task.name}, or take a decoder"
+        )
+    scores = scorer.predict(prompts, told=told)
+    found = zip(examples, prompts, scores, strict=True)
+    return [Given(cut_out(e.fields["context"], p.windows, s, task.decoding.max_new)) for e, p, s in found]
 
 
 # -- what they are worth ----------------------------------------------------------------------------------------

@@ -49,17 +49,21 @@ class Local:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a model chooses among instead of tokens: classes of a whole text, or tags of each token.
+    """What a model chooses among instead of tokens: classes of a whole text, tags of each token, the ends of a span.
 
-    The label of a text is read at its first token, after a pooler (Devlin et al. 2019, section 4.1).
+    The label of a text is read at its first token, after a pooler (Devlin et al. 2019, section 4.1). Of a span each
+    label is chosen once, among the tokens: where it starts, and where it ends (section 4.2).
     """
 
     names: tuple[str, ...]
-    each: Literal["text", "token"] = "text"
+    each: Literal["text", "token", "span"] = "text"
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names) or len(self.names) < 2:
             raise ValueError(f"a model chooses among at least two labels, each named once, not {self.names}")
+
+
+SPAN = Labels(("start", "end"), "span")  # of an answer that is pointed at
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from modelwright.model.config import Config, Labels
+from modelwright.model.config import SPAN, Config, Labels
 from modelwright.model.family import (
     ACTS,
     Family,
@@ -33,7 +33,9 @@ BODY: dict[str, Any] = {
     "causal": False, "pre_norm": False, "norm": "layer", "final_norm": False, "gated": False, "attn_bias": True,
     "ffn_bias": True, "learned": True, "embed_norm": True,
 }  # fmt: skip
-LABELLED: dict[str, Any] = {"ForSequenceClassification": "text", "ForTokenClassification": "token"}
+LABELLED: dict[str, Any] = {
+    "ForSequenceClassification": "text", "ForTokenClassification": "token", "ForQuestionAnswering": "span",
+}  # fmt: skip
 
 
 def _architectures(stem: str) -> tuple[str, ...]:
@@ -61,11 +63,14 @@ def _write_ends(cfg: Config, stem: str) -> dict[str, Any]:
 
 
 def _read_labels(config: Json, stem: str) -> Labels | None:
-    """The labels of a model that has them: `id2label`, or LABEL_0, LABEL_1, ... where they are only counted."""
+    """The labels of a model that has them: `id2label`, or LABEL_0, LABEL_1, ... where they are only counted.
+
+    Of a span's two ends nothing is said: what `id2label` holds beside them means nothing.
+    """
     heads = (str(name).removeprefix(stem) for name in config.get("architectures") or ())
     each = next((LABELLED[head] for head in heads if head in LABELLED), None)
-    if each is None:
-        return None
+    if each is None or each == "span":
+        return SPAN if each else None
     only(config, problem_type=(None, "single_label_classification"))
     named = settings(config, "id2label")
     count = len(named) if named else size(config, "num_labels", default=2)
@@ -78,8 +83,8 @@ def _read_labels(config: Json, stem: str) -> Labels | None:
 
 
 def _write_labels(labels: Labels | None, stem: str) -> dict[str, Any]:
-    if labels is None:
-        return {}
+    if labels is None or labels.each == "span":
+        return {"architectures": [f"{stem}{key_of(LABELLED, 'span')}"]} if labels else {}
     return {
         "architectures": [f"{stem}{key_of(LABELLED, labels.each)}"],
         "id2label": {str(i): name for i, name in enumerate(labels.names)},
@@ -165,6 +170,7 @@ BERT = Family(
         Name("head.proj.weight", ("cls.predictions.decoder.weight",), labelled=False),
         Name("head.proj.bias", ("cls.predictions.decoder.bias", "cls.predictions.bias"), labelled=False),
         Name("head.pooler", ("bert.pooler.dense",)),
+        Name("head.proj", ("qa_outputs",), each="span"),
         Name("head.proj", ("classifier",), labelled=True),
     ),
     older=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), (r"^(?=(embeddings|encoder|pooler)\.)", "bert.")),
@@ -208,6 +214,7 @@ def _roberta(kind: str, stem: str) -> Family:
             Name("head.pooler", ("classifier.dense",)),
             Name("head.proj", ("classifier.out_proj",), each="text"),
             Name("head.proj", ("classifier",), each="token"),
+            Name("head.proj", ("qa_outputs",), each="span"),
         ),
         older=((r"^(?=(embeddings|encoder|pooler)\.)", "roberta."),),
         buffers=(r"roberta\.embeddings\.(position_ids|token_type_ids)",),
@@ -285,6 +292,7 @@ DISTILBERT = Family(
         Name("head.norm", ("vocab_layer_norm",)),
         Name("head.proj", ("vocab_projector",), labelled=False),
         Name("head.pooler", ("pre_classifier",)),
+        Name("head.proj", ("qa_outputs",), each="span"),
         Name("head.proj", ("classifier",), labelled=True),
     ),
     older=((r"^(?=(embeddings|transformer)\.)", "distilbert."),),

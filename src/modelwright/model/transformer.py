@@ -47,8 +47,8 @@ def rope_frequencies(cfg: Rope, head: int, device: torch.device) -> Tensor:
 def sinusoids(pos: Tensor, width: int) -> Tensor:
     """The sines of C/2 wavelengths, and then their cosines: pos (B, T) -> (B, T, C) float32.
 
-    sin(pos / 10000^(2i/C)) and cos of the same (Vaswani et al. 2017, section 3.5), who write them in turns; in the order
-    of their code, and of Marian's checkpoints.
+    sin(pos / 10000^(2i/C)) and cos of the same (Vaswani et al. 2017, section 3.5), who write them in turns; this is the
+    order of their code, and of Marian's checkpoints.
     """
     angle = pos[..., None].float() * rope_frequencies(Rope(), width, pos.device)  # (B, T, C/2)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from modelwright.adapt.open import HABITS, digest, open_model
+from modelwright.data.kind import ENCODED, Task
 from modelwright.data.prompt import Prompter
-from modelwright.data.task import Task
 from modelwright.hub.open import LanguageModel
 from modelwright.model.transformer import Config
 from modelwright.project.ladder import rung_of
@@ -48,7 +48,7 @@ def unfit(found: Opened, rung: str, asked: Asked) -> str:
     encoder, kind = found.config.shape == "encoder", asked.task.kind
     if kind == "tag" and not encoder:
         return "tagging needs an encoder"
-    if kind not in ("classify", "tag") and encoder:
+    if kind not in ENCODED and encoder:
         return f"an encoder writes no text, and cannot {kind}"
     return "" if rung_of(rung).method else unasked(found, rung, asked)
 

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import pydantic
 
+from modelwright.data.kind import ENCODED
 from modelwright.data.named import known, located, read_yaml
 from modelwright.data.shots import How
 from modelwright.data.task import Task, parse_task, read_task
@@ -368,7 +369,7 @@ def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
 
 def _against_base(project: Project, base: Pretrain) -> Iterable[str]:
     limits, kind = project.limits, project.task.kind
-    if base.objective == "masked" and kind not in ("classify", "tag"):
+    if base.objective == "masked" and kind not in ENCODED:
         yield f"a base with objective masked is an encoder, which cannot {kind}: take causal, span or denoise"
     if base.objective != "masked" and kind == "tag":
         yield f"tagging needs an encoder: give the base the objective masked, not {base.objective}"

@@ -23,6 +23,7 @@ from modelwright.data.examples import Example
 from modelwright.data.kind import Task, fill, templates
 from modelwright.data.pack import Row
 from modelwright.data.prompt import Prompter
+from modelwright.data.span import END, START, place_of
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.evaluate.metrics import metric_of, score, wanted
 
@@ -86,7 +87,7 @@ def preflight(
     asked = [prompter.prompt(example, template=at) for example, at in zip(train, turns, strict=True)]
     cut = [example.id for example, prompt in zip(train, asked, strict=True) if prompt.truncated]
     faults = [
-        *_silent(prompter, train, rows),
+        *(_pointless(prompter, train, rows) if prompter.points else _silent(prompter, train, rows)),
         *_truncated(cut, len(train), truncated),
         *_unfinished(prompter, train, rows, truncated),
         *_endless(prompter, train, rows),
@@ -117,6 +118,22 @@ def _silent(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -
     names = [example.id for example, row in zip(train, rows, strict=True) if not says(row)]
     mend = "is the answer's column empty? Take such rows out, or say in words that there is no answer"
     return [f"no token of {_several(names)} carries loss: {mend}"] if names else []
+
+
+def _pointless(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
+    """An encoder learns to point at an answer that stands in the context, and in a window of it, and nothing else."""
+    unmarked = [example for example, row in zip(train, rows, strict=True) if not row.weight.any()]
+    absent = [example.id for example in unmarked if place_of(example) is None]
+    wide = [example.id for example in unmarked if example.id not in absent]
+    said, mend = [], "take such rows out, or a decoder or an encoder-decoder, which writes its answers"
+    if absent:
+        which = f"the answers of {len(absent)} of {len(train)} training rows ({_several(absent)})"
+        where = "do not stand in their context to the letter, or not where answer_start says"
+        said.append(f"{which} {where}, and an encoder can only point at one: {mend}")
+    if wide:
+        which = f"the answers of {len(wide)} of {len(train)} training rows ({_several(wide)})"
+        said.append(f"{which} fit no window of the model's context of {prompter.context} tokens: {mend}")
+    return said
 
 
 def _endless(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row]) -> list[str]:
@@ -212,14 +229,23 @@ def _truncated(cut: Sequence[str], rows: int, allowed: float) -> list[str]:
 def _unfinished(prompter: Prompter, train: Sequence[Example], rows: Sequence[Row], allowed: float) -> list[str]:
     """An answer that is learned whole and may not be written whole."""
     task = prompter.task
-    if prompter.shape == "encoder" or task.kind == "classify":  # labels are not written, but chosen
+    if task.kind in ("classify", "tag"):  # labels are not written, but chosen
         return []
-    most = task.decoding.max_new
-    long = [e.id for e, row in zip(train, rows, strict=True) if int((row.weight > 0).sum()) > most]
+    most, size = task.decoding.max_new, _pointed if prompter.points else _written
+    long = [e.id for e, row in zip(train, rows, strict=True) if size(row) > most]
     if len(long) <= allowed * len(train):
         return []
     said = f"the answers of {len(long)} of {len(train)} training rows are longer than decoding.max_new, {most} tokens"
     return [f"{said} ({_several(long)}): raise it, or allow it with --truncated {_share(len(long), len(train))}"]
+
+
+def _written(row: Row) -> int:
+    return int((row.weight > 0).sum())
+
+
+def _pointed(row: Row) -> int:
+    """Tokens of an answer that is pointed at."""
+    return int((row.targets & END).argmax()) + 1 - int((row.targets & START).argmax()) if row.weight.any() else 0
 
 
 def _share(part: int, whole: int) -> str:
@@ -364,6 +390,8 @@ def _several(names: Sequence[str]) -> str:
 
 def sample(prompter: Prompter, example: Example, row: Row) -> Sample:
     """The row as text, in pieces that carry loss or do not."""
+    if prompter.points:
+        return _marked(prompter, example, row)
     if prompter.shape == "encoder":
         return _labelled(prompter, example, row)
     first = int((row.weight > 0).argmax()) if row.weight.any() else len(row.tokens)
@@ -386,6 +414,15 @@ def _labelled(prompter: Prompter, example: Example, row: Row) -> Sample:
         begun = at + 1
     pieces.append((_text(prompter.tokenizer, row.tokens[begun:].tolist()), False))
     return Sample(example.id, tuple(pieces))
+
+
+def _marked(prompter: Prompter, example: Example, row: Row) -> Sample:
+    """A question, and the first window of its context that holds the answer, which is the piece that is learned."""
+    tokens = row.tokens[row.segment == 1].tolist()
+    start = int((row.targets & START).argmax())
+    end = start + _pointed(row)
+    pieces = (tokens[:start], False), (tokens[start:end], True), (tokens[end:], False)
+    return Sample(example.id, tuple((_text(prompter.tokenizer, ids) + " ", learned) for ids, learned in pieces))
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

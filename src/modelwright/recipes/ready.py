@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,12 +19,16 @@ from modelwright.data.supervised import Examples
 from modelwright.data.task import contract, prepare, read_task
 from modelwright.evaluate.metrics import metric_of
 from modelwright.hub.open import LanguageModel
+from modelwright.losses.extract import extract
+from modelwright.losses.language import language_model
+from modelwright.model.config import SPAN
 from modelwright.model.transformer import Labels, Transformer
 from modelwright.recipes.evaluate import prompter_of
 from modelwright.recipes.methods import Adapter, make_adapter, put_on, with_dropout
 from modelwright.recipes.preflight import Unfit, data_faults, suited
 from modelwright.recipes.results import data_digest
 from modelwright.recipes.tuning import Inputs, Tune
+from modelwright.train.loop import Loss
 
 ABREAST = 4  # average examples in a row
 
@@ -65,6 +69,10 @@ class Ready:
     def names(self) -> list[str]:
         return [example.id for example in self.parts["train"]]
 
+    @property
+    def loss(self) -> Loss[Any]:
+        return extract if self.prompter.points else language_model
+
 
 def get_ready(args: Tune) -> Ready:
     """Raises ValueError for faults of the data, before a model is opened, and Unfit where the task, the model and the
@@ -74,7 +82,7 @@ def get_ready(args: Tune) -> Ready:
         raise ValueError("; and ".join(faults))
     base = open_base(args.model, args.dropout)
     encoder = base.model.cfg.shape == "encoder"
-    labels = Labels(task.labels, "token" if task.kind == "tag" else "text") if encoder and task.labels else None
+    labels = head_of(task) if encoder else None
     before = replace(base, model=merged_copy(base.model))  # `put_on` changes the model in place
     with suited():
         adapter = make_adapter(
@@ -84,6 +92,13 @@ def get_ready(args: Tune) -> Ready:
         prompter = prompter_of(task, lm)
         rows = rows_of(prompter, parts["train"])
     return Ready(task, parts, lm, before, adapter, prompter, rows, inputs_of(task, parts, base))
+
+
+def head_of(task: Task) -> Labels | None:
+    """What an encoder chooses among, to do such a task; None where it cannot."""
+    if task.kind == "answer":
+        return SPAN
+    return Labels(task.labels, "token" if task.kind == "tag" else "text") if task.labels else None
 
 
 def open_base(name: str, dropout: float | None) -> LanguageModel:

@@ -18,7 +18,7 @@ import numpy as np
 
 from modelwright.adapt.open import versions
 from modelwright.data.examples import Example
-from modelwright.data.kind import Task, asked
+from modelwright.data.kind import ASIDE, Task, asked
 from modelwright.evaluate.metrics import METRICS
 from modelwright.evaluate.statistics import Interval, paired
 from modelwright.evaluate.tasks import Outcome, Output, dropped, score_all, truncated, unended
@@ -40,7 +40,7 @@ class Saved:
 
 def data_digest(task: Task, examples: Sequence[Example]) -> str:
     """sha256 of examples, in order: their names, and to the letter all columns that a model or a metric meets."""
-    met = {*task.inputs, task.target, "required", *asked(task)}
+    met = {*task.inputs, task.target, "required", *ASIDE.get(task.kind, ()), *asked(task)}
     said = [
         [example.id, {name: value for name, value in example.fields.items() if name in met}] for example in examples
     ]

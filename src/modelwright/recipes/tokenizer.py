@@ -105,7 +105,7 @@ def bytes_to_read(options: Tokenize) -> int | None:
     """What there is to read, for the bar; None where sizes do not tell: packed files, and the desk."""
     if desk_of(options.data) is not None:
         return None
-    found = documents.files(options.data)
+    found = documents.text_files(options.data)
     packed = any(file.name.lower().endswith((".gz", ".parquet")) for file in found)
     return None if packed else sum(file.size for file in found)
 

@@ -8,8 +8,9 @@
     6. training           one loop; every so often the select part is answered, and the best moment kept
     7. what came of it    the best moment, saved; the select part's score; the loss on general text before and after
 
-Instruction tuning with the loss on the completion (Ouyang et al. 2022); LoRA (Hu et al. 2021); prompt tuning (Lester et
-al. 2021). Left out: several tasks at once, several machines, replay of general text against forgetting.
+Instruction tuning with the loss on the completion (Ouyang et al. 2022); answers pointed at (Devlin et al. 2019); LoRA
+(Hu et al. 2021); prompt tuning (Lester et al. 2021). Left out: several tasks at once, several machines, replay of
+general text against forgetting.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from modelwright.evaluate.metrics import metric_of
 from modelwright.evaluate.scorer import ModelScorer, Rolling
 from modelwright.hub.open import LanguageModel
 from modelwright.infer.text import eos_ids
-from modelwright.losses.language import language_model
 from modelwright.recipes.best import Best, answering, spread
 from modelwright.recipes.budget import flops_per_token, make_plan, optimizer_of, timed
 from modelwright.recipes.flags import parse
@@ -70,7 +70,7 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
     if args.resume:
         found = recall(args.output, ready.inputs)
     else:
-        found = timed(args, ready, make_plan(args, ready, precision), best, precision)
+        found = timed(args, ready, make_plan(args, ready, precision), best, precision, ready.loss)
     show(screen, args, ready, found, looked, precision)
     if args.dry_run:
         return {"predicted": dataclasses.asdict(found), "samples": [s.pieces for s in looked.samples]}
@@ -79,7 +79,7 @@ def tune(args: Tune, screen: Screen) -> dict[str, Any]:
     before = loss_on(ready.base, texts, spare=len(soft_ids(ready.lm.model)))
     if not args.resume:
         remember(args, found, ready.inputs)
-    actual = train(args, ready, found, best, peak, screen, language_model)
+    actual = train(args, ready, found, best, peak, screen, ready.loss)
     after = loss_on(speaking(ready.lm, ready.base), texts) if before else []
     # 7. what came of it
     lost = {**named, **dataclasses.asdict(grown(before, after, seed=args.seed))} if before else None
