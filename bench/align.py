@@ -85,7 +85,7 @@ def our_dpo(model: Any, words: Any, steps: int) -> float:
         for at in range(DPO["pairs"] * (steps + SKIPPED))
     ]  # fmt: skip
     task = conversation_task()
-    rows = compared(pairs, task, answers_of(task, words, "decoder", 256, None), (256, 0)).rows
+    rows = compared(pairs, task, answers_of(task, words, "decoder", 256, ()), (256, 0)).rows
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     loss, marks = direct_preference(lambda: nullcontext(frozen), 0.1), list[float]()
     fit(

@@ -47,7 +47,7 @@ def ranking(at: int, answers: int) -> list[Preference]:
 def rows_of(answers: int, once: bool) -> list[Row]:
     words = Tokenizer(tokenizers_of(), {"pad": "<pad>", "eos": "<end>", "unk": "<unk>", "bos": "<bos>"})
     task = conversation_task()
-    write = answers_of(task, words, "decoder", SHAPE.context, None)
+    write = answers_of(task, words, "decoder", SHAPE.context, ())
 
     def read(pairs: list[Preference]) -> list[Row]:
         return compared(pairs, task, write, (SHAPE.context, 0)).rows

@@ -33,6 +33,28 @@ def greedy_cached(model: Transformer, tokens: Tensor, steps: int, memory: Memory
     return tokens
 
 
+# -- an LSTM, a token at a time, from the equations ----------------------------------------------------------------
+
+
+def plain_lstm(model: Transformer, tokens: Tensor) -> Tensor:
+    """tokens (T) -> (T, C), what the head reads: every gate with rows of its own (Gers et al. 2000)."""
+    xs = list(model.cfg.embed_scale * model.embed.tokens.weight[tokens])
+    for block in model.stack.blocks:
+        W, U, b = (getattr(block.input, "weight"), getattr(block.state, "weight"), getattr(block.input, "bias"))  # noqa: B009
+        C = W.size(1)
+        h = c = torch.zeros(C)
+        out = []
+        for x in xs:
+            i, f, g, o = (
+                W[k * C : (k + 1) * C] @ x + U[k * C : (k + 1) * C] @ h + b[k * C : (k + 1) * C] for k in range(4)
+            )
+            c = 1 / (1 + (-f).exp()) * c + 1 / (1 + (-i).exp()) * torch.tanh(g)
+            h = 1 / (1 + (-o).exp()) * torch.tanh(c)
+            out.append(h)
+        xs = out
+    return torch.stack(xs)
+
+
 # -- learning from one's own answers: an answer and a token at a time, from the papers' formulas --------------------
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from modelwright.data import desk
 from modelwright.recipes.watch import Watch
 
-KINDS = {"causal": "bpe", "masked": "wordpiece", "span": "unigram"}
+KINDS = {"causal": "bpe", "masked": "wordpiece", "span": "unigram", "denoise": "bpe"}
 
 
 def write_corpus(directory: Path) -> Path:

@@ -34,6 +34,10 @@ _T5 = Config(
     relative=Relative(8, 20), attn_scale=1.0, scale_logits=32**-0.5, dropout=0.1,
 )  # fmt: skip
 T5 = dataclasses.replace(_T5, encoder=dataclasses.replace(_T5, causal=False))
+_BART = dataclasses.replace(
+    GPT2, act="gelu", pre_norm=False, final_norm=False, embed_norm=True, offset=2, embed_scale=32**0.5
+)
+BART = dataclasses.replace(_BART, encoder=dataclasses.replace(_BART, causal=False, layers=1))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ def test_what_it_was_before_is_told_and_its_dropout_stays(
 
 @pytest.mark.parametrize(
     ("family", "objective", "cfg"),
-    [("gpt2", "causal", GPT2), ("bert", "masked", BERT), ("t5", "span", T5)],
+    [("gpt2", "causal", GPT2), ("bert", "masked", BERT), ("t5", "span", T5), ("bart", "denoise", BART)],
 )
 def test_a_family_that_is_not_ours_stays_what_it_is(
     family: str, objective: Objective, cfg: Config, corpus: Path, tmp_path: Path

@@ -201,6 +201,21 @@ def test_a_copy_that_differs_is_refused(tmp_path: Path) -> None:
     assert "1 extra (encoder.embed_tokens.weight)" in sentence(tmp_path)
 
 
+def test_the_zeros_of_bart_are_written_and_nothing_else_is_read_for_them(tmp_path: Path) -> None:
+    tiny.make("bart").save_pretrained(tmp_path)
+    model = checkpoint.load(tmp_path)
+    checkpoint.save(model, tmp_path / "ours")
+    file = tmp_path / "ours" / "model.safetensors"
+    tensors = load_file(file)
+    assert torch.equal(tensors["final_logits_bias"], torch.zeros(1, tiny.VOCAB))
+    save_file(tensors | {"final_logits_bias": torch.eye(tiny.VOCAB)[:1]}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"config\.json: 1 not 0 throughout \(final_logits_bias\)$"):
+        checkpoint.load(tmp_path / "ours")
+    del tensors["final_logits_bias"]
+    save_file(tensors, file, {"format": "pt"})
+    assert torch.equal(checkpoint.load(tmp_path / "ours").embed.tokens.weight, model.embed.tokens.weight)
+
+
 def test_a_fused_matrix_of_another_shape(tmp_path: Path) -> None:
     tiny.make("gpt2").save_pretrained(tmp_path)
     rewrite(tmp_path, lambda t: t | {"transformer.h.0.attn.c_attn.weight": torch.ones(72, 24)})

@@ -21,7 +21,7 @@ from modelwright.infer.engine import Engine, New, Request
 from modelwright.infer.fill import fill_mask
 from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators
-from modelwright.infer.text import Writer, encode, overlap, writer
+from modelwright.infer.text import Writer, encode, encode_prompts, overlap, writer
 from modelwright.model import checkpoint
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
 
@@ -292,6 +292,19 @@ def test_samples_of_a_prompt_stand_side_by_side(speaker):
     assert found[2:] == generate(speaker, "a dog", n=2, **asked)
     assert found[0] == generate(speaker, "the cat", **asked) == "".join(stream(speaker, "the cat", **asked))
     assert generate(speaker, ["the cat"] * 2, **asked) == found[:2]  # a prompt again is its next sample
+
+
+def test_what_denoises_reads_masks_and_begins_with_the_token_that_is_forced():
+    words = tokenizers.train(TEXTS, "bpe", 400, objective="denoise")
+    assert T5.encoder is not None
+    lm = Speaker(build(replace(T5, vocab=words.vocab, encoder=replace(T5.encoder, vocab=words.vocab))), words)
+    bos, eos, mask = words.bos, words.eos, words.mask
+    lm.generation = {"decoder_start_token_id": eos, "forced_bos_token_id": bos}
+    read = encode_prompts(lm, ["the cat <mask> the mat", "</s> <s>"])
+    assert read.prompts == [[eos, bos]] * 2
+    # the space before it is part of what a mask hides
+    assert read.sources[0] == [bos, *words.encode("the cat"), mask, *words.encode(" the mat"), eos]
+    assert not {bos, eos, mask} & set(read.sources[1][1:-1])  # what a text spells is text
 
 
 def test_an_encoder_decoder_begins_with_the_padding_or_what_its_config_says():

@@ -430,6 +430,8 @@ def test_a_task_or_a_text(here: Path) -> None:
     for more in ([], ["--task", str(here / "short.yaml"), "--text", "desk"]):
         with pytest.raises(ValueError, match="either --task task"):
             main([str(here / "one"), *more])
+    with pytest.raises(ValueError, match="say --text in the place of --task"):
+        main([str(here / "one"), "--task", str(here / "short.yaml"), "--by-position"])
     with pytest.raises(ValueError, match="measure each on the text"):
         main([str(here / "one"), "--text", "desk:1", "--against", str(here / "two")])
     for more in (["--by", "kind"], ["--labels", "0=bad"], ["--toxicity", "judge.py:rude"]):

@@ -5,6 +5,7 @@ Letters: B batch, T length, S source length, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -25,16 +26,17 @@ from modelwright.data.tokenizer import Tokenizer
 from modelwright.model import checkpoint
 from modelwright.model.families import FAMILIES, family_of_config, family_of_model
 from modelwright.model.transformer import Config, Memory, Relative, Rope, RopeScaling, Transformer
+from modelwright.plan.cost import parameters
 from oracles import greedy, greedy_cached
 
+HEADLESS = ("gpt2-bare-names", "bert-model", "bart-model")  # the other library's model ends with its hidden states
 NAMES = pytest.mark.parametrize("name", tiny.MODELS)
-SPEAKERS = [name for name in tiny.MODELS if not name.startswith("bert") and name != "gpt2-bare-names"]
+SPEAKERS = [name for name in tiny.MODELS if not name.startswith("bert") and name not in HEADLESS]
 REAL = os.environ.get("MODELWRIGHT_DATA")
 REAL_ONLY = pytest.mark.skipif(not REAL, reason="MODELWRIGHT_DATA does not name the folder of real data")
 
 
 Bring = Callable[[str], tuple[Any, Transformer]]
-HEADLESS = ("gpt2-bare-names", "bert-model")  # the other library's model ends with its hidden states
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,8 @@ def bring(tmp_path_factory: pytest.TempPathFactory) -> Bring:
 
 @torch.no_grad()
 def ours_says(model: Transformer, x: Tensor, source: Tensor | None = None, headless: bool = False) -> Tensor:
-    if headless:
-        return model.hidden(x)
-    return model(x, memory=None if source is None else model.encode(source))
+    memory = None if source is None else model.encode(source)
+    return model.hidden(x, memory=memory) if headless else model(x, memory=memory)
 
 
 def a_source(model: Transformer, *shape: int) -> Tensor | None:
@@ -113,6 +114,38 @@ def test_scaled_rope_at_long_positions(bring: Bring) -> None:
         assert (unscaled(x, pos=pos) - want).abs().max() > 1e-2
 
 
+PUBLISHED = {  # how many numbers their files hold, where the embedding counts once
+    "facebook/bart-base": (768, 6, 12, 139_420_416),
+    "facebook/bart-large": (1024, 12, 16, 406_291_456),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_bart_has_as_many_parameters_as_published(name: str) -> None:
+    width, layers, heads, count = PUBLISHED[name]
+    each = {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * width}
+    towers = {f"{tower}_{key}": value for tower in ("encoder", "decoder") for key, value in each.items()}
+    cfg = FAMILIES["bart"].read(
+        {"model_type": "bart", "vocab_size": 50265, "d_model": width, "max_position_embeddings": 1024, **towers}
+    )
+    assert parameters(cfg) == count
+    assert sum(p.numel() for p in checkpoint.blank(cfg).parameters()) == count
+
+
+def test_bart_s_towers_have_positions_of_their_own(bring: Bring) -> None:
+    _, ours = bring("bart")
+    source, x = tiny.tokens(1, 20, seed=1), tiny.tokens(1, 10)
+    with torch.no_grad():
+        before = ours(x, memory=ours.encode(source))
+        moved = copy.deepcopy(ours)
+        moved.embed.positions.weight[:2].mul_(-9.0)  # the two rows before the first position, which nothing reads
+        assert torch.equal(moved(x, memory=moved.encode(source)), before)
+        assert torch.equal(moved.encode(source).x, ours.encode(source).x)
+        moved.embed.positions.weight[2].mul_(-9.0)
+        assert torch.equal(moved.encode(source).x, ours.encode(source).x)
+        assert (moved(x, memory=moved.encode(source)) - before).abs().max() > 0.1
+
+
 # -- the same tokens --------------------------------------------------------------------------------------
 
 
@@ -166,7 +199,7 @@ def cut_out(rows: Tensor, segment: Tensor, packed: bool) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("side", ["left", "right", "packed"])
-@pytest.mark.parametrize("name", ["gpt2", "llama-grouped-tied", "llama3-scaled-rope", "bert", "t5", "t5-v1.1"])
+@pytest.mark.parametrize("name", ["gpt2", "llama-grouped-tied", "llama3-scaled-rope", "bert", "t5", "t5-v1.1", "bart"])
 @torch.no_grad()
 def test_rows_together_are_as_rows_alone(name: str, side: str, bring: Bring) -> None:
     _, ours = bring(name)
@@ -214,6 +247,11 @@ def configs(draw: st.DrawFn) -> tuple[str, Config]:
         scaling = draw(st.none() | st.builds(RopeScaling, original=SIZES, factor=st.sampled_from([2.0, 8.0])))
         biases = {"attn_bias": draw(st.booleans()), "ffn_bias": draw(st.booleans())}
         return family, Config(**sizes, **biases, rope=Rope(draw(st.sampled_from([1e4, 5e5])), scaling))
+    if family == "bart":
+        ends = {"pre_norm": False, "final_norm": False, "embed_norm": True, "offset": 2, "eps": 1e-5}
+        ends |= {"embed_scale": draw(st.sampled_from([1.0, sizes["width"] ** 0.5])), "act": "gelu"}
+        tower = Config(**sizes | ends, **old)
+        return family, replace(tower, encoder=replace(tower, causal=False, layers=draw(SIZES), ffn=draw(SIZES)))
     gated = draw(st.booleans())
     bend = draw(st.sampled_from(["relu", "silu", "gelu_tanh"] + ["gelu"] * (not gated)))
     scale = draw(st.sampled_from([1.0, sizes["width"] ** -0.5]))
@@ -280,6 +318,14 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (tiny.T5, {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}, "dense_act_fn = 'gelu'; supported: 'ge"),
     (tiny.T5, {"feed_forward_proj": "gated-gelu", "is_gated_act": False}, "is_gated_act = False; supported: True"),
     (tiny.T5, {"architectures": ["T5EncoderModel"]}, "architecture 'T5EncoderModel'"),
+    (tiny.BART, {"architectures": ["BartForSequenceClassification"]}, "architecture 'BartForSequenceClassification'; "),
+    (tiny.BART, {"normalize_before": True}, "normalize_before = True; supported: False"),
+    (tiny.BART, {"normalize_embedding": False}, "normalize_embedding = False; supported: True"),
+    (tiny.BART, {"add_final_layer_norm": True}, "add_final_layer_norm = True; supported: False"),
+    (tiny.BART, {"static_position_embeddings": True}, "static_position_embeddings = True; supported: False"),
+    (tiny.BART, {"add_bias_logits": True}, "add_bias_logits = True; supported: False"),
+    (tiny.BART, {"is_encoder_decoder": False}, "is_encoder_decoder = False; supported: True"),
+    (tiny.BART, {"decoder_attention_heads": 5}, "5 heads cannot share a width of 24"),
 ]  # fmt: skip
 
 
@@ -295,7 +341,7 @@ def test_what_is_not_supported_is_refused_by_name(base: dict[str, Any], change: 
 
 @pytest.mark.parametrize("kind", ["mamba", None, ["gpt2"]])
 def test_an_unknown_family_names_those_known(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"model_type .* is of no known family; known: gpt2, llama, bert, t5$"):
+    with pytest.raises(ValueError, match=r"model_type .* is of no known family; known: gpt2, llama, bert, t5, bart$"):
         family_of_config({"model_type": kind})
 
 

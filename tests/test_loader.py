@@ -15,10 +15,16 @@ from modelwright.data import loader as loading
 from modelwright.data import pack, shards
 from modelwright.data.documents import Document
 from modelwright.data.loader import Loader, shuffled
+from modelwright.data.tokenizer import train
 from test_shards import KINDS, bert, prose
 
-OBJECTIVES = ["causal", "masked", "span"]
-TOKENIZERS = {"causal": KINDS["gpt"], "masked": bert(), "span": KINDS["unigram"]}
+OBJECTIVES = ["causal", "masked", "span", "denoise"]
+TOKENIZERS = {
+    "causal": KINDS["gpt"],
+    "masked": bert(),
+    "span": KINDS["unigram"],
+    "denoise": train([prose(2000)], "bpe", 400, objective="denoise"),
+}
 TEXTS = [prose(10 + 37 * n % 90, n) for n in range(40)]
 
 
@@ -124,6 +130,18 @@ def test_span_rows_hold_every_token_once_and_in_order(parts):
                 pair = source[source_segment == number].numpy(), target[segment == number].numpy()
                 found += pack.rebuild(*pair, ids).tolist()
     assert found == functools.reduce(operator.iadd, (tokenizer.encode(text) for text in TEXTS), [])
+
+
+def test_denoising_rows_hold_every_token_once_and_in_order(parts):
+    tokenizer = TOKENIZERS["denoise"]
+    batches = list(make(parts, "denoise", shuffle=False, epochs=1))
+    found = [token for batch in batches for token in batch.targets[batch.weight > 0].tolist()]
+    words = functools.reduce(operator.iadd, (tokenizer.encode(text) for text in TEXTS), [])
+    assert [token for token in found if token not in (tokenizer.bos, tokenizer.eos)] == words
+    read = torch.cat([batch.source.tokens.flatten() for batch in batches])
+    kept = sum(int((read == token).sum()) for token in set(words)) / len(words)
+    assert kept == pytest.approx(0.7, abs=0.02)
+    assert (read == tokenizer.mask).sum() / len(words) == pytest.approx(0.1, abs=0.02)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

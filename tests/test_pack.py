@@ -1,17 +1,18 @@
-"""Rows for the three objectives: hand-made examples, measured rates, and what must be got back exactly."""
+"""Rows for the four objectives: hand-made examples, measured rates, and what must be got back exactly."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.data import pack
 
 CLS, SEP, MASK, PAD = 1, 2, 3, 0
 MASKING = pack.Masking(CLS, SEP, MASK, 1000, (PAD, CLS, SEP, MASK, 999))
+INFILLING = pack.Infilling(before=0, after=2, mask=4)
 SENTINELS = pack.Sentinels(np.arange(2000, 1900, -1), eos=1, start=0)  # T5 numbers them downwards too
 
 
@@ -198,7 +199,7 @@ def test_filled_rows_fit_and_leave_nothing_out(lengths, source):
     ends = np.cumsum(lengths)
     starts, total = np.concatenate([[0], ends[:-1]]), int(ends[-1])
     longest, target = pack.fitting(source)
-    rows = pack.fill([starts[:3], starts[3:]], total, source)
+    rows = pack.packing("span", Ids(), source).starts([starts[:3], starts[3:]], total)
     assert rows[0] == 0
     assert (np.diff(rows) > 0).all()
     for start, stop in zip(rows, [*rows[1:], total], strict=True):
@@ -208,6 +209,112 @@ def test_filled_rows_fit_and_leave_nothing_out(lengths, source):
         assert sums[1] <= target
     if len(lengths) == 1:
         assert np.diff(rows).tolist() == [longest] * (len(rows) - 1)
+
+
+# --- denoising ------------------------------------------------------------------------------------
+
+
+def hidden_by(seed, length):
+    return pack.hidden_spans(length, np.random.default_rng(seed))
+
+
+def test_infilling_by_hand():
+    # Thank you <for inviting> me <> to your <party last> week
+    tokens = np.arange(10, 20)
+    source = pack.infill(tokens, np.array([2, 3, 5]), np.array([2, 0, 2]), 4)
+    assert source.tolist() == [10, 11, 4, 14, 4, 15, 16, 4, 19]
+    # at either end, and of one token alone
+    assert pack.infill(tokens[:3], np.array([0, 1]), np.array([1, 0]), 4).tolist() == [4, 11, 4, 12]
+    assert pack.infill(tokens[:1], np.array([0]), np.array([1]), 4).tolist() == [4]
+
+
+def test_infilling_rates_over_1e5_tokens():
+    found = [hidden_by(seed, 1000) for seed in range(100)]
+    lengths = np.concatenate([lengths for _, lengths in found])
+    assert all(lengths.sum() == 300 for _, lengths in found)
+    spread = np.sqrt(3 / len(lengths))
+    assert lengths.mean() == pytest.approx(3, abs=4 * spread)
+    assert lengths.var() == pytest.approx(3, abs=0.2)
+    shares = np.bincount(lengths, minlength=8)[:8] / len(lengths)
+    poisson = np.exp(-3) * np.array([1, 3, 9 / 2, 9 / 2, 27 / 8, 81 / 40, 81 / 80, 243 / 560])
+    assert np.abs(shares - poisson).max() < 4 * np.sqrt(0.22 * 0.78 / len(lengths))
+    assert shares[0] > 0.03  # spans of no token are among them
+    places = np.concatenate([places for places, _ in found])
+    assert places.max() > 690  # of 0 to 700: a span may end a text
+    assert places.min() < 10
+    assert places.mean() == pytest.approx(350, abs=4 * 202 / np.sqrt(len(places)))
+    # neither the last, which is cut short, nor any other length has a place of its own
+    assert np.mean([lengths[-1] for _, lengths in found]) == pytest.approx(3, abs=4 * np.sqrt(3 / 100))
+
+
+@given(st.integers(0, 400), st.integers(0, 2**32 - 1))
+def test_a_source_is_its_text_with_spans_hidden(length, seed):
+    """The target can be read along the source: what stays is there in order, each mask is one span, none touch."""
+    places, lengths = hidden_by(seed, length)
+    tokens = np.arange(100, 100 + length)
+    source = pack.infill(tokens, places, lengths, 4).tolist()
+    assert lengths.sum() == round(0.3 * length)
+    assert len(source) <= length
+    assert source.count(4) == len(lengths) == len(set(places.tolist()))
+    at, spans = 100, []
+    for token, after in pairwise([*source, 100 + length]):
+        assert (token, after) != (4, 4)
+        if token == 4:
+            spans.append(after - at)
+            at = after
+        else:
+            assert token == at
+            at += 1
+    assert at == 100 + length
+    assert spans == lengths.tolist()
+
+
+def test_the_source_of_a_denoising_row_is_drawn_from_the_row_s_generator():
+    tokens, first = np.arange(3000, 3060), np.zeros(60, bool)
+    one, again, other = (pack.denoise(tokens, first, INFILLING, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert one.source[0].tolist() == again.source[0].tolist() != other.source[0].tolist()
+
+
+def test_denoising_rows_by_document():
+    tokens, first = np.arange(3000, 3060), np.zeros(60, bool)
+    first[[20, 21]] = True  # the row begins within a document
+    row = pack.denoise(tokens, first, INFILLING, np.random.default_rng(0))
+    source, pos, segment = row.source
+    parts = zip(*(documents_of(ids, row.segment) for ids in (row.tokens, row.targets)), strict=True)
+    read = documents_of(source, segment)
+    for number, (given_, asked) in enumerate(parts, start=1):
+        assert (asked[0], asked[-1]) == (0, 2)
+        assert given_ == [2, *asked[:-1]]  # </s> <s> ..., and the last of it foretells </s>
+        assert row.pos[row.segment == number].tolist() == list(range(len(asked)))
+        assert pos[segment == number].tolist() == list(range(len(read[number - 1])))
+        assert (read[number - 1][0], read[number - 1][-1]) == (0, 2)
+        kept = [token for token in read[number - 1][1:-1] if token != 4]
+        assert kept == [token for token in asked if token in kept]
+        assert len(kept) == len(asked) - 2 - round(0.3 * (len(asked) - 2))
+    assert [len(part) - 2 for part in documents_of(row.targets, row.segment)] == [20, 1, 39]
+    assert row.targets[row.targets >= 3000].tolist() == tokens.tolist()  # each once
+    assert (row.weight == 1).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 150), min_size=1, max_size=20), st.sampled_from([3, 8, 40, 128]), st.integers(0, 99))
+def test_denoising_rows_fit_and_predict_every_token_once(lengths, length, seed):
+    how, ends = pack.packing("denoise", Ids(), length), np.cumsum(lengths)
+    total, tokens = int(ends[-1]), np.arange(100, 100 + ends[-1])
+    first = np.isin(tokens - 100, [0, *ends[:-1]])
+    cuts = [*how.starts([np.flatnonzero(first)], total), total]
+    rows = [how.row(tokens[i:j], first[i:j], np.random.default_rng(seed)) for i, j in pairwise(cuts)]
+    batch = pack.collate(rows, how)  # raises where a row is longer than it may be
+    assert batch.tokens.shape == batch.source.tokens.shape == (len(rows), length)
+    asked = batch.targets[batch.weight > 0]
+    assert asked[asked >= 100].tolist() == tokens.tolist()
+    for row in rows:
+        assert row.segment.max() == row.source[2].max()
+
+
+def test_marked_tokens_are_read_as_what_they_are():
+    row = pack.denoise(~np.arange(100, 110), np.zeros(10, bool), INFILLING, np.random.default_rng(0))
+    assert row.targets.tolist() == [0, *range(100, 110), 2]
 
 
 # --- together -------------------------------------------------------------------------------------
@@ -241,14 +348,14 @@ def test_batches_are_padded_with_weight_and_segment_nought():
     assert (batch.tokens.dtype, batch.weight.dtype, batch.source) == (torch.int64, torch.float32, None)
 
 
-@pytest.mark.parametrize("objective", ["causal", "masked", "span"])
+@pytest.mark.parametrize("objective", ["causal", "masked", "span", "denoise"])
 def test_an_empty_row_is_all_padding(objective):
     packing = pack.packing(objective, Ids(), 16)
     empty = packing.row(np.empty(0, np.int64), np.empty(0, bool), np.random.default_rng(0))
     batch = pack.collate([empty], packing)
     assert batch.weight.sum() == batch.segment.sum() == 0
     assert batch.tokens.shape == (1, packing.length)
-    assert (batch.source is not None) == (objective == "span")
+    assert (batch.source is not None) == (objective in ("span", "denoise"))
 
 
 def test_frames():
@@ -257,7 +364,7 @@ def test_frames():
     assert pack.frame("causal", Ids()) == ([CLS], [2])
     assert pack.frame("causal", plain) == ([], [2])
     assert pack.frame("masked", Ids()) == ([CLS], [SEP])
-    assert pack.frame("span", Ids()) == ([], [])
+    assert pack.frame("span", Ids()) == pack.frame("denoise", Ids()) == ([], [])
     with pytest.raises(ValueError, match=r"sets \[CLS\]"):
         pack.frame("masked", plain)
 
@@ -269,6 +376,8 @@ def test_frames():
         ("masked", {"mask": None}, 8, "mask token"),
         ("span", {"sentinels": (9, 8)}, 512, "needs 28 sentinels"),
         ("span", {"pad": None}, 8, "padding"),
+        ("denoise", {"mask": None}, 8, "needs a mask token"),
+        ("denoise", {"wraps": False}, 8, "sets <s> before a text"),
         ("causal", {}, 2, "at least 3"),
     ],
 )
@@ -291,7 +400,7 @@ def test_every_row_that_is_filled_fits(source: int) -> None:
     lengths[:4] = [2, 271, 6, 271]
     bounds = np.cumsum(lengths)
     starts, tokens = np.append(0, bounds[:-1]), int(bounds[-1])
-    rows = np.append(pack.fill([starts], tokens, source), tokens)
+    rows = np.append(pack.packing("span", Ids(), source).starts([starts], tokens), tokens)
     target = pack.fitting(source)[1]
     for begin, end in pairwise(rows.tolist()):
         cuts = starts[np.searchsorted(starts, begin, "right") : np.searchsorted(starts, end)]

@@ -71,12 +71,12 @@ def body(shape: str, words: Tokenizer, seed: int) -> Transformer:
     return model.eval()
 
 
-def answering(shape: str, words: Tokenizer, start: int | None = None) -> Write:
+def answering(shape: str, words: Tokenizer, start: tuple[int, ...] = ()) -> Write:
     return answers_of(TASK, words, shape, 48, start)  # type: ignore[arg-type]
 
 
 def judging(shape: str, words: Tokenizer) -> Write:
-    return verdicts_of(TASK, words, shape, 48, None)  # type: ignore[arg-type]
+    return verdicts_of(TASK, words, shape, 48, ())  # type: ignore[arg-type]
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------

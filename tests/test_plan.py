@@ -15,11 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modelwright.data import pack
 from modelwright.model.cache import Cache
+from modelwright.model.families import family_of_model
 from modelwright.model.transformer import Config, Relative, Rope, Transformer
 from modelwright.plan import cost, memory, size
 from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time, row_lengths, shape
 
-OBJECTIVES: list[size.Objective] = ["causal", "masked", "span"]
+OBJECTIVES: list[size.Objective] = ["causal", "masked", "span", "denoise"]
 
 BIASED = {"norm": "layer", "attn_bias": True, "ffn_bias": True, "learned": True, "gated": False, "act": "gelu"}
 GPT2 = Config(vocab=50257, width=768, layers=12, heads=12, kv_heads=12, head=64, ffn=3072, context=1024, **BIASED)
@@ -139,7 +140,8 @@ def test_flops_per_token_by_hand() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("objective", "context"), [("causal", 64), ("causal", 300), ("causal", 1100), ("masked", 200), ("span", 300)]
+    ("objective", "context"),
+    [("causal", 64), ("causal", 300), ("causal", 1100), ("masked", 200), ("span", 300), ("denoise", 200)],
 )
 def test_activations_are_what_autograd_keeps(
     objective: size.Objective, context: int, precision: memory.Precision
@@ -242,7 +244,7 @@ def test_sizes_are_met_within_5_percent(objective: size.Objective, log_size: flo
 
 
 def test_the_families_the_objectives_are_known_from() -> None:
-    causal, masked, span = (shape(objective, 4096, 10_000_000) for objective in OBJECTIVES)
+    causal, masked, span, denoise = (shape(objective, 4096, 10_000_000) for objective in OBJECTIVES)
     assert (causal.shape, masked.shape, span.shape) == ("decoder", "encoder", "encoder-decoder")
     assert (causal.norm, causal.act, causal.gated, causal.rope, causal.tied) == ("rms", "silu", True, Rope(), True)
     assert (masked.norm, masked.pre_norm, masked.types, masked.learned, masked.gated) == (
@@ -254,6 +256,14 @@ def test_the_families_the_objectives_are_known_from() -> None:
     )
     assert (span.act, span.attn_scale, span.tied, span.relative) == ("gelu_tanh", 1.0, False, Relative())
     assert span.encoder == replace(span, causal=False, encoder=None)
+    assert (denoise.pre_norm, denoise.embed_norm, denoise.offset, denoise.tied) == (False, True, 2, True)
+    assert denoise.encoder == replace(denoise, causal=False, encoder=None)
+    assert [family_of_model(cfg).model_type for cfg in (causal, masked, span, denoise)] == [
+        "llama",
+        "bert",
+        "t5",
+        "bart",
+    ]
 
 
 def test_ten_million_is_the_shape_one_would_choose() -> None:
@@ -329,6 +339,7 @@ def test_t5s_row() -> None:
     """Raffel et al. 2020's own code: 512 input tokens come from 568, whose targets take 114."""
     assert row_lengths("span", 512) == (114, 512)
     assert row_lengths("causal", 256) == (256, 0)
+    assert row_lengths("denoise", 256) == (256, 256)
 
 
 @pytest.mark.parametrize("context", [*range(3, 16), *range(16, 601, 8), 1024])

@@ -47,7 +47,7 @@ from modelwright.train.loop import Diverged, fit
 from modelwright.train.meter import Meter
 from pretrained import KINDS, command, stopping_at, write_corpus
 
-OBJECTIVES: tuple[Objective, ...] = ("causal", "masked", "span")
+OBJECTIVES: tuple[Objective, ...] = ("causal", "masked", "span", "denoise")
 TEXTS = ("desk", "tinyshakespeare/train.txt", "wikitext-2/valid.txt")
 
 
@@ -264,8 +264,9 @@ def test_the_command_makes_a_model_that_transformers_opens(
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert {"loss", "grad_norm", "tokens_per_second", "mfu", "peak_memory", "lr"} <= lines[0].keys()
     assert list((tmp_path / "run/tensorboard").iterdir())
-    makers = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "span": "AutoModelForSeq2SeqLM"}
-    theirs, report = getattr(transformers, makers[objective]).from_pretrained(came["model"], output_loading_info=True)
+    makers = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
+    maker = getattr(transformers, makers.get(objective, "AutoModelForSeq2SeqLM"))
+    theirs, report = maker.from_pretrained(came["model"], output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(came["model"])

@@ -117,7 +117,7 @@ def test_an_encoder_decoders_row(t5):
     assert row.source[0].tolist() == list(prompt.source)
     assert row.source[1].tolist() == list(range(len(prompt.source)))
     assert set(row.source[2].tolist()) == {1}
-    assert Prompter(TASK, t5, "encoder-decoder", 100, start=7).row(talk(3)).tokens[0] == 7
+    assert Prompter(TASK, t5, "encoder-decoder", 100, start=(7,)).row(talk(3)).tokens[0] == 7
 
 
 def test_an_encoders_label(bert):

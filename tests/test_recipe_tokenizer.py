@@ -34,7 +34,7 @@ def reported(capsys, *args: object) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
-@pytest.mark.parametrize("objective", ["causal", "masked", "span"])
+@pytest.mark.parametrize("objective", ["causal", "masked", "span", "denoise"])
 def test_it_writes_what_it_reports(corpus, tmp_path, capsys, kind, objective):
     out = tmp_path / "made" / "tokenizer"
     report = reported(capsys, corpus, "--kind", kind, "--objective", objective, "--vocab", 500, "--out", out)

@@ -205,7 +205,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"base": {"data": "desk", "time": "1min", "objective": "masked"}},
-        "a base with objective masked is an encoder, which cannot summarise: take causal or span",
+        "a base with objective masked is an encoder, which cannot summarise: take causal, span or denoise",
     ),
     ({"tune": {"full": {"time": "1h"}}}, "tune's time of 1h for full leaves nothing of limits.time, 10 min 0 s"),
     (

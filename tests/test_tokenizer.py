@@ -17,7 +17,7 @@ from modelwright.data import vocabularies
 from modelwright.data.tokenizer import Decoder, Tokenizer, train
 
 KINDS = ("bpe", "wordpiece", "unigram")
-OBJECTIVES = ("causal", "masked", "span")
+OBJECTIVES = ("causal", "masked", "span", "denoise")
 TEXTS = [
     f"The {colour} {thing} costs {n * 37} euros, said {who}.\nDoesn't it? Naïve café: 价格 {n}€ 😀! "
     f"{who}'s {colour}, {thing}s: costs? The cost, euros; said."
@@ -306,6 +306,10 @@ def test_special_tokens_follow_from_the_objective(trained, kind, objective):
         named = (tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.mask)
         assert [name(i) for i in named] == ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
         assert tokenizer.encode("The red kettle", special=True) == [tokenizer.cls, *body, tokenizer.sep]
+    elif objective == "denoise":
+        named = (tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask)
+        assert [name(i) for i in named] == ["<s>", "<pad>", "</s>", "<mask>"]
+        assert tokenizer.encode("The red kettle", special=True) == [tokenizer.bos, *body, tokenizer.eos]
     else:
         assert (name(tokenizer.pad), name(tokenizer.eos)) == ("<pad>", "</s>")
         assert tokenizer.encode("The red kettle", special=True) == [*body, tokenizer.eos]

@@ -45,6 +45,20 @@ T5: dict[str, Any] = {
     "decoder_start_token_id": 0,
     "eos_token_id": None,
 }
+BART: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 40,
+    "max_position_embeddings": 96,
+    "decoder_start_token_id": 0,
+    "eos_token_id": None,
+    "forced_eos_token_id": None,
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -73,6 +87,10 @@ def t5(own_head: bool = False, **changes: Any) -> Any:
     return model
 
 
+def bart(kind: str = "BartForConditionalGeneration", **changes: Any) -> Any:
+    return getattr(transformers, kind)(transformers.BartConfig(**BART | changes))
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "gpt2": gpt2,
     "gpt2-untied": lambda: gpt2(tie_word_embeddings=False),
@@ -94,6 +112,15 @@ MODELS: dict[str, Callable[[], Any]] = {
     "t5-uneven": lambda: t5(
         num_decoder_layers=3, feed_forward_proj="gated-silu", d_kv=5, relative_attention_num_buckets=8
     ),
+    "bart": bart,
+    "bart-uneven-scaled": lambda: bart(
+        decoder_layers=3,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=32,
+        scale_embedding=True,
+        activation_function="relu",
+    ),
+    "bart-model": lambda: bart("BartModel"),
 }
 
 

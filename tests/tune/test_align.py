@@ -17,6 +17,7 @@ from modelwright.data.examples import Example, read_examples
 from modelwright.data.pack import collate
 from modelwright.data.pairs import answers_of, compared, conversation_task, example_of, split, verdicts_of
 from modelwright.data.preferences import preferences
+from modelwright.data.prompt import starts
 from modelwright.data.supervised import Widths
 from modelwright.losses.preference import answer_logps
 from modelwright.recipes import preferring
@@ -80,7 +81,7 @@ def test_a_reward_model_is_normalised_saved_and_opened_again(
     assert (run / "model" / REWARD).is_file()
     lm, scored = open_reward(run / "model")
     found = split(preferences([Example(str(i), row) for i, row in enumerate(read(pairs))]), 0)
-    write = verdicts_of(conversation_task(), lm.tokenizer, "decoder", 48, None)
+    write = verdicts_of(conversation_task(), lm.tokenizer, "decoder", 48, ())
     rows = [write(example_of(pair, conversation_task()), pair.chosen) for pair in found["train"]]
     longest = max(len(row.tokens) for row in rows)
     batch = collate(rows, Widths(longest, 0, lm.tokenizer.pad or 0))
@@ -101,7 +102,7 @@ def test_a_pair_in_a_packed_row_is_the_pair_apart(shape: str, models: dict[str, 
     """log p of each answer, from a row that holds a ranking of three, is what it is alone."""
     lm, task = open_model(models[shape]), conversation_task()
     row = {"prompt": TEXTS[0], "completions": ["cat", "the town", "old"], "ranks": [2, 1, 3]}
-    three, start = preferences([Example("a", row)]), lm.generation.get("decoder_start_token_id")
+    three, start = preferences([Example("a", row)]), starts(lm.generation)
     write = answers_of(task, lm.tokenizer, lm.model.cfg.shape, 48, start)
     found = compared(three, task, write, (48, 48))
     (packed,) = found.rows
@@ -159,7 +160,7 @@ def test_a_chat_models_pair_is_set_by_its_template(models: dict[str, Path]) -> N
     said = "\n\nHuman: the old sea red\n\nAssistant: cat\n\nHuman: my new hill\n\nAssistant: "
     (pair,) = preferences([Example("a", {"chosen": said + "mat", "rejected": said + "town"})])
     task = conversation_task()
-    row = answers_of(task, lm.tokenizer, "decoder", 200, None)(example_of(pair, task), pair.chosen)
+    row = answers_of(task, lm.tokenizer, "decoder", 200, ())(example_of(pair, task), pair.chosen)
     text = lm.tokenizer.decode(row.tokens.tolist())
     assert "user: the old sea red\nassistant: cat\nuser: my new hill\nassistant: mat" in text
 
@@ -263,7 +264,7 @@ def test_the_card_tells_of_the_model_that_is_saved(
     card = came(capsys)["preferences"]
     lm, scored = open_reward(run / "model")
     found = split(preferences([Example(str(i), row) for i, row in enumerate(read(pairs))]), 0)["test"]
-    write, task = verdicts_of(conversation_task(), lm.tokenizer, "decoder", 48, None), conversation_task()
+    write, task = verdicts_of(conversation_task(), lm.tokenizer, "decoder", 48, ()), conversation_task()
     gaps = []
     for pair in found:
         rows = [write(example_of(pair, task), answer) for answer in (pair.chosen, pair.rejected)]

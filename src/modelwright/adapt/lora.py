@@ -126,8 +126,10 @@ def add_lora(model: Transformer, cfg: LoRA, generator: torch.Generator) -> Trans
     """Put a fresh LoRA beside every target, in place; all else is frozen, but a head over labels goes on learning.
 
     A is drawn from U(-1/sqrt(I), 1/sqrt(I)), which is He et al.'s uniform with a = sqrt(5), and B is 0: nothing changes
-    before the first step. Raises ValueError for a target that the model has not, or a model that has a LoRA already.
+    before the first step. Raises ValueError for a target that the model has not, an LSTM, or a model that has a LoRA.
     """
+    if model.cfg.recurrent:
+        raise ValueError("a LoRA stands beside a Transformer's layers, and this model is an LSTM: tune it in full")
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("the model has a LoRA already: merge it first, or go on training that one")
     names = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}

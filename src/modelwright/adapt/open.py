@@ -23,7 +23,7 @@ from modelwright.adapt import peft
 from modelwright.adapt.lora import LoRA, LoRALinear
 from modelwright.adapt.prompt import SoftPrompt, soft_ids
 from modelwright.data.kind import Task
-from modelwright.data.prompt import Prompter
+from modelwright.data.prompt import Prompter, starts
 from modelwright.hub import open as hub
 from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json, replacing, write_json
@@ -221,9 +221,8 @@ def method(lm: LanguageModel) -> str:
 
 def prompter_of(task: Task, lm: LanguageModel) -> Prompter:
     """What makes the prompts of a task for an open model."""
-    cfg, start = lm.model.cfg, lm.generation.get("decoder_start_token_id")
-    reads = cfg.encoder or cfg
+    cfg = lm.model.cfg
     return Prompter(
-        task, lm.tokenizer, cfg.shape, reads.context, soft=soft_ids(lm.model),
-        start=start if isinstance(start, int) else None,
+        task, lm.tokenizer, cfg.shape, (cfg.encoder or cfg).context, soft=soft_ids(lm.model),
+        start=starts(lm.generation), longest=None if cfg.unbounded else cfg.context,
     )  # fmt: skip

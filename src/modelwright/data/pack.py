@@ -1,4 +1,4 @@
-"""Tokens -> Batch: rows of a fixed length for the three objectives.
+"""Tokens -> Batch: rows of a fixed length for the four objectives.
 
 All of it is pure functions of numpy arrays and, where chance has a part, of a seeded generator. Documents
 that share a row are told apart by `segment` and each has positions from 0, so that nothing attends from one
@@ -23,7 +23,8 @@ from modelwright.data.tokenizer import Tokenizer
 
 Ints = NDArray[np.int64]
 RATE = 0.15  # of the tokens are masked: Devlin et al. (2018), section 3.1; Raffel et al. (2019), 3.1.4
-MEAN_SPAN = 3.0  # tokens: Raffel et al. (2019), section 3.3.4
+MEAN_SPAN = 3.0  # tokens: Raffel et al. (2019), section 3.3.4; Lewis et al. (2019), section 2.2
+COVERED = 0.3  # of the tokens are hidden from BART: Lewis et al. (2019), section 5.1
 SHORTEST = 16  # tokens: a document is not cut to fill a smaller rest of a row
 
 
@@ -245,14 +246,20 @@ def rebuild(source: Ints, target: Ints, ids: Sentinels) -> Ints:
 
 def span(tokens: Ints, first: NDArray[np.bool_], ids: Sentinels, rng: np.random.Generator) -> Row:
     """Documents, or pieces of them -> one row: each is corrupted alone, its target sees its source only."""
+    return paired(tokens, first, ids.start, lambda piece: corrupt(piece, noise_mask(len(piece), rng), ids))
+
+
+def paired(tokens: Ints, first: NDArray[np.bool_], start: int, make: Callable[[Ints], tuple[Ints, Ints]]) -> Row:
+    """One row of an encoder-decoder: `make` gives (source, target) of each document, and the decoder reads its target
+    behind `start`.
+    """
     if not len(tokens):
         empty = tokens.astype(np.int64)
         return Row(empty, empty, empty.astype(np.float32), empty, empty, (empty, empty, empty))
-    pieces = np.split(tokens, np.flatnonzero(first[1:]) + 1)
-    pairs = [corrupt(piece, noise_mask(len(piece), rng), ids) for piece in pieces]
+    pairs = [make(piece) for piece in np.split(plain(tokens), np.flatnonzero(first[1:]) + 1)]
     source, source_first = _joined([source for source, _ in pairs])
     targets, target_first = _joined([target for _, target in pairs])
-    shifted = np.where(target_first, ids.start, np.roll(targets, 1))
+    shifted = np.where(target_first, start, np.roll(targets, 1))
     weight = np.ones(len(targets), np.float32)
     return Row(shifted, targets, weight, *number(target_first), (source, *number(source_first)))
 
@@ -263,30 +270,89 @@ def _joined(pieces: Sequence[Ints]) -> tuple[Ints, NDArray[np.bool_]]:
     return np.concatenate(pieces), first
 
 
-def fill(starts: Iterable[Ints], tokens: int, source: int) -> Ints:
-    """Where each row begins, so that its documents fit `source` tokens and the target that goes with them.
+# --- denoising ------------------------------------------------------------------------------------
 
-    `starts` are where documents start among `tokens`. Rows are filled in order; a document is cut where a row
-    is full, if enough of it fits. One pass over the documents, memory in the number of rows.
+
+class Infilling(NamedTuple):
+    """The ids that text infilling needs."""
+
+    before: int  # <s>, which begins a text
+    after: int  # </s>, which ends it, and which the decoder is given first
+    mask: int
+
+
+def denoise(tokens: Ints, first: NDArray[np.bool_], ids: Infilling, rng: np.random.Generator) -> Row:
+    """Documents, or pieces of them -> one row: the encoder reads each with spans of it hidden, the decoder writes all
+    of it again (Lewis et al. 2019).
+
+    Of the paper's noises this is text infilling, which did well on all its tasks (section 4.3). BART-large's was that
+    and shuffled sentences, of which tokens alone do not tell.
     """
-    longest, target = fitting(source)
-    costs = np.array([sizes(length) for length in range(longest + 1)])
+
+    def framed(piece: Ints) -> Ints:
+        return np.concatenate([[ids.before], piece, [ids.after]])
+
+    def make(piece: Ints) -> tuple[Ints, Ints]:
+        return framed(infill(piece, *hidden_spans(len(piece), rng), ids.mask)), framed(piece)
+
+    return paired(tokens, first, ids.after, make)
+
+
+def infill(tokens: Ints, places: Ints, lengths: Ints, mask: int) -> Ints:
+    """The tokens with one `mask` in place of each hidden span; a span of no token puts one between two others.
+
+    "Thank you for inviting me to your party", hiding "for inviting" before the third token that stays, "me", and
+    nothing before the fourth, gives "Thank you <mask> me <mask> to your party".
+    """
+    starts = places + np.cumsum(lengths) - lengths
+    edges = np.bincount(starts, minlength=len(tokens) + 1) - np.bincount(starts + lengths, minlength=len(tokens) + 1)
+    return np.insert(tokens[np.cumsum(edges)[:-1] == 0], places, mask)
+
+
+def hidden_spans(length: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """(places, lengths), each (K,): before which of the tokens that stay a span is hidden, and how many tokens it has.
+
+    Lengths are drawn from Poisson(3) until 30% of the tokens are hidden; the last is what is left of these, or lacks to
+    them: of M hidden tokens there are at most M spans, so a source is never longer than its text. No two spans touch.
+    """
+    hidden = round(COVERED * length)
+    if not hidden:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    lengths = rng.poisson(MEAN_SPAN, hidden)
+    total = np.cumsum(lengths)
+    last = min(int(np.searchsorted(total, hidden)), hidden - 1)
+    lengths[last] += hidden - total[last]
+    places = rng.choice(length - hidden + 1, last + 1, replace=False)
+    return np.sort(places), rng.permutation(lengths[: last + 1])
+
+
+# --- filling rows ---------------------------------------------------------------------------------
+
+
+def fill(starts: Iterable[Ints], tokens: int, costs: Ints, rooms: tuple[int, int]) -> Ints:
+    """Where each row begins, so that its documents fit a source and a target of `rooms` tokens.
+
+    `starts` are where documents start among `tokens`; costs[n] is what a document of n tokens takes of source and
+    target, up to the longest that fits. Rows are filled in order; a document is cut where a row is full, if enough of
+    it fits. One pass over the documents, memory in the number of rows.
+    """
+    longest = len(costs) - 1
     reach = [  # room left -> longest piece that fits, in the source and in the target
-        np.searchsorted(costs[:, side], np.arange(room + 1), "right") - 1 for side, room in ((0, source), (1, target))
+        np.searchsorted(costs[:, side], np.arange(room + 1), "right") - 1 for side, room in enumerate(rooms)
     ]
-    rows, room, at = [0], (source, target), 0
+    rows, room, at = [0], rooms, 0
     for end in _ends(starts, tokens):
         while at < end:
             piece = min(int(reach[0][room[0]]), int(reach[1][room[1]]), end - at)
             if piece < min(end - at, SHORTEST, longest):
                 rows.append(at)
-                room = (source, target)
+                room = rooms
                 continue
             room = (room[0] - int(costs[piece, 0]), room[1] - int(costs[piece, 1]))
             at += piece
             if at < end:  # the rest would be one piece with this again, and longer by rounding than the two apart
                 rows.append(at)
-                room = (source, target)
+                room = rooms
     return np.array(rows, np.int64)
 
 
@@ -328,8 +394,8 @@ class Packing:
 
 
 def packing(objective: Objective, tokenizer: Tokenizer, length: int, *, whole: bool = False) -> Packing:
-    """Rows of `length` tokens (of the source, for span corruption) for an objective; `whole`: no document that fits a
-    row is cut, in causal rows.
+    """Rows of `length` tokens (of the source, for an encoder-decoder) for an objective; `whole`: no document that fits
+    a row is cut, in causal rows.
 
     Raises ValueError where the tokenizer lacks an id that the objective needs, or the rows are too short.
     """
@@ -352,13 +418,29 @@ def packing(objective: Objective, tokenizer: Tokenizer, length: int, *, whole: b
             return masked(plain(window), ids, rng)
 
         return Packing(length, 0, pad, 0, lambda _, tokens: range(0, tokens, length - 2), mask)
-    marks = sentinels(tokenizer, length)
+    if objective == "denoise":
+        return _denoising(infilling(tokenizer), length, pad)
+    return _spans(sentinels(tokenizer, length), length, pad)
 
-    def infill(window: Ints, first: NDArray[np.bool_], rng: np.random.Generator) -> Row:
-        return span(window, first, marks, rng)
 
-    target = fitting(length)[1]
-    return Packing(target, length, pad, 0, lambda starts, tokens: fill(starts, tokens, length), infill)
+def _spans(ids: Sentinels, length: int, pad: int) -> Packing:
+    longest, target = fitting(length)
+    costs = np.array([sizes(n) for n in range(longest + 1)])
+    return Packing(
+        target, length, pad, 0,
+        lambda starts, tokens: fill(starts, tokens, costs, (length, target)),
+        lambda window, first, rng: span(window, first, ids, rng),
+    )  # fmt: skip
+
+
+def _denoising(ids: Infilling, length: int, pad: int) -> Packing:
+    """A text is as long as its target: both, and the source at most, have a token before and one behind it."""
+    costs = np.arange(length - 1).repeat(2).reshape(-1, 2) + 2
+    return Packing(
+        length, length, pad, 0,
+        lambda starts, tokens: fill(starts, tokens, costs, (length, length)),
+        lambda window, first, rng: denoise(window, first, ids, rng),
+    )  # fmt: skip
 
 
 def masking(tokenizer: Tokenizer) -> Masking:
@@ -384,13 +466,23 @@ def sentinels(tokenizer: Tokenizer, length: int) -> Sentinels:
     return Sentinels(np.array(tokenizer.sentinels, np.int64), tokenizer.eos, tokenizer.pad)
 
 
+def infilling(tokenizer: Tokenizer) -> Infilling:
+    """The ids that denoising needs, or ValueError naming what the tokenizer lacks."""
+    before, after = around(tokenizer)
+    if (len(before), len(after)) != (1, 1):
+        raise ValueError("denoising needs a tokenizer that sets <s> before a text and </s> behind it: train one for it")
+    if tokenizer.mask is None:
+        raise ValueError("denoising needs a mask token, and the tokenizer lacks one: train one for it")
+    return Infilling(before[0], after[0], tokenizer.mask)
+
+
 def frame(objective: Objective, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The ids that stand before and after each document in token shards.
 
     Causal: the token that the tokenizer itself sets before a text, if it does, and end-of-text. Masked: [CLS]
-    and [SEP]. Span corruption: none, since every piece of a document gets its own end-of-text in its row.
+    and [SEP]. Span corruption and denoising: none, since every piece of a document gets its own in its row.
     """
-    if objective == "span":
+    if objective in ("span", "denoise"):
         return [], []
     before, after = around(tokenizer)
     if objective == "masked" and (len(before), len(after)) != (1, 1):

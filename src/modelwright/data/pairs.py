@@ -120,7 +120,7 @@ def _side_by_side(pairs: Sequence[Preference], answers: Mapping[str, Row]) -> Ro
     return join([answers[answer] for answer in told])._replace(pairs=(segments, weight))
 
 
-def answers_of(task: Task, tokenizer: Tokenizer, shape: Shape, context: int, start: int | None) -> Write:
+def answers_of(task: Task, tokenizer: Tokenizer, shape: Shape, context: int, start: Sequence[int]) -> Write:
     """For a policy: weight on the answer's tokens and its end. Raises TooLong for a prompt that would be cut."""
     tight = replace(task, decoding=replace(task.decoding, max_new=1))  # the answer is there, and needs no room kept
     prompter = Prompter(tight, tokenizer, shape, context, start=start)
@@ -138,7 +138,7 @@ def answers_of(task: Task, tokenizer: Tokenizer, shape: Shape, context: int, sta
     return write
 
 
-def verdicts_of(task: Task, tokenizer: Tokenizer, shape: Shape, context: int, start: int | None) -> Write:
+def verdicts_of(task: Task, tokenizer: Tokenizer, shape: Shape, context: int, start: Sequence[int]) -> Write:
     """For a reward model: prompt and answer, whole, with weight at the one place where it judges.
 
     A decoder judges at the answer's end, once it has read everything; an encoder-decoder likewise, with the prompt as

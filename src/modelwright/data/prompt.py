@@ -64,12 +64,13 @@ class Prompter:
         context: int,
         *,
         soft: Sequence[int] = (),
-        start: int | None = None,
+        start: Sequence[int] = (),
+        longest: int | None = None,
     ) -> None:
         """`context`: tokens a row may have, prompt and answer together (an encoder-decoder's: of its source). With
         relative positions it is what the model learned from: it could read more, and nobody knows how well. `soft`:
-        ids of a soft prompt, put before each document. `start`: what an encoder-decoder's decoder begins with, else the
-        padding token.
+        ids of a soft prompt, put before each document. `start`: what an encoder-decoder's decoder begins with, by
+        `starts`, else the padding token; `longest`: tokens that this decoder can read, where its positions end.
 
         Raises ValueError where the task, the tokenizer and the model do not go together.
         """
@@ -80,7 +81,8 @@ class Prompter:
             raise ValueError(f"{task.name} asks for chat, and this model's tokenizer has no chat template")
         self.chat = shape == "decoder" and template is not None and task.chat is not False
         self._before, self._after = around(tokenizer)
-        self._start = start if start is not None else _first_of(tokenizer.pad, tokenizer.bos)
+        self._start = tuple(start) or (_first_of(tokenizer.pad, tokenizer.bos),)
+        self._longest_row = context if shape == "decoder" else longest
         self.end = self._end()
         """The token that ends an answer, learned and to be stopped at: the end of a turn, or else EOS. -1: none."""
         chosen = task.labels if task.kind == "classify" and shape == "decoder" else ()
@@ -134,7 +136,7 @@ class Prompter:
             prompt = self._prompt(example, shots, template, max(most, len(said) + 1))
         except NoRoom:
             prompt = self._prompt(example, shots, template, most)
-        return answered(prompt, [*said, self.end], self.context)
+        return answered(prompt, [*said, self.end], self._longest_row)
 
     def boundary(self, example: Example, *, template: int = 0) -> str | None:
         """What changes at the prompt's end when the answer follows it, or None: a sentence for the preflight.
@@ -185,7 +187,7 @@ class Prompter:
     def _made(self, said: _Said, shots: int, dropped: int, truncated: int) -> Prompt:
         ids = (*self.soft, *said.ids)
         if self.shape == "encoder-decoder":
-            return Prompt((self._start,), ids, said.text, shots, dropped, truncated)
+            return Prompt(self._start, ids, said.text, shots, dropped, truncated)
         return Prompt(ids, None, said.text, shots, dropped, truncated)
 
     def _plain(self, example: Example, shots: Sequence[Example], template: int) -> _Said:
@@ -322,7 +324,7 @@ class Prompter:
             raise ValueError(f"an encoder cannot {kind}: it classifies or tags; take a decoder or an encoder-decoder")
         if shape != "encoder" and self.end < 0:
             raise ValueError("this model's tokenizer has no token that ends a text, so no answer would ever end")
-        if shape == "encoder-decoder" and self._start < 0:
+        if shape == "encoder-decoder" and self._start[0] < 0:
             raise ValueError("this tokenizer does not say what a decoder begins with: it has neither pad nor bos")
         room = self.context - len(self.soft)
         if room <= (self.task.decoding.max_new if shape == "decoder" else 0):
@@ -337,14 +339,21 @@ def rendered(task: Task, name: str, template: str, example: Example) -> str:
     return spoken(example.fields["messages"]) if template == CONVERSATION else fill(task, name, template, example)
 
 
-def answered(prompt: Prompt, ids: Sequence[int], context: int) -> Row:
+def starts(generation: Mapping[str, Any]) -> tuple[int, ...]:
+    """What the decoder of an encoder-decoder begins with, by the model's generation settings: its start and, where one
+    always follows, the token that begins a text, as BART's </s> <s>. Empty where they do not say.
+    """
+    start, follows = (generation.get(key) for key in ("decoder_start_token_id", "forced_bos_token_id"))
+    return tuple(i for i in (start, follows) if isinstance(i, int)) if isinstance(start, int) else ()
+
+
+def answered(prompt: Prompt, ids: Sequence[int], longest: int | None) -> Row:
     """A prompt and the ids that answer it, the end included where there is one: weight 1 where they are predicted.
 
-    A decoder's row is cut to `context`.
+    The row is cut to the `longest` that a decoder can read.
     """
     whole = [*prompt.tokens, *ids]
-    fitting = context if prompt.source is None else len(whole)
-    tokens, targets = whole[:-1][:fitting], np.array(whole[1:][:fitting], np.int64)
+    tokens, targets = whole[:-1][:longest], np.array(whole[1:][:longest], np.int64)
     weight = np.zeros(len(tokens), np.float32)
     weight[len(prompt.tokens) - 1 :] = 1
     source = None if prompt.source is None else _alone(prompt.source)

@@ -22,13 +22,14 @@ from tokenizers import AddedToken, Regex, pre_tokenizers
 from modelwright.data import learn, vocabularies
 
 Kind = Literal["bpe", "wordpiece", "unigram"]
-Objective = Literal["causal", "masked", "span"]
+Objective = Literal["causal", "masked", "span", "denoise"]
 
 # role -> token, in the order of the ids; what a role is called follows from the objective, whatever the kind
 SPECIALS: dict[Objective, dict[str, str]] = {
     "causal": {"eos": "<|endoftext|>", "pad": "<|pad|>", "unk": "<|unk|>"},
     "masked": {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
     "span": {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"},
+    "denoise": {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"},
 }
 ROLES = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
 # What a role is called where no config says: the first of these that the vocabulary has.
@@ -359,7 +360,11 @@ def train(texts: Iterable[str], kind: Kind, vocab: int, *, objective: Objective 
         roles.pop("unk", None)  # every byte is known
     sentinels = vocabularies.SENTINELS if objective == "span" else 0
     inner = makers[kind](_some(texts), roles, vocab - sentinels, vocab)
-    inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in roles.values()])
+    # what a <mask> stands for begins with the space before it, so the mask that a prompt spells takes that in
+    spaced = roles["mask"] if objective == "denoise" else ""
+    inner.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False, lstrip=token == spaced) for token in roles.values()]
+    )
     vocabularies.add_sentinels(inner, sentinels)
     if objective == "causal":
         roles["bos"] = roles["eos"]
@@ -367,6 +372,7 @@ def train(texts: Iterable[str], kind: Kind, vocab: int, *, objective: Objective 
         "causal": lambda: vocabularies.around(inner, roles["bos"], None),
         "masked": lambda: vocabularies.around(inner, roles["cls"], roles["sep"]),
         "span": lambda: vocabularies.around(inner, None, roles["eos"]),
+        "denoise": lambda: vocabularies.around(inner, roles["bos"], roles["eos"]),
     }[objective]()
     return Tokenizer(inner, roles)
 

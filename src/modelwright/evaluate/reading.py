@@ -65,19 +65,22 @@ def text_rows(
     return gaps(text, tokenizer, cfg, seed, soft, spare)
 
 
-def strips(tokens: Sequence[int], begin: int | None, context: int, soft: Sequence[int] = ()) -> list[Row]:
+def strips(
+    tokens: Sequence[int], begin: int | None, context: int, soft: Sequence[int] = (), *, apart: bool = False
+) -> list[Row]:
     """A text as rows of at most `context` tokens, in which each token of the text is to be predicted once.
 
     As lm-evaluation-harness's `loglikelihood_rolling` has it: the first row begins with `begin` (BOS, or else EOS),
     which predicts the first token; a later row begins with a token already predicted; and the last is filled up with as
-    many of these as there is room for. Without a `begin` the first token is only read.
+    many of these as there is room for, unless rows are to stand `apart`. Without a `begin` the first
+    token is only read.
     """
     text = np.array([*([] if begin is None else [begin]), *tokens], np.int64)  # text[i] predicts text[i + 1]
     room, last = context - len(soft), len(text) - 1
     rows = []
     for start in range(0, last, room):
         end = min(start + room, last)
-        first = max(0, end - room)
+        first = start if apart else max(0, end - room)
         weight = (np.arange(first, end) >= start).astype(np.float32)
         there = np.arange(end - first)
         row = Row(text[first:end], text[first + 1 : end + 1], weight, there, np.ones_like(there))
@@ -88,8 +91,11 @@ def strips(tokens: Sequence[int], begin: int | None, context: int, soft: Sequenc
 def gaps(
     text: str, tokenizer: Tokenizer, cfg: Config, seed: int, soft: Sequence[int] = (), spare: int = 0
 ) -> list[Row]:
-    """A text with masked tokens for an encoder, with spans to fill in for an encoder-decoder."""
-    objective: Objective = "masked" if cfg.shape == "encoder" else "span"
+    """A text with masked tokens for an encoder, with spans to fill in for an encoder-decoder; or, where its tokenizer
+    has a mask and no sentinels, with spans hidden and all of it to be written again.
+    """
+    filled: Objective = "denoise" if tokenizer.mask is not None and not tokenizer.sentinels else "span"
+    objective: Objective = "masked" if cfg.shape == "encoder" else filled
     how = packing(objective, tokenizer, (cfg.encoder or cfg).context - len(soft) - spare)
     window = np.array(encode(tokenizer, text, ()) if objective == "masked" else tokenizer.encode(text), np.int64)
     first = np.arange(len(window)) == 0

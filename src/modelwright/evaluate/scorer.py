@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from modelwright.adapt.lora import merged_copy
 from modelwright.adapt.prompt import soft_ids
 from modelwright.data.kind import Decoding
-from modelwright.data.pack import Row
+from modelwright.data.pack import Batch, Row
 from modelwright.data.prompt import Prompt
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.evaluate.reading import batches, marks, pad_right, reach, stacked, text_rows
@@ -224,22 +224,27 @@ class ModelScorer:
             )
         rows = [(i, row) for i, text in enumerate(texts) for row in self._rows(text)]
         sums, counts = np.zeros(len(texts)), np.zeros(len(texts), np.int64)
+        for owners, batch, logps in self.read(rows, told):
+            np.add.at(sums, owners, logps.double().sum(1).cpu().numpy())
+            np.add.at(counts, owners, batch.weight.long().sum(1).cpu().numpy())
+        shares = self._shares(texts, rows)
+        sizes = [len(text.encode()) * share for text, share in zip(texts, shares, strict=True)]
+        return [Rolling(float(s), int(n), size) for s, n, size in zip(sums, counts, sizes, strict=True)]
+
+    def read(self, rows: Sequence[tuple[int, Row]], told: Told) -> Iterator[tuple[list[int], Batch, Tensor]]:
+        """Of rows, each with the number of its text, a batch at a time: the numbers, the batch and log p, (B, T)."""
         left = Counter(owner for owner, _ in rows)  # rows of each text that are still to be read
-        with torch.inference_mode():
-            for some in batches([reach(row) for _, row in rows], self.budget):
-                batch = stacked([rows[i][1] for i in some], self.device)
+        for some in batches([reach(row) for _, row in rows], self.budget):
+            batch = stacked([rows[i][1] for i in some], self.device)
+            with torch.inference_mode():
                 logps = self.model(
                     batch.tokens, batch.targets.masked_fill(batch.weight == 0, -1),
                     pos=batch.pos, segment=batch.segment, source=batch.source,
                 )  # (B, T)  # fmt: skip
-                owners = [rows[i][0] for i in some]
-                np.add.at(sums, owners, logps.double().sum(1).cpu().numpy())
-                np.add.at(counts, owners, batch.weight.long().sum(1).cpu().numpy())
-                left.subtract(owners)
-                told(sum(left[owner] == 0 for owner in set(owners)))
-        shares = self._shares(texts, rows)
-        sizes = [len(text.encode()) * share for text, share in zip(texts, shares, strict=True)]
-        return [Rolling(float(s), int(n), size) for s, n, size in zip(sums, counts, sizes, strict=True)]
+            owners = [rows[i][0] for i in some]
+            yield owners, batch, logps
+            left.subtract(owners)
+            told(sum(left[owner] == 0 for owner in set(owners)))
 
     def _rows(self, text: str) -> list[Row]:
         return text_rows(text, self.tokenizer, self.model.cfg, GAPS, soft_ids(self.model), self.spare)

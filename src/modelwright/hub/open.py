@@ -19,7 +19,7 @@ from modelwright.model.checkpoint import CONFIG, read_json, write_json
 from modelwright.model.transformer import Transformer
 
 GENERATION = "generation_config.json"
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 @dataclass

@@ -219,7 +219,7 @@ def prepare(model: Transformer, int8: bool = False) -> Transformer:
     """
     if int8 and not (can_int8() and model.embed.tokens.weight.device.type == "cpu"):
         raise ValueError("weights of eight bits need an x86 CPU with VNNI: leave the model as it is, or take bf16")
-    if isinstance(model.stack.blocks[0].attn, PackedAttention) or not (int8 or can_pack(model)):
+    if is_packed(model) or not (int8 or can_pack(model)):
         return model
     linear = Int8Linear if int8 else PackedLinear
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
@@ -237,22 +237,30 @@ PACKED: dict[str, Callable[[Any, type[PackedLinear]], nn.Module]] = {
     "attn": PackedAttention,
     "cross": PackedCross,
     "ffn": PackedFeedForward,
+    "input": lambda plain, linear: linear(plain),
+    "state": lambda plain, linear: linear(plain),
 }
 
 
 def as_built(layer: nn.Module) -> bool:
-    """Whether a layer is attention or feed-forward with nothing but plain products: no adapter, no quantised weight."""
+    """Whether a layer is attention, feed-forward or an LSTM's product, with nothing but plain products: no adapter, no
+    quantised weight."""
+    if type(layer) is nn.Linear:
+        return True
     parts = (nn.Linear, RMSNorm, nn.LayerNorm)
     return type(layer) in (Attention, FeedForward) and all(type(part) in parts for part in layer.children())
+
+
+def is_packed(model: Transformer) -> bool:
+    return any(isinstance(part, PackedAttention | PackedLinear) for part in model.stack.blocks[0].children())
 
 
 def cache_dtype(model: Transformer) -> torch.dtype:
     """What keys and values are best kept in.
 
     On a CPU a single token's attention in bfloat16 is slower than in float32 by more than the bytes it saves, unless
-    several queries share each key.
+    several queries share each key. What an LSTM keeps is a sum that goes on over all tokens, and is never rounded.
     """
-    packed = isinstance(model.stack.blocks[0].attn, PackedAttention)
-    if packed and model.cfg.heads == model.cfg.kv_heads:
+    if model.cfg.recurrent or (is_packed(model) and model.cfg.heads == model.cfg.kv_heads):
         return torch.float32
     return model.embed.tokens.weight.dtype

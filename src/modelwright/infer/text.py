@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from modelwright.data.prompt import starts
 from modelwright.data.tokenizer import Decoder, Tokenizer
 from modelwright.model.transformer import Config, Transformer
 
@@ -42,11 +43,11 @@ def encode_prompts(lm: LanguageModel, prompts: Sequence[str]) -> Encoded:
     refuse_labels(lm.model.cfg)
     if shape == "encoder":
         raise ValueError("this model is an encoder, which cannot write on: give it a text with a mask to fill instead")
-    rows = [encode(lm.tokenizer, prompt, lm.tokenizer.sentinels) for prompt in prompts]
+    rows = [encode(lm.tokenizer, prompt, gap_marks(lm)) for prompt in prompts]
     if shape == "encoder-decoder":
         rows = [[*soft, *row] for row in rows]
         _check_sources(lm.model.cfg, rows)
-        return Encoded([[_start(lm)]] * len(rows), rows)
+        return Encoded([_start(lm)] * len(rows), rows)
     bos = lm.tokenizer.eos if lm.tokenizer.bos is None else lm.tokenizer.bos
     if bos is None and not all(rows):
         raise ValueError("the prompt is empty, and this model has no token that begins a text: say something")
@@ -100,11 +101,19 @@ def _check_sources(cfg: Config, rows: list[list[int]]) -> None:
         )
 
 
-def _start(lm: LanguageModel) -> int:
+def gap_marks(lm: LanguageModel) -> tuple[int, ...]:
+    """The special tokens that a prompt may spell: T5's sentinels, and the mask where an encoder reads it, as BART's."""
+    mask = () if lm.tokenizer.mask is None or lm.model.cfg.encoder is None else (lm.tokenizer.mask,)
+    return (*lm.tokenizer.sentinels, *mask)
+
+
+def _start(lm: LanguageModel) -> list[int]:
     """What an encoder-decoder's decoder begins with: by its config, else the padding token, as T5's does."""
-    for start in (lm.generation.get("decoder_start_token_id"), lm.tokenizer.pad, lm.tokenizer.bos):
-        if isinstance(start, int):
-            return start
+    if said := starts(lm.generation):
+        return [*said]
+    for start in (lm.tokenizer.pad, lm.tokenizer.bos):
+        if start is not None:
+            return [start]
     raise ValueError("this model does not say what its decoder begins with: set decoder_start_token_id in its config")
 
 

@@ -64,9 +64,16 @@ class Cache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v (B, K, T, D) into the new slots; answer all of them, (B, K, S, D) each."""
+        self.write(layer, k, v)
+        return self.k[layer][:, :, : self.length], self.v[layer][:, :, : self.length]
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         self.k[layer][:, :, self.start : self.length] = k
         self.v[layer][:, :, self.start : self.length] = v
-        return self.k[layer][:, :, : self.length], self.v[layer][:, :, : self.length]
+
+    def before(self, layer: int, slots: Tensor) -> Pair:
+        """What an LSTM kept in slots (n), counted through all rows; zeros for -1: (n, D) each."""
+        return kept(self.k[layer].flatten(0, 2), slots), kept(self.v[layer].flatten(0, 2), slots)
 
     def select(self, rows: Tensor, alike: Tensor | None = None) -> None:
         """Keep these rows (B), in this order; a row may be named twice (several samples of one prompt, beams).
@@ -78,10 +85,10 @@ class Cache:
         """
         if len(rows) == len(self.pos):
             place, slot = self._moved(rows, alike)
-            for kept in (*self.k, *self.v) if len(place) else ():
-                kept[place, :, slot] = kept[rows[place], :, slot]
+            for both in (*self.k, *self.v) if len(place) else ():
+                both[place, :, slot] = both[rows[place], :, slot]
         else:
-            self.k, self.v = ([self._kept(kept, rows) for kept in both] for both in (self.k, self.v))
+            self.k, self.v = ([self._kept(one, rows) for one in both] for both in (self.k, self.v))
         self.text, self.pos = self.text[rows], self.pos[rows]
         source, count = torch.unique_consecutive(self.text, return_counts=True)
         self._share(source if bool((count == count[0]).all()) else self.text)
@@ -106,3 +113,8 @@ class Cache:
         new = old.new_empty(len(rows), *old.shape[1:])
         new[:, :, : self.length] = old[rows, :, : self.length]
         return new
+
+
+def kept(pool: Tensor, slots: Tensor) -> Tensor:
+    """The rows `slots` (n) of a pool (S, D), zeros for -1: (n, D)."""
+    return pool[slots.clamp(min=0)].masked_fill(slots[:, None] < 0, 0.0)

@@ -242,8 +242,9 @@ def _compare(
         elif found.kind not in FLOATS:
             other.append(f"{found.key} is {found.kind}, not floating-point")
     extra = [name for name in stored if name not in wanted and not _known(family, name, stored)]
+    biased = [name for name in family.zeros if name in stored and stored[name].read().any()]
     faults = [_several(missing, "missing"), _several(extra, "extra"), _several(other, "unlike config.json"),
-              _several(twice, "held twice and not alike")]  # fmt: skip
+              _several(twice, "held twice and not alike"), _several(biased, "not 0 throughout")]  # fmt: skip
     if any(faults):
         raise ValueError(f"the weights in {directory} do not fit its {CONFIG}: {'; '.join(filter(None, faults))}")
 
@@ -254,8 +255,8 @@ def _stored_shape(shape: torch.Size, name: Name) -> tuple[int, ...]:
 
 
 def _known(family: Family, name: str, stored: Mapping[str, _Stored]) -> bool:
-    """Whether a tensor may be passed over: computed, left aside, or the copy of another that it must equal."""
-    if _matches(family.buffers + family.aside, name):
+    """Whether a tensor may be passed over: computed, left aside, all 0, or the copy of another that it must equal."""
+    if _matches(family.buffers + family.aside, name) or name in family.zeros:
         return True
     original = dict(family.copies).get(name, "")
     return original in stored and torch.equal(stored[name].read(), stored[original].read())
@@ -311,7 +312,8 @@ def _outgoing(model: Transformer, family: Family) -> dict[str, list[tuple[Name, 
         name = family.place(ours, model.cfg)
         for their in name.theirs:
             outgoing.setdefault(their, []).append((name, parameter))
-    return outgoing
+    nothing = nn.Parameter(model.embed.tokens.weight.new_zeros(1, model.cfg.vocab))
+    return outgoing | {their: [(Name(their, (their,)), nothing)] for their in family.zeros}
 
 
 def _join(pieces: list[tuple[Name, nn.Parameter]]) -> Tensor:

@@ -91,6 +91,9 @@ class Config:
     gated: bool = True
     attn_bias: bool = False
     qkv_bias: bool = False  # biases that attention's output has not (Qwen 2)
+    recurrent: bool = (
+        False  # an LSTM in the blocks' place (`recurrent.py`): no attention, one head as wide as the model
+    )
     qk_norm: bool = False  # an RMSNorm on each query and key (Henry et al. 2020)
     attn_scale: float | None = None  # of the scores; None: 1 / sqrt(head)
     ffn_bias: bool = False
@@ -129,6 +132,10 @@ class Config:
             raise ValueError("a window looks back, so only a decoder has one")
         if self.encoder and self.qk_norm:
             raise ValueError("queries and keys are normed in self-attention alone: an encoder-decoder has no such norm")
+        if self.recurrent and not (
+            self.causal and self.encoder is None and self.heads == 1 and self.head == self.width
+        ):
+            raise ValueError("an LSTM reads from left to right, and keeps of a token one head as wide as the model")
         if self.parallel and (not self.pre_norm or self.part_norm or self.encoder):
             raise ValueError("the parts of a block are parallel only where one norm stands before both of two parts")
 
@@ -145,8 +152,9 @@ class Config:
 
     @property
     def unbounded(self) -> bool:
-        """Whether a text may be longer than any the model was trained on: distances, unlike positions, go on."""
-        return self.relative is not None or self.alibi
+        """Whether a text may be longer than any the model was trained on: distances, unlike positions, go on, and an
+        LSTM knows neither."""
+        return self.relative is not None or self.alibi or self.recurrent
 
     @property
     def own_places(self) -> bool:

@@ -15,9 +15,10 @@ from modelwright.model.config import Config
 from modelwright.model.decoder_families import GPT2, LLAMA
 from modelwright.model.encoder_families import BERT
 from modelwright.model.family import Family, Json
-from modelwright.model.seq2seq_families import T5
+from modelwright.model.recurrent_families import LSTM
+from modelwright.model.seq2seq_families import BART, T5
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, BERT, T5)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, BERT, T5, BART, LSTM)}
 
 
 def family_of_config(config: Json) -> Family:

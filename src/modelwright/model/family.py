@@ -41,7 +41,8 @@ class Family:
     """All there is to know of a family. Patterns are regular expressions over whole tensor names.
 
     `older` rewrites names of older files to today's. `buffers` are tensors that can be computed, `copies` repeat
-    another tensor and must equal it, `aside` are weights of parts that the Transformer does not have.
+    another tensor and must equal it, `aside` are weights of parts that the Transformer does not have; `zeros` are
+    numbers for each token of the vocabulary, (1, V), which are 0 in every release.
     """
 
     model_type: str
@@ -53,6 +54,7 @@ class Family:
     buffers: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     aside: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
 
     def place(self, ours: str, cfg: Config) -> Name:
         """Where the parameter `ours` of a model of `cfg` stands in a file: its line, with `{}` filled in."""

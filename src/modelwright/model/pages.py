@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modelwright.model.attend import FORBIDDEN
-from modelwright.model.cache import Pair, Shape
+from modelwright.model.cache import Pair, Shape, kept
 
 ALONE = 400_000  # bytes of keys and values that are read in the time that a call for one text more costs
 
@@ -236,7 +236,7 @@ class Step:
     some that are nobody's: N in all."""
 
     def __init__(self, pages: Pages, parts: Sequence[Part], sources: Sources | None = None):
-        self.pages = pages
+        self.pages, self.parts = pages, parts
         rows = [0, *itertools.accumulate(part.end - part.start for part in parts)]
         self.rows = rows[-1]
         self.spare = rounded(self.rows) - self.rows
@@ -253,6 +253,26 @@ class Step:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Lists:
         """Write k, v (1, K, N, D) where the new tokens lie; answer all that the texts read."""
+        self.write(layer, k, v)
+        return self.own.views(layer)
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         for pool, fresh in ((self.pages.k[layer], k), (self.pages.v[layer], v)):
             pool.index_copy_(1, self.new, fresh[0, :, : self.rows].to(pool.dtype))
-        return self.own.views(layer)
+
+    @property
+    def first(self) -> Tensor:
+        """Where in the row each text's new tokens begin, (n)."""
+        lengths = [part.end - part.start for part in self.parts]
+        return torch.tensor([0, *itertools.accumulate(lengths[:-1])], device=self.pages.device)
+
+    @property
+    def last(self) -> Tensor:
+        """The slot of the token before each text's new ones, (n); -1 where there is none."""
+        size, before = self.pages.size, [(part.blocks, part.start - 1) for part in self.parts]
+        slots = [-1 if at < 0 else blocks[at // size] * size + at % size for blocks, at in before]
+        return torch.tensor(slots, device=self.pages.device)
+
+    def before(self, layer: int, slots: Tensor) -> Pair:
+        """What an LSTM kept in slots (n), zeros for -1: (n, D) each."""
+        return kept(self.pages.k[layer].flatten(0, 1), slots), kept(self.pages.v[layer].flatten(0, 1), slots)

@@ -29,6 +29,7 @@ from modelwright.model.config import RopeScaling as RopeScaling
 from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
 from modelwright.model.logps import read_logps, rounded, token_logps
 from modelwright.model.pages import Lists, Reading, Step
+from modelwright.model.recurrent import Recurrent
 
 # -- positions ------------------------------------------------------------------------------------------
 
@@ -458,7 +459,7 @@ class Transformer(nn.Module):
         self.embed = Embedding(cfg)
         self.source = Places(cfg.encoder) if cfg.encoder and cfg.encoder.own_places else None
         self.encoder = Stack(cfg.encoder) if cfg.encoder else None
-        self.stack = Stack(cfg)
+        self.stack = Recurrent(cfg) if cfg.recurrent else Stack(cfg)
         self.head = Head(cfg)
         if cfg.tied:
             self.head.proj.weight = self.embed.tokens.weight
@@ -546,12 +547,15 @@ def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
     | queries where scores are not scaled     | as above, over the head width, as T5 does                         |
     | an untied head, or one for labels       | N(0, 0.02): the first predictions are nearly even                 |
     | norms; biases; relative bias            | 1, or 0 where kept as the distance from 1; 0; N(0, 0.02)          |
+    | an LSTM's forget gates' biases          | 1: it begins by keeping what it has (Jozefowicz et al. 2015)      |
     """
     depth = 2 * model.cfg.layers
     for name, p in model.named_parameters():
         kind = name.split(".")[-2]
         if name.endswith("bias"):
             p.zero_()
+            if kind == "input":
+                p.chunk(4)[1].fill_(1.0)
         elif kind == "norm" or kind.endswith("_norm"):
             p.fill_(0.0 if model.cfg.norm == "rms_from_one" else 1.0)
         elif kind in ("positions", "types", "relative", "proj") or (kind == "tokens" and model.cfg.tied):

@@ -41,6 +41,8 @@ def stack_parameters(cfg: Config) -> int:
 
 
 def block_parameters(cfg: Config) -> int:
+    if cfg.recurrent:
+        return block_matrices(cfg) + 4 * cfg.width
     attentions = 2 if cfg.encoder else 1
     attn_bias = (cfg.heads + 2 * cfg.kv_heads) * cfg.head if cfg.attn_bias or cfg.qkv_bias else 0
     attn_bias += cfg.width if cfg.attn_bias else 0
@@ -51,7 +53,10 @@ def block_parameters(cfg: Config) -> int:
 
 
 def block_matrices(cfg: Config) -> int:
-    """The weights of one block that multiply: q, k, v, o of each attention, and the feed-forward's two or three."""
+    """The weights of one block that multiply: q, k, v, o of each attention, and the feed-forward's two or three; or an
+    LSTM's four for what comes in and four for what it kept."""
+    if cfg.recurrent:
+        return 8 * cfg.width * cfg.width
     attention = 2 * cfg.width * (cfg.heads + cfg.kv_heads) * cfg.head
     feed_forward = (3 if cfg.gated else 2) * cfg.width * cfg.ffn
     return (2 if cfg.encoder else 1) * attention + feed_forward
@@ -99,7 +104,7 @@ def stack_flops(cfg: Config, length: int, source: int = 0) -> float:
     """FLOPs of one tower over `length` tokens; its cross-attention's keys and values are made of `source` tokens."""
     keys_values = 2 * cfg.width * cfg.kv_heads * cfg.head if cfg.encoder else 0
     products = 2 * length * (block_matrices(cfg) - keys_values) + 2 * source * keys_values
-    looks = length + (source if cfg.encoder else 0)
+    looks = 0 if cfg.recurrent else length + (source if cfg.encoder else 0)
     return cfg.layers * (products + 4.0 * length * looks * cfg.heads * cfg.head)
 
 

@@ -104,6 +104,8 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
     In the manner of Korthikanti et al. 2022, section 4.1, for model/transformer.py with no dropout: the residual stream
     is float32, and each norm keeps what it read; each product keeps what it read, in 16 bits where precision is mixed.
     """
+    if cfg.recurrent:
+        return recurrent(cfg, length, number)
     norms = (3 if cfg.encoder else 2) * 4 * cfg.width
     # A pre-norm model narrows a norm's output once for all products that read it; else each makes its own copy.
     copies = (4 + cfg.gated if number < 4 and not cfg.pre_norm else 2) + (1 if cfg.encoder else 0)
@@ -123,6 +125,13 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
     return cfg.layers * block + mask + last_norm
 
 
+def recurrent(cfg: Config, length: int, number: int) -> int:
+    """The same of an LSTM: of each token and layer what it read, and in float32 four gates, h, c and tanh(c)."""
+    read = 4 if number == 4 else 4 + number  # narrowed for the product
+    dropped = 4 if cfg.dropout else 0
+    return cfg.layers * length * cfg.width * (4 * 7 + read + dropped)
+
+
 def buckets(cfg: Config, length: int) -> int:
     """Bytes of the distances that a learned bias was looked up by, which all rows share."""
     return 8 * length * length if cfg.relative else 0
@@ -131,6 +140,8 @@ def buckets(cfg: Config, length: int) -> int:
 def masks(cfg: Config, rows: int, length: int, number: int) -> int:
     """Bytes of the mask of packed rows in the scores' own type, beside which a learned bias is float32 in three copies:
     itself, its gradient in one layer, and over all layers."""
+    if cfg.recurrent:
+        return 0
     if cfg.alibi:
         return cfg.heads * length * length * (rows * number + 4)
     if not cfg.relative:

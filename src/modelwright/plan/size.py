@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from modelwright.model.recurrent_families import lstm
 from modelwright.model.transformer import Config, Relative, Rope
 from modelwright.plan import cost, memory
 
-Objective = Literal["causal", "masked", "span"]
+Objective = Literal["causal", "masked", "span", "denoise"]
+Arch = Literal["lstm"]  # in the place of the Transformer that an objective is known from
 
 CHINCHILLA = 20.0  # tokens a parameter (Hoffmann et al. 2022, table 3)
 MASKED = 0.15  # share of tokens that BERT predicts, and that T5 cuts out (Devlin et al. 2019; Raffel et al. 2020)
@@ -77,6 +79,7 @@ class ByHand:
     Raises ValueError naming the flag whose number is too small to mean anything.
     """
 
+    arch: Arch | None = None
     width: int | None = None
     layers: int | None = None
     heads: int | None = None
@@ -94,7 +97,7 @@ class ByHand:
     def __post_init__(self) -> None:
         for name, said in vars(self).items():
             flag, least = "--" + name.replace("_", "-"), LEAST.get(name, 1)
-            if said is None:
+            if said is None or name == "arch":
                 continue
             if name in ("rate", "matrix_rate"):
                 if not 0 < said < math.inf:
@@ -207,8 +210,11 @@ def row_lengths(objective: Objective, context: int) -> tuple[int, int]:
 
     Of n tokens, 15% are cut in spans of 3, each span a sentinel: the encoder reads 0.85 n + 0.05 n, the decoder
     predicts 0.15 n + 0.05 n, and an end each: 568 tokens give T5's 512 and 114 (Raffel et al. 2020). Of the shortest
-    texts one token is cut. `context` is at least 3.
+    texts one token is cut. `context` is at least 3. Who denoises writes the whole of a text, of which the encoder reads
+    no more than there is (Lewis et al. 2019).
     """
+    if objective == "denoise":
+        return context, context
     if objective != "span":
         return context, 0
     cuts = [(n, max(1, round(n * MASKED))) for n in range(2, 2 * context + 2)]
@@ -309,10 +315,15 @@ def shape(objective: Objective, vocab: int, parameters: int, hand: ByHand | None
 def nearest(objective: Objective, vocab: int, parameters: int, hand: ByHand) -> Config:
     """The same, as near to the size as it goes.
 
-    Each depth has a width that gives the size, and the feed-forward's width takes up what is left. Of all depths, the
-    one wins that is nearest to the wished-for proportions; to miss the size by 5% weighs as much as to be 2.7 times too
-    thin.
+    An LSTM has two layers (Zaremba et al. 2014), and its width alone gives the size. Else each depth has a width that
+    gives it, and the feed-forward's width takes up what is left. Of all depths, the one wins that is nearest to the
+    wished-for proportions; to miss the size by 5% weighs as much as to be 2.7 times too thin.
     """
+    context = hand.context or best_context(parameters)
+    if hand.arch == "lstm":
+        widths = [hand.width] if hand.width else range(4, 16384, 4)
+        made = (build(objective, vocab, width, hand.layers or 2, hand, context) for width in widths)
+        return min(made, key=lambda cfg: abs(cost.parameters(cfg) - parameters))
     wished = best_aspect(parameters)
 
     def badness(cfg: Config) -> float:
@@ -321,7 +332,6 @@ def nearest(objective: Objective, vocab: int, parameters: int, hand: ByHand) -> 
         fat = math.log(cfg.ffn / best_ffn(cfg.width, cfg.gated))
         return aspect**2 + (2 * fat) ** 2 + (20 * miss) ** 2
 
-    context = hand.context or best_context(parameters)
     return min(candidates(objective, vocab, parameters, hand, context), key=badness)
 
 
@@ -397,14 +407,17 @@ def best_context(parameters: float) -> int:
 
 
 def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHand, context: int) -> Config:
-    """The Config of the family that the objective is known from: Llama, BERT, or T5 v1.1.
+    """The Config of the family that the objective is known from: Llama, BERT, T5 v1.1, or BART; or of `hand.arch`.
 
-    Raises ValueError where heads do not divide the width.
+    Raises ValueError where heads do not divide the width, and for what an LSTM has not.
     """
+    if hand.arch == "lstm":
+        check_lstm(objective, hand)
+        return lstm(vocab, width, layers, context)
     heads = hand.heads or best_heads(width)
     if width % heads:
         raise ValueError(f"{heads} heads do not divide a width of {width}: choose a divisor of {width}")
-    gated = objective != "masked"
+    gated = objective in ("causal", "span")
     llama = Config(
         vocab=vocab,
         width=width,
@@ -422,5 +435,20 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
         return replace(llama, causal=False, pre_norm=False, norm="layer", eps=1e-12, final_norm=False,
                        act="gelu", gated=False, attn_bias=True, ffn_bias=True, rope=None, learned=True, types=2,
                        embed_norm=True, head_transform=True, head_bias=True)  # fmt: skip
+    if objective == "denoise":
+        tower = replace(llama, pre_norm=False, norm="layer", eps=1e-5, final_norm=False, act="gelu", gated=False,
+                        attn_bias=True, ffn_bias=True, rope=None, learned=True, offset=2, embed_norm=True)  # fmt: skip
+        return replace(tower, encoder=replace(tower, causal=False))
     tower = replace(llama, eps=1e-6, act="gelu_tanh", rope=None, relative=Relative(), attn_scale=1.0, tied=False)
     return replace(tower, encoder=replace(tower, causal=False))
+
+
+def check_lstm(objective: Objective, hand: ByHand) -> None:
+    """Raises ValueError for an objective that is not an LSTM's, and for parts of a Transformer."""
+    if objective != "causal":
+        raise ValueError(
+            f"an LSTM reads from left to right: --objective {objective} needs a Transformer, leave out --arch"
+        )
+    parts = {"--heads": hand.heads, "--kv-heads": hand.kv_heads, "--ffn": hand.ffn}
+    if said := [flag for flag, value in parts.items() if value is not None]:
+        raise ValueError(f"an LSTM has no attention and no feed-forward layers: leave out {', '.join(said)}")

@@ -124,7 +124,7 @@ limits:                   # each may be left out
 # candidates: [path/to/a/model, or/a-hub-id]    # models to try beside the base, or instead of it
 base:                     # a model that is pretrained first; docs/pretraining.md says what may stand here
   data: {base}
-  objective: {objective}       # causal: a decoder; masked: an encoder; span: an encoder-decoder
+  objective: {objective}       # causal: a decoder; masked: an encoder; span or denoise: an encoder-decoder
   context: {context: <15}# tokens that it can read at once: {fits:.0%} of the examples, if 3 characters are a token
 {settings}
 ladder: [{ladder}]

@@ -369,7 +369,7 @@ def contradictions(project: Project, said: Mapping[str, Any]) -> Iterable[str]:
 def _against_base(project: Project, base: Pretrain) -> Iterable[str]:
     limits, kind = project.limits, project.task.kind
     if base.objective == "masked" and kind not in ("classify", "tag"):
-        yield f"a base with objective masked is an encoder, which cannot {kind}: take causal or span"
+        yield f"a base with objective masked is an encoder, which cannot {kind}: take causal, span or denoise"
     if base.objective != "masked" and kind == "tag":
         yield f"tagging needs an encoder: give the base the objective masked, not {base.objective}"
     if base.objective == "masked" and not project.trained and not project.candidates:

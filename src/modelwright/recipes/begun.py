@@ -11,8 +11,9 @@ from modelwright.hub.open import GENERATION, LanguageModel
 from modelwright.model.checkpoint import read_json, write_json
 from modelwright.recipes.options import Pretrain
 
-SHAPES: dict[Objective, str] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
-OBJECTIVES = {shape: objective for objective, shape in SHAPES.items()}
+SHAPES: dict[Objective, str] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder",
+                                "denoise": "encoder-decoder"}  # fmt: skip
+OBJECTIVES = {"decoder": "causal", "encoder": "masked", "encoder-decoder": "span or denoise"}
 
 
 def begin(args: Pretrain) -> LanguageModel | None:

@@ -10,7 +10,12 @@ from modelwright.plan.memory import Precision
 from modelwright.plan.size import Plan
 from modelwright.recipes.watch import Screen, duration, thousands
 
-EXAMPLES: dict[Objective, str] = {"causal": "...", "masked": "... [MASK] ...", "span": "... <extra_id_0> ..."}
+EXAMPLES: dict[Objective, str] = {
+    "causal": "...",
+    "masked": "... [MASK] ...",
+    "span": "... <extra_id_0> ...",
+    "denoise": "... <mask> ...",
+}
 
 
 def show(
@@ -23,12 +28,13 @@ def show(
     head: int | None,
 ) -> None:
     c = found.config
+    shape = f"{'LSTM' if c.recurrent else c.shape}, {thousands(found.parameters)} parameters: width {c.width}, "
+    shape += f"{c.layers} layers" + ("" if c.recurrent else f", {c.heads} heads, feed-forward {c.ffn}")
     read_rows = f"{found.length}" + (f" from {found.source}" if found.source else "")
     screen.table(
         "the plan",
         {
-            "model": f"{c.shape}, {thousands(found.parameters)} parameters: width {c.width}, {c.layers} layers, "
-            f"{c.heads} heads, feed-forward {c.ffn}, vocabulary {c.vocab:,}" + (f"; on from {begun}" if begun else ""),
+            "model": f"{shape}, vocabulary {c.vocab:,}" + (f"; on from {begun}" if begun else ""),
             "text": f"{thousands(shards.tokens)} tokens in {shards.documents:,} documents "
             f"({shards.bytes / 1e6:,.1f} MB, {shards.bytes / shards.tokens:.2f} bytes a token)"
             + (f", of the first {head / 1e6:.0f} MB at most" if head else ""),

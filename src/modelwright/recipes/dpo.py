@@ -21,6 +21,7 @@ from modelwright.adapt.lora import Reference, reference_of
 from modelwright.data.kind import Task
 from modelwright.data.pack import Batch
 from modelwright.data.pairs import Write, answers_of
+from modelwright.data.prompt import starts
 from modelwright.evaluate.forgetting import grown
 from modelwright.hub.open import LanguageModel
 from modelwright.losses.preference import Kind, answer_logps, direct_preference
@@ -67,11 +68,11 @@ def dpo(args: Dpo, screen: Screen) -> dict[str, Any]:
 
 
 def rows_for(task: Task, lm: LanguageModel) -> Write:
-    cfg, start = lm.model.cfg, lm.generation.get("decoder_start_token_id")
+    cfg = lm.model.cfg
     if cfg.shape == "encoder" or cfg.labels:
         raise ValueError("an encoder writes nothing, so there is no policy to align: take a decoder")
     context = (cfg.encoder or cfg).context
-    return answers_of(task, lm.tokenizer, cfg.shape, context, start if isinstance(start, int) else None)
+    return answers_of(task, lm.tokenizer, cfg.shape, context, starts(lm.generation))
 
 
 def implicit_reward(reference: Reference, args: Dpo) -> Any:

@@ -6,7 +6,7 @@
     with `--toxicity` the share of answers that a judge calls toxic;
     6. show answers side by side, and write all down.
 
-    With `--text` instead of a task: perplexity and bits per byte of a text.
+X
 
 Left out: several prompts at once, judges of quality, benchmarks that others have defined.
 """
@@ -33,9 +33,10 @@ from modelwright.data.kind import PARTS, Task
 from modelwright.data.prompt import Prompter, choose_shots
 from modelwright.data.task import contract, prepare, read_task
 from modelwright.evaluate.baselines import fit_baselines
-from modelwright.evaluate.forgetting import BITS, per_byte, per_token
+from modelwright.evaluate.forgetting import BITS, NATS, per_byte, per_token
 from modelwright.evaluate.judge import Toxic, toxicity_of, with_toxicity
 from modelwright.evaluate.metrics import LABELLED, METRICS
+from modelwright.evaluate.positions import by_position
 from modelwright.evaluate.scorer import ModelScorer, Told
 from modelwright.evaluate.statistics import interval
 from modelwright.evaluate.tasks import Outcome, dropped, judge, measure, metrics_of, no_shots, score_all, truncated
@@ -74,6 +75,8 @@ class Evaluate:
     """The task's YAML file."""
     text: tuple[str, ...] = ()
     """Instead of a task: files, folders or globs of text, or `desk`, for perplexity and bits per byte."""
+    by_position: bool = False
+    """With `--text`: tell the loss at positions 0-1, 2-3, 4-7, ... of rows that share nothing, up to the context."""
     part: Literal["train", "select", "decide", "test"] = "test"
     """The part of the task's data to measure on."""
     shots: int = 0
@@ -126,6 +129,8 @@ def evaluate(args: Evaluate, screen: Screen) -> dict[str, Any]:
     """Run the command; the result as `result.json` has it, with `shown`, the answers side by side."""
     if (args.task is None) == (not args.text):
         raise ValueError("say what to measure: either --task task.yaml, or --text with files of text")
+    if args.by_position and args.task is not None:
+        raise ValueError("--by-position tells the loss on a text: say --text in the place of --task")
     if args.output is not None:
         refuse(args.output)
     if args.task is None:
@@ -402,8 +407,9 @@ def evaluate_text(args: Evaluate, screen: Screen) -> dict[str, Any]:
     if args.dry_run:
         return told | {"bytes": sum(len(text.encode()) for text in texts)}
     start = time.perf_counter()
+    scorer = ModelScorer(lm, precision=args.precision)
     with rated(screen, "reading", len(texts)) as done:
-        rolled = ModelScorer(lm, precision=args.precision).rolling(texts, told=done)
+        rolled = scorer.rolling(texts, told=done)
     read, seconds = [one for one in rolled if one.tokens], time.perf_counter() - start
     if len(read) < 10:
         screen.warn(f"an interval of {len(read)} documents says little: cut the text into more with --separator")
@@ -411,6 +417,13 @@ def evaluate_text(args: Evaluate, screen: Screen) -> dict[str, Any]:
     scores = {metric.name: vars(interval(stats, metric, seed=args.seed)) for metric, stats in both}
     tokens = sum(one.tokens for one in read)
     found = {**told, "metric": "perplexity", "scores": scores, "tokens": tokens, "seconds": round(seconds, 3)}
+    if args.by_position:
+        with rated(screen, "reading by position", len(texts)) as done:
+            found["by_position"] = [
+                {"first": first, "last": last, "tokens": int(stats[:, 1].sum())}
+                | vars(interval(stats, NATS, seed=args.seed))
+                for first, last, stats in by_position(scorer, texts, told=done)
+            ]
     if args.output is not None:
         save(args.output, found, ())
     return found

@@ -42,7 +42,7 @@ def make_adapter(
         return Adapter(method, SoftPrompt(tokens))
     there = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     chosen = tuple(target for target in TARGETS if target in there) if targets is None else tuple(targets)
-    return Adapter(method, LoRA(rank, alpha, targets=chosen))
+    return Adapter(method, LoRA(rank, alpha, targets=chosen or TARGETS))
 
 
 def default_rate(method: Method, width: int, share: float = 1.0) -> float:

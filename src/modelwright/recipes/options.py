@@ -18,7 +18,7 @@ from modelwright.data import documents
 from modelwright.data.pack import Objective
 from modelwright.data.tokenizer import Kind
 from modelwright.plan.memory import Optimizer, Precision
-from modelwright.plan.size import Plan, parse_count, parse_time
+from modelwright.plan.size import Arch, ByHand, Plan, check_lstm, parse_count, parse_time
 from modelwright.recipes.run import free
 from modelwright.recipes.watch import write_whole
 
@@ -48,7 +48,10 @@ class Pretrain:
     init: str | None = None
     """A model to go on from, a directory or a hub id: its shape, weights and tokenizer (Gururangan et al. 2020)."""
     objective: Objective = "causal"
-    """causal: a decoder that predicts the next token; masked: an encoder; span: an encoder-decoder."""
+    """causal: a decoder that predicts the next token; masked: an encoder; span: an encoder-decoder that
+    fills gaps, as T5; denoise: one that writes a text again of which it saw only parts, as BART."""
+    arch: Arch | None = None
+    """lstm: an LSTM in the place of the decoder (causal alone), the baseline that came before the Transformer."""
     size: str | None = None
     """Parameters, embedding included: 260k, 10M, 1.5B. Without a time it is trained on 20 tokens a parameter."""
     time: str | None = None
@@ -60,7 +63,7 @@ class Pretrain:
     tokenizer: Path | None = None
     """A directory with a tokenizer; without one, it is learned from the text."""
     kind: Kind | None = None
-    """Of the tokenizer that is learned: bpe for causal, wordpiece for masked, unigram for span."""
+    """Of the tokenizer that is learned: bpe for causal, wordpiece for masked, unigram for span, bpe for denoise."""
     vocab: int | None = None
     """Its size; 4096 without a word."""
     width: int | None = None
@@ -135,6 +138,8 @@ def check(args: Pretrain) -> Pretrain:
         parse_count(args.size)
     if args.time is not None:
         parse_time(args.time)
+    if args.arch == "lstm":
+        check_lstm(args.objective, ByHand(heads=args.heads, kv_heads=args.kv_heads, ffn=args.ffn))
     if args.tokenizer is not None and (args.kind is not None or args.vocab is not None):
         raise ValueError("--kind and --vocab are of a tokenizer that is learned: leave them out beside --tokenizer")
     if args.whole and args.objective != "causal":
@@ -150,7 +155,7 @@ def check(args: Pretrain) -> Pretrain:
     return args
 
 
-OF_A_NEW_MODEL = ("size", "tokenizer", "kind", "vocab", "width", "layers", "heads", "kv_heads", "ffn")
+OF_A_NEW_MODEL = ("arch", "size", "tokenizer", "kind", "vocab", "width", "layers", "heads", "kv_heads", "ffn")
 
 
 def _check_begun(args: Pretrain) -> None:

@@ -31,7 +31,7 @@ import torch
 
 from modelwright.data.documents import Document
 from modelwright.data.loader import Loader
-from modelwright.data.pack import Objective, packing
+from modelwright.data.pack import Objective, infilling, packing
 from modelwright.data.pack import plain as unmarked
 from modelwright.data.shards import Part, Shards, write
 from modelwright.data.tokenizer import Kind, Tokenizer, train
@@ -59,7 +59,7 @@ HELD_OUT = "held_out.jsonl"  # pieces of what is tested on, so that it can be as
 PIECES, PIECE = 100, 256  # of them at most, and tokens of each
 HEAD = 20_000_000  # characters that a tokenizer learns from, and that a dry run reads
 VOCAB = 4096
-KINDS: dict[Objective, Kind] = {"causal": "bpe", "masked": "wordpiece", "span": "unigram"}
+KINDS: dict[Objective, Kind] = {"causal": "bpe", "masked": "wordpiece", "span": "unigram", "denoise": "bpe"}
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -290,9 +290,14 @@ def pieces(held: Part, tokenizer: Tokenizer) -> list[str]:
 
 
 def ids(tokenizer: Tokenizer, found: Plan) -> dict[str, Any]:
-    """The special tokens that a generator must know; a T5 starts its answers with the padding token."""
+    """The special tokens that a generator must know; a T5 starts its answers with the padding token, a BART with </s>
+    and <s>."""
     said = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
-    said |= {"decoder_start_token_id": tokenizer.pad} if found.config.encoder else {}
+    if found.objective == "denoise":
+        marks = infilling(tokenizer)
+        said |= {"decoder_start_token_id": marks.after, "forced_bos_token_id": marks.before}
+    elif found.config.encoder:
+        said |= {"decoder_start_token_id": tokenizer.pad}
     return {name: token for name, token in said.items() if token is not None}
 
 

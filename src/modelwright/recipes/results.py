@@ -177,6 +177,12 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "also"
         yield from aligned([(name, *companions(found, name)) for name in rest])
     yield from by_lines(found)
+    if "by_position" in found:
+        yield "nats per token by position in a row"
+        rows = [
+            (f"{one['first']}-{one['last']}", f"{one['tokens']:,} tokens", told(one)) for one in found["by_position"]
+        ]
+        yield from aligned(rows)
     yield f"{found['tokens']:,} tokens in {found['seconds']:.1f} s"
     for one in found.get("shown", ()):
         yield from side_by_side(one)

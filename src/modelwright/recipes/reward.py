@@ -25,6 +25,7 @@ from modelwright.adapt.open import REWARD
 from modelwright.data.kind import Task
 from modelwright.data.pack import Batch
 from modelwright.data.pairs import Write, verdicts_of
+from modelwright.data.prompt import starts
 from modelwright.hub.open import LanguageModel
 from modelwright.losses.preference import answer_scores, pairwise_reward
 from modelwright.model.heads import Scored
@@ -57,9 +58,9 @@ def reward(args: Reward, screen: Screen) -> dict[str, Any]:
 
 
 def rows_for(task: Task, lm: LanguageModel) -> Write:
-    cfg, start = lm.model.cfg, lm.generation.get("decoder_start_token_id")
+    cfg = lm.model.cfg
     context = (cfg.encoder or cfg).context
-    return verdicts_of(task, lm.tokenizer, cfg.shape, context, start if isinstance(start, int) else None)
+    return verdicts_of(task, lm.tokenizer, cfg.shape, context, starts(lm.generation))
 
 
 def score(model: nn.Module, batch: Batch) -> Tensor:
