@@ -85,10 +85,10 @@ class Cache:
         """
         if len(rows) == len(self.pos):
             place, slot = self._moved(rows, alike)
-            for kept in (*self.k, *self.v) if len(place) else ():
-                kept[place, :, slot] = kept[rows[place], :, slot]
+            for both in (*self.k, *self.v) if len(place) else ():
+                both[place, :, slot] = both[rows[place], :, slot]
         else:
-            self.k, self.v = ([self._kept(kept, rows) for kept in both] for both in (self.k, self.v))
+            self.k, self.v = ([self._kept(one, rows) for one in both] for both in (self.k, self.v))
         self.text, self.pos = self.text[rows], self.pos[rows]
         source, count = torch.unique_consecutive(self.text, return_counts=True)
         self._share(source if bool((count == count[0]).all()) else self.text)
@@ -113,6 +113,10 @@ class Cache:
         new = old.new_empty(len(rows), *old.shape[1:])
         new[:, :, : self.length] = old[rows, :, : self.length]
         return new
+<<<<<<< HEAD
+=======
+
+>>>>>>> beam
 
 
 def states(pool: Tensor, slots: Tensor) -> Tensor:
