@@ -31,6 +31,7 @@ from modelwright.recipes.flags import parse
 from modelwright.recipes.generate import Options as Generate
 from modelwright.recipes.generate import sampling
 from modelwright.recipes.grpo import Grpo
+from modelwright.recipes.inspect import Inspect
 from modelwright.recipes.merge import Options as Merge
 from modelwright.recipes.methods import RATES
 from modelwright.recipes.options import Pretrain
@@ -50,6 +51,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorte
 OPTIONS: dict[str, Any] = {
     "init": Init,
     "run": RunProject,
+    "inspect": Inspect,
     "tokenizer": Tokenize,
     "pretrain": Pretrain,
     "tune": Tune,

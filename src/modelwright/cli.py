@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "init": Command("modelwright.project.begin", "scope", "write a project file to begin with"),
     "run": Command("modelwright.project.run", "scope", "climb a project's ladder to the cheapest model that will do"),
+    "inspect": Command("modelwright.recipes.inspect", "select", "look into a model: shape, costs, attention, choices"),
     "tokenizer": Command("modelwright.recipes.tokenizer", "pretrain", "train a tokenizer: BPE, WordPiece or Unigram"),
     "pretrain": Command(
         "modelwright.recipes.pretrain", "pretrain", "train a model on text, from scratch or on from another"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -29,7 +29,7 @@ from modelwright.hub.open import LanguageModel
 from modelwright.model.checkpoint import read_json, replacing, write_json
 from modelwright.model.config import SPAN
 from modelwright.model.heads import Scored, relabel
-from modelwright.model.transformer import Labels, Transformer
+from modelwright.model.transformer import Config, Labels, Transformer
 
 RECORD = "modelwright.json"
 REWARD = "reward.safetensors"  # the head of a reward model, beside its body
@@ -93,6 +93,24 @@ def open_model(path: str | Path, *, dtype: torch.dtype | None = None, base: str 
     _compare(directory, record, lm)
     model = peft.put_on(_labelled(lm.model, record, adapter), adapter)
     return replace(lm, model=model.eval(), path=directory)
+
+
+class Shape(NamedTuple):
+    """What `open_model` would open, without its weights."""
+
+    config: Config
+    family: str
+    added: int = 0  # numbers that an adapter brings beside its base's
+
+
+def shape(path: str | Path) -> Shape:
+    """The shape of a model directory, a model of the hub, or an adapter's base. Raises as `open_model` does."""
+    if not is_adapter(path):
+        return Shape(*hub.shape(path))
+    directory = Path(path).expanduser()
+    adapter = peft.read(directory)
+    base = hub.shape(_base(adapter, read_record(directory), None))
+    return Shape(*base, added=sum(tensor.numel() for tensor in adapter.tensors.values()))
 
 
 def open_reward(path: str | Path) -> tuple[LanguageModel, Scored]:

@@ -5,6 +5,7 @@ Only what a model directory needs comes: settings, tokenizer and safetensors. Ne
 
 import errno
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub  # whose names are resolved on first use: opening a local directory does not pay for the client
@@ -21,7 +22,7 @@ def is_hub_id(name: str) -> bool:
     return len(name) <= 96 and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII) is not None
 
 
-def fetch(repo: str, revision: str | None = None) -> Path:
+def fetch(repo: str, revision: str | None = None, wanted: Sequence[str] = WANTED) -> Path:
     """The local directory of a model on the hub, downloaded unless it is there; the cached one without a network.
 
     Raises FileNotFoundError where there is no such model or revision, or no network and nothing cached;
@@ -38,10 +39,10 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"{repo} has no revision {revision!r} on the hub") from error
     except Exception as error:  # the transport's own errors have another name in every version of the client
-        return _cached(repo, revision, error)
+        return _cached(repo, revision, wanted, error)
     weight_files((file.rfilename for file in info.siblings or ()), f"{repo} on the hub")
     try:
-        return _snapshot(repo, revision)
+        return _snapshot(repo, revision, wanted)
     except Exception as error:  # here too
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             raise
@@ -50,19 +51,19 @@ def fetch(repo: str, revision: str | None = None) -> Path:
         ) from error
 
 
-def _snapshot(repo: str, revision: str | None, offline: bool = False) -> Path:
+def _snapshot(repo: str, revision: str | None, wanted: Sequence[str], offline: bool = False) -> Path:
     # "*" also matches "/": what lies in folders (other formats, states of training) is not wanted
     return Path(
         huggingface_hub.snapshot_download(
-            repo, revision=revision, local_files_only=offline, allow_patterns=WANTED, ignore_patterns="*/*"
+            repo, revision=revision, local_files_only=offline, allow_patterns=[*wanted], ignore_patterns="*/*"
         )
     )
 
 
-def _cached(repo: str, revision: str | None, reason: Exception) -> Path:
+def _cached(repo: str, revision: str | None, wanted: Sequence[str], reason: Exception) -> Path:
     """What an earlier fetch left; FileNotFoundError, with the reason why the hub did not answer, where it left none."""
     try:
-        return _snapshot(repo, revision, offline=True)
+        return _snapshot(repo, revision, wanted, offline=True)
     except (OSError, ValueError):
         raise FileNotFoundError(
             f"there is no directory {repo!r} here, and the hub could not be asked for a model of that name "

@@ -5,7 +5,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from modelwright.data.tokenizer import Tokenizer
-from modelwright.hub.fetch import fetch, is_hub_id
+from modelwright.hub.fetch import WANTED, fetch, is_hub_id
 from modelwright.model import checkpoint
 from modelwright.model.checkpoint import CONFIG, read_json, write_json
-from modelwright.model.transformer import Transformer
+from modelwright.model.transformer import Config, Transformer
 
 GENERATION = "generation_config.json"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
@@ -51,6 +51,14 @@ def load(path_or_id: str | Path, *, dtype: torch.dtype | None = None, revision: 
     return LanguageModel(model, tokenizer, _generation(path), path, tuple(checkpoint.aside(path)))
 
 
+def shape(path_or_id: str | Path, *, revision: str | None = None) -> tuple[Config, str]:
+    """What `load` would open, without its weights: its Config, and the name of its family.
+
+    Of a model on the hub only config.json comes. Raises as `load` does.
+    """
+    return checkpoint.shape(_find(path_or_id, revision, [CONFIG]))
+
+
 def save(lm: LanguageModel, directory: str | Path, *, overwrite: bool = False) -> None:
     """Write the model, its tokenizer and its generation settings as one directory that transformers opens.
 
@@ -65,7 +73,7 @@ def save(lm: LanguageModel, directory: str | Path, *, overwrite: bool = False) -
             write_json(work / GENERATION, lm.generation)
 
 
-def _find(path_or_id: str | Path, revision: str | None) -> Path:
+def _find(path_or_id: str | Path, revision: str | None, wanted: Sequence[str] = WANTED) -> Path:
     path, name = Path(path_or_id).expanduser(), reprlib.repr(str(path_or_id))[1:-1]
     try:
         if path.is_dir():
@@ -78,7 +86,7 @@ def _find(path_or_id: str | Path, revision: str | None) -> Path:
     if not is_hub_id(str(path_or_id)):
         raise FileNotFoundError(f"there is no directory {path}, and that is no name of a model on the hub either{near}")
     try:
-        return fetch(str(path_or_id), revision)
+        return fetch(str(path_or_id), revision, wanted)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}{near}") from error
 

@@ -258,6 +258,7 @@ class Likely(NamedTuple):
     token: int
     logprob: float
     after: dict[str, float]  # p after bias, penalties, temperature, top_k, top_p, min_p: those asked for, in this order
+    logit: float = 0.0
 
 
 def likely(
@@ -270,13 +271,14 @@ def likely(
     logps = logits.float().log_softmax(-1)[0]  # (V)
     best = logps.topk(min(top, len(logps)))
     after: dict[str, list[float]] = {}
+    plain = logits[0, best.indices].tolist()
     reshaped = logits.float() if allowed is None else allowed.float()
     begun: list[tuple[str, Rule]] = [] if allowed is None else [("bias", lambda x: x)]
     for name, rule in begun + rules(sampling, past):
         reshaped = rule(reshaped)
         after[name] = reshaped.softmax(-1)[0, best.indices].tolist()
     return [
-        Likely(token, logp, {name: probs[at] for name, probs in after.items()})
+        Likely(token, logp, {name: probs[at] for name, probs in after.items()}, plain[at])
         for at, (token, logp) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     ]
 

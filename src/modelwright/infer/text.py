@@ -123,6 +123,18 @@ def eos_ids(lm: LanguageModel) -> frozenset[int]:
     return frozenset(said if isinstance(said, list) else () if said is None else (said,))
 
 
+def shown(tokenizer: Tokenizer, token: int) -> str:
+    """A token by itself, to be looked at: a space before it as ▁, line breaks and half characters spelled out."""
+    piece = tokenizer.inner.id_to_token(token)
+    if piece is None:
+        return f"<{token}>"  # the model has more rows than there are tokens, or a soft prompt
+    text = tokenizer.decode([token], special=True)
+    if not text or "\ufffd" in text:
+        return piece
+    begins = piece.startswith(("▁", "Ġ")) and not text.startswith("▁")
+    return "▁" * begins + repr(text.removeprefix(" ") if begins else text)[1:-1]
+
+
 # -- what is written -----------------------------------------------------------------------------
 
 

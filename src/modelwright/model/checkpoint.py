@@ -67,6 +67,19 @@ def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> Transform
     return model.eval()
 
 
+def shape(directory: str | Path) -> tuple[Config, str]:
+    """The Config of a model directory and the name of its family, from config.json; no weights are read.
+
+    Whether embedding and head are one is asked of the weights' files, where there are any. Raises as `load` does.
+    """
+    directory = Path(directory)
+    config = read_json(directory / CONFIG)
+    family = family_of_config(config)
+    cfg = family.read(config)
+    here = any((directory / name).exists() for name in (WEIGHTS, INDEX))
+    return _tie(cfg, family, _stored(directory, family)) if here else cfg, family.model_type
+
+
 def aside(directory: str | Path) -> list[str]:
     """The tensors of a model directory that `load` leaves aside: weights of parts that a Transformer has not."""
     directory = Path(directory)

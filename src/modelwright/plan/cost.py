@@ -36,20 +36,53 @@ def places_parameters(cfg: Config) -> int:
 
 
 def stack_parameters(cfg: Config) -> int:
-    relative = cfg.relative.buckets * cfg.heads if cfg.relative else 0
-    return cfg.layers * block_parameters(cfg) + (norm_parameters(cfg) if cfg.final_norm else 0) + relative
+    return sum(parameters_by_layer(cfg).values())
 
 
-def block_parameters(cfg: Config) -> int:
+def parameters_by_layer(cfg: Config) -> dict[str, int]:
+    """Those of one tower by kind of layer; attention is its cross-attention too."""
     if cfg.recurrent:
-        return block_matrices(cfg) + 4 * cfg.width
-    attentions = 2 if cfg.encoder else 1
-    attn_bias = (cfg.heads + 2 * cfg.kv_heads) * cfg.head if cfg.attn_bias or cfg.qkv_bias else 0
-    attn_bias += cfg.width if cfg.attn_bias else 0
-    ffn_bias = (2 if cfg.gated else 1) * cfg.ffn + cfg.width if cfg.ffn_bias else 0
-    norms = (1 if cfg.parallel else attentions + 1) + (2 if cfg.part_norm else 0)
+        lstm = cfg.layers * (block_matrices(cfg) + 4 * cfg.width)
+        return {"recurrence": lstm, "norms": cfg.final_norm * norm_parameters(cfg)}
+    norms = (1 if cfg.parallel else attentions(cfg) + 1) + (2 if cfg.part_norm else 0)
     qk_norm = 2 * norm_parameters(cfg, cfg.head) if cfg.qk_norm else 0
-    return block_matrices(cfg) + attentions * attn_bias + ffn_bias + norms * norm_parameters(cfg) + qk_norm
+    return {
+        "attention": cfg.layers * attentions(cfg) * attention_parameters(cfg),
+        "feed-forward": cfg.layers * feed_forward_parameters(cfg),
+        "norms": (cfg.layers * norms + cfg.final_norm) * norm_parameters(cfg) + cfg.layers * qk_norm,
+        "relative positions": cfg.relative.buckets * cfg.heads if cfg.relative else 0,
+    }
+
+
+def attentions(cfg: Config) -> int:
+    return 2 if cfg.encoder else 1
+
+
+def attention_parameters(cfg: Config) -> int:
+    biases = attention_outputs(cfg) if cfg.attn_bias else attention_outputs(cfg) - cfg.width if cfg.qkv_bias else 0
+    return attention_matrices(cfg) + biases
+
+
+def attention_matrices(cfg: Config) -> int:
+    """q, k, v and o."""
+    return 2 * cfg.width * (cfg.heads + cfg.kv_heads) * cfg.head
+
+
+def attention_outputs(cfg: Config) -> int:
+    """Those of q, k, v, and o."""
+    return (cfg.heads + 2 * cfg.kv_heads) * cfg.head + cfg.width
+
+
+def feed_forward_parameters(cfg: Config) -> int:
+    return feed_forward_matrices(cfg) + (feed_forward_outputs(cfg) if cfg.ffn_bias else 0)
+
+
+def feed_forward_matrices(cfg: Config) -> int:
+    return (3 if cfg.gated else 2) * cfg.width * cfg.ffn
+
+
+def feed_forward_outputs(cfg: Config) -> int:
+    return (2 if cfg.gated else 1) * cfg.ffn + cfg.width
 
 
 def block_matrices(cfg: Config) -> int:
@@ -57,9 +90,14 @@ def block_matrices(cfg: Config) -> int:
     LSTM's four for what comes in and four for what it kept."""
     if cfg.recurrent:
         return 8 * cfg.width * cfg.width
-    attention = 2 * cfg.width * (cfg.heads + cfg.kv_heads) * cfg.head
-    feed_forward = (3 if cfg.gated else 2) * cfg.width * cfg.ffn
-    return (2 if cfg.encoder else 1) * attention + feed_forward
+    return attentions(cfg) * attention_matrices(cfg) + feed_forward_matrices(cfg)
+
+
+def block_outputs(cfg: Config) -> int:
+    """How many outputs these have: where weights are rounded to eight bits, each has a scale of its own."""
+    if cfg.recurrent:
+        return 8 * cfg.width
+    return attentions(cfg) * attention_outputs(cfg) + feed_forward_outputs(cfg)
 
 
 def norm_parameters(cfg: Config, width: int | None = None) -> int:
@@ -84,6 +122,12 @@ def matrices(cfg: Config) -> int:
     """The weights of all blocks that multiply: those that Muon trains."""
     encoder = cfg.encoder.layers * block_matrices(cfg.encoder) if cfg.encoder else 0
     return encoder + cfg.layers * block_matrices(cfg)
+
+
+def outputs(cfg: Config) -> int:
+    """How many outputs all products have, the head's last one too."""
+    encoder = cfg.encoder.layers * block_outputs(cfg.encoder) if cfg.encoder else 0
+    return encoder + cfg.layers * block_outputs(cfg) + cfg.outputs
 
 
 def forward_flops(cfg: Config, length: int, source: int = 0, predicted: float = 1.0) -> float:

@@ -13,7 +13,7 @@ from typing import Literal
 from modelwright.model.attend import BLOCK, LONG
 from modelwright.model.logps import KEEP, rows_at_once
 from modelwright.model.transformer import Config
-from modelwright.plan.cost import matrices, parameters
+from modelwright.plan.cost import matrices, outputs, parameters
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "muon"]
@@ -173,6 +173,19 @@ def inference(cfg: Config, rows: int, length: int, source: int = 0, *, number: i
     slots = length + (source if cfg.encoder else 0)
     cache = 2 * cfg.layers * cfg.kv_heads * cfg.head * slots * rows * number
     return InferenceMemory(weights=number * parameters(cfg), cache=cache)
+
+
+def rounded(cfg: Config, bits: int, *, number: int = 4, group: int | None = None) -> int:
+    """Bytes of the weights with those of all products, the vocabulary's too, rounded to `bits`, all else as it was.
+
+    A scale of `number` bytes, as wide as what is left alone, goes with each output; or, with `group`, with each so many
+    weights (Frantar et al. 2022, GPTQ, section 4). A tied embedding stays whole to be looked up, beside the head.
+    """
+    head = cfg.width * cfg.outputs
+    products = matrices(cfg) + head
+    left = parameters(cfg) - matrices(cfg) - (0 if cfg.tied else head)
+    scales = products // group if group else outputs(cfg)
+    return products * bits // 8 + number * (scales + left)
 
 
 def rule_of_thumb(n: int) -> int:
