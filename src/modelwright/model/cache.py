@@ -113,10 +113,6 @@ class Cache:
         new = old.new_empty(len(rows), *old.shape[1:])
         new[:, :, : self.length] = old[rows, :, : self.length]
         return new
-<<<<<<< HEAD
-=======
-
->>>>>>> beam
 
 
 def states(pool: Tensor, slots: Tensor) -> Tensor:
