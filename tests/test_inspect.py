@@ -170,7 +170,8 @@ def test_an_lstm_has_no_heads_to_tell_of(tmp_path: Path, capsys: pytest.CaptureF
     assert main([str(tmp_path / "lstm")]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert f"recurrence {sum(p.numel() for n, p in model.named_parameters() if '.blocks.' in n):,}" in out
-    assert "heads" not in out
+    assert " heads " not in out
+    assert " norm " not in out
     with pytest.raises(ValueError, match="an LSTM has no attention"):
         main([str(tmp_path / "lstm"), "--attention", "the", "--json"])
 
