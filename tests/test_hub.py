@@ -22,7 +22,7 @@ import tiny
 from hub_server import COMMIT, Hub, serve
 from modelwright.data.tokenizer import Tokenizer, train
 from modelwright.hub.fetch import is_hub_id
-from modelwright.hub.open import LanguageModel, load, save
+from modelwright.hub.open import LanguageModel, load, save, shape
 from modelwright.model.families import FAMILIES
 from modelwright.model.transformer import Config, Rope, Transformer, initialise
 
@@ -231,6 +231,12 @@ def test_a_model_is_fetched_once_and_nothing_else_with_it(lm: LanguageModel, onl
     load("desk/tiny", revision=COMMIT)
     assert [line for line in online.asked if line.startswith("GET /") and "desk/tiny/resolve" in line] == fetched
     assert torch.equal(says(load("bare")), says(lm))
+
+
+def test_of_a_shape_config_json_alone_is_fetched(lm: LanguageModel, online: Hub) -> None:
+    assert shape("desk/tiny")[0] == lm.model.cfg
+    fetched = [line for line in online.asked if line.startswith("GET /") and "desk/tiny/resolve" in line]
+    assert [line.rpartition("/")[2] for line in fetched] == ["config.json"]
 
 
 def test_the_environment_names_the_hub(hub: Hub, lm: LanguageModel, tmp_path: Path) -> None:

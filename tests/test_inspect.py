@@ -21,6 +21,7 @@ from modelwright.infer.sample import Sampling, apply_rules, history, pick
 from modelwright.infer.text import shown
 from modelwright.model import checkpoint
 from modelwright.model.look import look
+from modelwright.model.recurrent_families import lstm
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
 from modelwright.plan.cost import parameters, parameters_by_layer, parameters_by_part
 from modelwright.plan.memory import rounded
@@ -160,6 +161,19 @@ def test_positions_and_norms_in_words() -> None:
     assert anatomy.positions(replace(cfg, alibi=False)) == "none"
     assert anatomy.norms(replace(cfg, qk_norm=True)) == "RMSNorm, before each part; of queries and keys too"
     assert anatomy.norms(replace(cfg, parallel=True)) == "RMSNorm, one before both parts of a block"
+
+
+def test_an_lstm_has_no_heads_to_tell_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = tokenizers.train(TEXTS, "bpe", 300)
+    model = initialise(Transformer(lstm(words.vocab, 16, 2, 48)), torch.Generator().manual_seed(0))
+    save(LanguageModel(model, words, {}), tmp_path / "lstm")
+    assert main([str(tmp_path / "lstm")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"recurrence {sum(p.numel() for n, p in model.named_parameters() if '.blocks.' in n):,}" in out
+    assert " heads " not in out
+    assert " norm " not in out
+    with pytest.raises(ValueError, match="an LSTM has no attention"):
+        main([str(tmp_path / "lstm"), "--attention", "the", "--json"])
 
 
 # -- attention ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from modelwright.model.config import Config
 from modelwright.plan.cost import forward_flops, parameters, parameters_by_layer, parameters_by_part
 from modelwright.plan.memory import inference, rounded
 
-ATTENTION = ("heads", "kv_heads", "head_width", "feed_forward", "activation", "positions")  # and what goes with it
+LACKING = ("heads", "kv_heads", "head_width", "feed_forward", "activation", "norm", "positions")  # by an LSTM
 GROUP = 128  # weights that share a scale in four bits
 
 # What is said of a number format beside its bytes. Int8 is what infer/packed.py makes of a decoder as it is opened; the
@@ -150,7 +150,7 @@ def pairs(rows: list[tuple[str, str]]) -> Table:
 def shape_rows(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "family", f"{said['family']}, {said['kind']}"
     encoder = said.get("encoder")
-    lacking = ATTENTION if said["kind"] == "LSTM" else ()
+    lacking = LACKING if said["kind"] == "LSTM" else ()
     for name in ("layers", "width", "heads", "kv_heads", "head_width", "feed_forward", "activation", "norm",
                  "positions", "context", "vocabulary"):  # fmt: skip
         if name in lacking:
