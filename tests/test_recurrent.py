@@ -124,7 +124,7 @@ def test_gradients_of_packed_rows_are_those_of_the_documents_apart() -> None:
     (model(x, y, segment=SEGMENTS) * (SEGMENTS > 0)).sum().backward()
     found = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
-    sum(model(x[r : r + 1, i:j], y[r : r + 1, i:j]).sum() for r, i, j in DOCUMENTS).backward()  # type: ignore[union-attr]
+    torch.stack([model(x[r : r + 1, i:j], y[r : r + 1, i:j]).sum() for r, i, j in DOCUMENTS]).sum().backward()
     for name, p in model.named_parameters():
         torch.testing.assert_close(found[name], p.grad, atol=1e-4, rtol=1e-4)
 
