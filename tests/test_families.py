@@ -25,6 +25,7 @@ import tiny
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.model import checkpoint
 from modelwright.model.families import FAMILIES, family_of_config, family_of_model
+from modelwright.model.recurrent_families import lstm
 from modelwright.model.transformer import Config, Memory, Relative, Rope, RopeScaling, Transformer
 from modelwright.plan.cost import parameters
 from oracles import greedy, greedy_cached
@@ -206,7 +207,18 @@ def cut_out(rows: Tensor, segment: Tensor, packed: bool) -> list[Tensor]:
 @pytest.mark.parametrize("side", ["left", "right", "packed"])
 @pytest.mark.parametrize(
     "name",
-    ["gpt2", "llama-grouped-tied", "llama3-scaled-rope", "bert", "roberta", "distilbert", "t5", "t5-v1.1", "bart"],
+    [
+        "gpt2",
+        "llama-grouped-tied",
+        "llama3-scaled-rope",
+        "bert",
+        "roberta",
+        "distilbert",
+        "t5",
+        "t5-v1.1",
+        "bart",
+        "marian",
+    ],
 )
 @torch.no_grad()
 def test_rows_together_are_as_rows_alone(name: str, side: str, bring: Bring) -> None:
@@ -240,6 +252,9 @@ def configs(draw: st.DrawFn) -> tuple[str, Config]:
     sizes |= {"eps": draw(EPS), "dropout": draw(RATES), "tied": draw(st.booleans())}
     old: dict[str, Any] = {"norm": "layer", "gated": False, "attn_bias": True, "ffn_bias": True, "learned": True}
     family = draw(st.sampled_from(sorted(set(FAMILIES) - {"xlm-roberta"})))  # which is saved as roberta
+    if family == "modelwright-lstm":
+        shape = (sizes["vocab"], sizes["width"], sizes["layers"], sizes["context"])
+        return family, lstm(*shape, tied=sizes["tied"], dropout=sizes["dropout"])
     if family == "gpt2":
         scale = draw(st.sampled_from([None, 1.0]))
         return family, Config(
@@ -257,8 +272,10 @@ def configs(draw: st.DrawFn) -> tuple[str, Config]:
         scaling = draw(st.none() | st.builds(RopeScaling, original=SIZES, factor=st.sampled_from([2.0, 8.0])))
         biases = {"attn_bias": draw(st.booleans()), "ffn_bias": draw(st.booleans())}
         return family, Config(**sizes, **biases, rope=Rope(draw(st.sampled_from([1e4, 5e5])), scaling))
-    if family == "bart":
-        ends = {"pre_norm": False, "final_norm": False, "embed_norm": True, "offset": 2, "eps": 1e-5}
+    if family in ("bart", "marian"):
+        ends = {"pre_norm": False, "final_norm": False, "eps": 1e-5}
+        ends |= {"embed_norm": True, "offset": 2} if family == "bart" else {"sinusoidal": True, "head_bias": True}
+        old |= {"learned": family == "bart"}
         ends |= {"embed_scale": draw(st.sampled_from([1.0, sizes["width"] ** 0.5])), "act": "gelu"}
         tower = Config(**sizes | ends, **old)
         return family, replace(tower, encoder=replace(tower, causal=False, layers=draw(SIZES), ffn=draw(SIZES)))

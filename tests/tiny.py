@@ -108,6 +108,13 @@ def bart(kind: str = "BartForConditionalGeneration", **changes: Any) -> Any:
     return getattr(transformers, kind)(transformers.BartConfig(**BART | changes))
 
 
+def marian(**changes: Any) -> Any:
+    model = transformers.MarianMTModel(transformers.MarianConfig(**BART | {"pad_token_id": 0} | changes))
+    generator = torch.Generator().manual_seed(5)
+    model.final_logits_bias.copy_(0.5 * torch.randn(1, VOCAB, generator=generator))
+    return model
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "gpt2": gpt2,
     "gpt2-untied": lambda: gpt2(tie_word_embeddings=False),
@@ -146,6 +153,8 @@ MODELS: dict[str, Callable[[], Any]] = {
         activation_function="relu",
     ),
     "bart-model": lambda: bart("BartModel"),
+    "marian": lambda: marian(scale_embedding=True, activation_function="relu"),
+    "marian-uneven": lambda: marian(decoder_layers=3, decoder_ffn_dim=32, activation_function="swish"),
 }
 
 
@@ -158,6 +167,8 @@ def make(name: str) -> Any:
     model = MODELS[name]()
     with torch.no_grad():
         for key, p in model.named_parameters():
+            if not p.requires_grad:  # Marian's sines
+                continue
             noise = torch.randn(p.shape, generator=generator)
             if p.dim() == 1:
                 p.copy_((0.0 if key.endswith("bias") else 1.0) + 0.2 * noise)

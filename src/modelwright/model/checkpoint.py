@@ -263,7 +263,7 @@ def _compare(
 
 
 def _stored_shape(shape: torch.Size, name: Name) -> tuple[int, ...]:
-    whole = (shape[0] * name.parts, *shape[1:])
+    whole = (*[1] * name.row, shape[0] * name.parts, *shape[1:])
     return whole[::-1] if name.turned else whole
 
 
@@ -290,6 +290,7 @@ def _fetch(name: Name, stored: Mapping[str, _Stored], dtype: torch.dtype) -> Ten
     Contiguous, since a fused optimiser would step through a strided view as if it were, and write into its neighbours.
     """
     tensor = next(stored[their] for their in name.theirs if their in stored).read()
+    tensor = tensor[0] if name.row else tensor
     turned = name.turned and tensor.dim() == 2
     part = tensor.chunk(name.parts, dim=-1 if turned else 0)[name.part].to(dtype)
     return (part.t() if turned else part).contiguous()
@@ -334,7 +335,7 @@ def _join(pieces: list[tuple[Name, nn.Parameter]]) -> Tensor:
     name = pieces[0][0]
     parts = [parameter.detach().cpu() for _, parameter in sorted(pieces, key=lambda piece: piece[0].part)]
     tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-    tensor = (tensor.t() if name.turned else tensor).contiguous()
+    tensor = (tensor.t() if name.turned else tensor[None] if name.row else tensor).contiguous()
     return tensor.clone() if len(name.theirs) > 1 else tensor
 
 

@@ -16,10 +16,11 @@ from modelwright.model.decoder_families import GPT2, LLAMA
 from modelwright.model.encoder_families import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
 from modelwright.model.family import Family, Json
 from modelwright.model.recurrent_families import LSTM
-from modelwright.model.seq2seq_families import BART, T5
+from modelwright.model.seq2seq_families import BART, MARIAN, T5
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (GPT2, LLAMA, BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, T5, BART, LSTM)
+    family.model_type: family
+    for family in (GPT2, LLAMA, BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, T5, BART, MARIAN, LSTM)
 }
 
 

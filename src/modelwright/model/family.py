@@ -23,7 +23,8 @@ class Name:
 
     `ours` is a module, whose `weight` and `bias` are meant alike, or a whole parameter; `theirs` its names in a file:
     the first that is there is read, all are written. `part` of `parts` says which piece, along the outputs, it is of a
-    tensor that holds several of ours; `turned`, that their matrix is (in, out). A line with `gated` holds only for
+    tensor that holds several of ours; `turned`, that their matrix is (in, out); `row`, that their vector is (1, n). A
+    line with `gated` holds only for
     feed-forwards that are, or are not, gated; one with `labelled` only for models that have, or have not, labels; one
     with `each` only for labels of each such thing.
     """
@@ -33,6 +34,7 @@ class Name:
     part: int = 0
     parts: int = 1
     turned: bool = False
+    row: bool = False
     gated: bool | None = None
     labelled: bool | None = None
     each: str | None = None

@@ -1,6 +1,7 @@
 """Encoder-decoder families, as data: see `families.py`.
 
-Sources: T5 (Raffel et al. 2020; v1.1: Shazeer 2020), BART (Lewis et al. 2019).
+Sources: T5 (Raffel et al. 2020; v1.1: Shazeer 2020), BART (Lewis et al. 2019), Marian (Junczys-Dowmunt et al. 2018),
+which is the first Transformer (Vaswani et al. 2017) with a bias on its logits.
 """
 
 from dataclasses import replace
@@ -150,9 +151,15 @@ EPS = 1e-5  # of every norm: no config says it
 
 def _read_bart(config: Json) -> Config:
     known(config, BART_MODELS)
+    only(config, add_bias_logits=(False,), static_position_embeddings=(False,))
+    return _read_towers(config, {"learned": True, "offset": OFFSET, "embed_norm": True})
+
+
+def _read_towers(config: Json, ends: dict[str, Any]) -> Config:
+    """What BART and Marian have in common, and the two ends in which they differ."""
     only(
-        config, normalize_before=(False,), normalize_embedding=(True,), add_final_layer_norm=(False,),
-        add_bias_logits=(False,), static_position_embeddings=(False,), is_decoder=(False,), is_encoder_decoder=(True,),
+        config, normalize_before=(False,), normalize_embedding=(bool(ends.get("embed_norm")),),
+        add_final_layer_norm=(False,), is_decoder=(False,), is_encoder_decoder=(True,),
     )  # fmt: skip
     width = size(config, "d_model")
     scaled = yes(config, "scale_embedding", False)
@@ -174,12 +181,10 @@ def _read_bart(config: Json) -> Config:
         gated=False,
         attn_bias=True,
         ffn_bias=True,
-        learned=True,
-        offset=OFFSET,
         embed_scale=width**0.5 if scaled else 1.0,
-        embed_norm=True,
         tied=yes(config, "tie_word_embeddings", True),
         dropout=rate(config, "dropout", 0.1),
+        **ends,
     )
     heads = size(config, "encoder_attention_heads")
     encoder = replace(
@@ -259,4 +264,46 @@ BART = Family(
         ("model.decoder.embed_tokens.weight", "model.shared.weight"),
     ),
     zeros=("final_logits_bias",),
+)
+
+
+# -- Marian: BART's blocks, positions as sines, no norm on the embedding, a bias on the logits -----------------
+
+
+MARIAN_MODELS = ("MarianMTModel",)
+
+
+def _read_marian(config: Json) -> Config:
+    known(config, MARIAN_MODELS)
+    only(
+        config, share_encoder_decoder_embeddings=(True,), static_position_embeddings=(True,),
+        decoder_vocab_size=(size(config, "vocab_size"),),
+    )  # fmt: skip
+    return _read_towers(config, {"sinusoidal": True, "head_bias": True})
+
+
+def _write_marian(cfg: Config) -> dict[str, Any]:
+    return _write_bart(cfg) | {
+        "model_type": "marian",
+        "architectures": ["MarianMTModel"],
+        "static_position_embeddings": True,
+        "pad_token_id": 0,  # what is taken where nothing is said lies beyond a small vocabulary
+    }
+
+
+MARIAN = Family(
+    "marian",
+    MARIAN_MODELS,
+    _read_marian,
+    _write_marian,
+    names=(
+        Name("embed.tokens", ("model.shared",)),
+        *_bart_tower("encoder", "model.encoder"),
+        *_bart_tower("stack", "model.decoder"),
+        *_bart_attention("stack.blocks.{}.cross", "model.decoder.layers.{}.encoder_attn"),
+        Name("head.proj.bias", ("final_logits_bias",), row=True),
+        Name("head.proj", ("lm_head",)),
+    ),
+    buffers=(r"model\.(encoder|decoder)\.embed_positions\.weight",),
+    copies=BART.copies,
 )
