@@ -20,11 +20,13 @@ from torch import Tensor
 
 from modelwright.data.kind import Decoding
 from modelwright.data.prompt import Prompt
+from modelwright.data.span import Window
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.data.tokenizer import train as learn
 from modelwright.evaluate.reading import batches, strips, text_rows
 from modelwright.evaluate.scorer import ModelScorer
 from modelwright.model import checkpoint
+from modelwright.model.config import SPAN
 from modelwright.model.heads import relabel
 from modelwright.model.transformer import Config, Labels, Relative, Rope, Transformer, initialise
 
@@ -236,6 +238,24 @@ def test_labels_are_the_plain_loops(each: Any) -> None:
         want = want[0] if each == "text" else want[list(prompt.first)]
         np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
     assert ModelScorer(lm).labels == ("a", "b", "c")
+
+
+def test_spans_are_the_plain_loops_window_by_window() -> None:
+    lm = build(BERT)
+    lm.model = relabel(lm.model, SPAN, torch.Generator().manual_seed(0))
+    windows = [
+        Window(p.tokens, tuple(int(at > 2) for at in range(len(p.tokens))), tuple(range(3, len(p.tokens) - 1)), 0, ())
+        for p in prompts_of(lm, said(12, 9))
+    ]
+    asked = [Prompt((), None, "", windows=tuple(windows[at : at + 3])) for at in range(0, 12, 3)]
+    done: list[int] = []
+    found = ModelScorer(lm, budget=60).predict(asked, told=done.append)
+    assert sum(done) == 4
+    for prompt, got in zip(asked, found, strict=True):
+        each = [
+            lm.model(torch.tensor([w.tokens]), types=torch.tensor([w.types]))[0, list(w.first)] for w in prompt.windows
+        ]
+        np.testing.assert_allclose(got, torch.cat(each).detach().numpy(), atol=1e-5)
 
 
 def test_each_shape_is_asked_what_it_can() -> None:
