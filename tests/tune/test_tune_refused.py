@@ -11,7 +11,7 @@ import pytest
 
 from modelwright import cli
 from modelwright.losses.language import language_model
-from modelwright.recipes import tune
+from modelwright.recipes import ready, tune
 from modelwright.recipes.preflight import Unfit
 from modelwright.recipes.tuning import Tune
 from modelwright.recipes.watch import Screen
@@ -168,7 +168,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_sentence(
         total, weight, coefficient = terms["loss"]
         return {"loss": (total * math.nan, weight, coefficient)}, metrics
 
-    monkeypatch.setattr(tune, "language_model", broken)
+    monkeypatch.setattr(ready, "language_model", broken)
     assert cli.main(words("decoder", task_in(tmp_path), "--steps", "30")) == 2
     told = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
     assert "10 steps in a row had no finite loss" in told
