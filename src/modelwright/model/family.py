@@ -60,8 +60,8 @@ class Family:
     `older` rewrites names of older files to today's. `buffers` are tensors that can be computed, `copies` repeat
     another tensor and must equal it, `aside` are weights of parts that the Transformer does not have; `zeros` are
     numbers for each token of the vocabulary, (1, V), which are 0 in every release. `fused`: stacks of a layer's
-    experts, each (E, outputs, inputs) and made of several side by side, and the names of these, with `{}` for the number
-    of an expert.
+    experts, each (E, outputs, inputs) and made of several side by side, and the names of these, with `{}` for the
+    number of an expert.
     """
 
     model_type: str
