@@ -24,8 +24,10 @@ from torch import Tensor
 import tiny
 from modelwright.data.tokenizer import Tokenizer
 from modelwright.model import checkpoint
+from modelwright.model.experts import Routing
 from modelwright.model.families import FAMILIES, family_of_config, family_of_model
 from modelwright.model.recurrent_families import lstm
+from modelwright.model.sparse_families import sparse_layers
 from modelwright.model.transformer import Config, Memory, Relative, Rope, RopeScaling, Transformer
 from modelwright.plan.cost import parameters
 from oracles import greedy, greedy_cached
@@ -171,7 +173,8 @@ def test_greedy_tokens(name: str, bring: Bring) -> None:
         memory = None if source is None else ours.encode(source)
     assert want.shape == (2, 37)
     assert torch.equal(greedy(ours, prompt, 32, memory), want)
-    assert torch.equal(greedy_cached(ours, prompt, 32, memory), want)
+    if name != "switch-full":  # read again with every token, more of a row come than an expert takes
+        assert torch.equal(greedy_cached(ours, prompt, 32, memory), want)
 
 
 # -- rows padded, and rows packed, are as rows alone ------------------------------------------------------
@@ -208,16 +211,8 @@ def cut_out(rows: Tensor, segment: Tensor, packed: bool) -> list[Tensor]:
 @pytest.mark.parametrize(
     "name",
     [
-        "gpt2",
-        "llama-grouped-tied",
-        "llama3-scaled-rope",
-        "bert",
-        "roberta",
-        "distilbert",
-        "t5",
-        "t5-v1.1",
-        "bart",
-        "marian",
+        *("gpt2", "llama-grouped-tied", "llama3-scaled-rope", "bert", "roberta", "distilbert"),
+        *("t5", "t5-v1.1", "bart", "marian", "mixtral", "switch"),
     ],
 )
 @torch.no_grad()
@@ -279,6 +274,24 @@ def configs(draw: st.DrawFn) -> tuple[str, Config]:
         ends |= {"embed_scale": draw(st.sampled_from([1.0, sizes["width"] ** 0.5])), "act": "gelu"}
         tower = Config(**sizes | ends, **old)
         return family, replace(tower, encoder=replace(tower, causal=False, layers=draw(SIZES), ffn=draw(SIZES)))
+    if family in ("mixtral", "modelwright-experts"):
+        count = draw(st.integers(1, 6))
+        routing = Routing(count, draw(st.integers(1, count)), normalised=True, balance=draw(RATES), jitter=draw(RATES))
+        if family == "modelwright-experts":
+            some = draw(st.sets(st.integers(0, sizes["layers"] - 1)))
+            routing = replace(routing, normalised=False, layers=tuple(sorted(some)), capacity_factor=1.25)
+        return family, Config(**sizes, experts=routing, rope=Rope(draw(st.sampled_from([1e4, 1e6]))))
+    if family == "switch_transformers":
+        sizes["tied"], count = True, draw(SIZES)
+        asked = [draw(st.integers(1, layers)) for layers in (sizes["layers"], sizes["layers"])]
+        capacity, factor = draw(st.sampled_from([None, 7])), draw(st.sampled_from([None, 1.5]))
+        routings = [
+            Routing(count, layers=sparse_layers(sizes["layers"], n), capacity=capacity, capacity_factor=factor)
+            for n in asked
+        ]
+        tower = Config(**sizes, gated=False, act="relu", relative=Relative(), attn_scale=1.0,
+                       scale_logits=sizes["width"] ** -0.5, experts=routings[0])  # fmt: skip
+        return family, replace(tower, encoder=replace(tower, causal=False, experts=routings[1]))
     gated = draw(st.booleans())
     bend = draw(st.sampled_from(["relu", "silu", "gelu_tanh"] + ["gelu"] * (not gated)))
     scale = draw(st.sampled_from([1.0, sizes["width"] ** -0.5]))
@@ -362,6 +375,15 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (tiny.BART, {"add_bias_logits": True}, "add_bias_logits = True; supported: False"),
     (tiny.BART, {"is_encoder_decoder": False}, "is_encoder_decoder = False; supported: True"),
     (tiny.BART, {"decoder_attention_heads": 5}, "5 heads cannot share a width of 24"),
+    (tiny.MIXTRAL, {"sliding_window": 4096}, "sliding_window = 4096; supported: None"),
+    (tiny.MIXTRAL, {"num_experts_per_tok": 5}, "a token cannot pass 5 of 4 experts: choose from 1 to 4"),
+    (tiny.MIXTRAL, {"architectures": ["MixtralForSequenceClassification"]}, "'MixtralForSequenceClassification'"),
+    (tiny.SWITCH_TRANSFORMERS, {"tie_word_embeddings": False}, "tie_word_embeddings = False; supported: True"),
+    (tiny.SWITCH_TRANSFORMERS, {"router_bias": True}, "router_bias = True; supported: False"),
+    (tiny.SWITCH_TRANSFORMERS, {"router_dtype": "bfloat16"}, "router_dtype = 'bfloat16'; supported: 'float32'"),
+    (tiny.SWITCH_TRANSFORMERS, {"num_sparse_encoder_layers": 3}, "_layers = 3; supported: at most 2, the layers"),
+    (tiny.SWITCH_TRANSFORMERS, {"dense_act_fn": "gated-gelu"}, "dense_act_fn = 'gated-gelu'; supported: 'silu' or"),
+    (tiny.SWITCH_TRANSFORMERS, {"architectures": ["SwitchTransformersEncoderModel"]}, "EncoderModel'; supported"),
 ]  # fmt: skip
 
 

@@ -68,6 +68,13 @@ BART: dict[str, Any] = {
     "eos_token_id": None,
     "forced_eos_token_id": None,
 }
+MIXTRAL: dict[str, Any] = LLAMA | {"num_key_value_heads": 2, "num_local_experts": 4}
+SWITCH_TRANSFORMERS: dict[str, Any] = T5 | {
+    "num_decoder_layers": 3,
+    "num_experts": 4,
+    "num_sparse_encoder_layers": 1,
+    "num_sparse_decoder_layers": 1,
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -115,6 +122,15 @@ def marian(**changes: Any) -> Any:
     return model
 
 
+def mixtral(**changes: Any) -> Any:
+    return transformers.MixtralForCausalLM(transformers.MixtralConfig(**MIXTRAL | changes))
+
+
+def switch(**changes: Any) -> Any:
+    config = transformers.SwitchTransformersConfig(**SWITCH_TRANSFORMERS | changes)
+    return transformers.SwitchTransformersForConditionalGeneration(config)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "gpt2": gpt2,
     "gpt2-untied": lambda: gpt2(tie_word_embeddings=False),
@@ -155,6 +171,15 @@ MODELS: dict[str, Callable[[], Any]] = {
     "bart-model": lambda: bart("BartModel"),
     "marian": lambda: marian(scale_embedding=True, activation_function="relu"),
     "marian-uneven": lambda: marian(decoder_layers=3, decoder_ffn_dim=32, activation_function="swish"),
+    "mixtral": mixtral,
+    "mixtral-top1-tied-gelu": lambda: mixtral(
+        num_experts_per_tok=1, tie_word_embeddings=True, hidden_act="gelu", rope_theta=500.0
+    ),
+    "switch": switch,
+    "switch-full": lambda: switch(expert_capacity=3),  # so that experts turn tokens away
+    "switch-everywhere-gelu": lambda: switch(
+        num_sparse_encoder_layers=2, num_sparse_decoder_layers=3, dense_act_fn="gelu_new"
+    ),
 }
 
 
@@ -173,7 +198,7 @@ def make(name: str) -> Any:
             if p.dim() == 1:
                 p.copy_((0.0 if key.endswith("bias") else 1.0) + 0.2 * noise)
             else:
-                p.copy_(noise * p.size(1) ** -0.5)
+                p.copy_(noise * p.size(-1 if p.dim() == 3 else 1) ** -0.5)
             if key.endswith("Attention.q.weight"):
                 p.mul_(0.4)  # T5 does not scale its scores, and draws its queries smaller instead
     return model.eval()

@@ -132,6 +132,11 @@ def add_lora(model: Transformer, cfg: LoRA, generator: torch.Generator) -> Trans
         raise ValueError("a LoRA stands beside a Transformer's layers, and this model is an LSTM: tune it in full")
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("the model has a LoRA already: merge it first, or go on training that one")
+    if model.cfg.routing and (inside := [name for name in cfg.targets if name in ("gate", "up", "down")]):
+        raise ValueError(
+            f"LoRA stands beside one matrix, and this model's {', '.join(inside)} are stacks with a matrix for each "
+            "expert: choose among q, k, v, o"
+        )
     names = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     if lacking := [target for target in cfg.targets if target not in names]:
         there = [target for target in TARGETS if target in names]

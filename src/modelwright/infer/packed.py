@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from modelwright.model.attend import Apart, Mask, attend
 from modelwright.model.cache import Cache, Pair
+from modelwright.model.experts import Experts
 from modelwright.model.kernels import RMSNorm, rotate
 from modelwright.model.pages import Step
 from modelwright.model.transformer import Attention, FeedForward, Memory, Transformer, Turn
@@ -179,6 +180,37 @@ class PackedFeedForward(nn.Module):
         return out
 
 
+class PackedExperts(Experts):
+    """The same router, and each expert with one product for gate and up; only those that are chosen are read."""
+
+    def __init__(self, plain: Experts):
+        nn.Module.__init__(self)
+        self.cfg, self.act, self.router, self.gated = plain.cfg, plain.act, plain.router, plain.gate is not None
+        inner = [plain.up] if plain.gate is None else [plain.gate, plain.up]
+        self.inner = nn.ModuleList(PackedLinear(*map(linear_of, weights)) for weights in zip(*inner, strict=True))
+        self.outer = nn.ModuleList(PackedLinear(linear_of(weight)) for weight in plain.down)
+
+    def experts(self) -> Callable[[int, Tensor], Tensor]:
+        def expert(e: int, x: Tensor) -> Tensor:
+            y = self.inner[e](x)  # (n, F), or (n, 2F) when gated
+            if self.gated:
+                gate, up = y.chunk(2, dim=-1)
+                y = self.act(gate) * up
+            else:
+                y = self.act(y)
+            out: Tensor = self.outer[e](y)
+            return out
+
+        return expert
+
+
+def linear_of(weight: Tensor) -> nn.Linear:
+    """A layer around a matrix (outputs, inputs), in the same memory."""
+    made = nn.Linear(weight.size(1), weight.size(0), bias=False, device="meta")
+    made.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    return made
+
+
 # -- the whole model -----------------------------------------------------------------------------
 
 
@@ -214,8 +246,8 @@ def prepare(model: Transformer, int8: bool = False) -> Transformer:
     long as it lives. It holds the weights of this moment: after training, prepare again. Layers that are no plain
     `nn.Linear`, or hold one that is not (an adapter), stay as they are.
 
-    int8: with weights and inputs of those products rounded to eight bits. Raises ValueError where this machine has no
-    such products.
+    int8: with weights and inputs of those products rounded to eight bits; experts stay as they are, in one piece.
+    Raises ValueError where this machine has no such products.
     """
     if int8 and not (can_int8() and model.embed.tokens.weight.device.type == "cpu"):
         raise ValueError("weights of eight bits need an x86 CPU with VNNI: leave the model as it is, or take bf16")
@@ -228,6 +260,8 @@ def prepare(model: Transformer, int8: bool = False) -> Transformer:
         for name, layer in list(block.named_children()):
             if as_built(layer):
                 setattr(block, name, PACKED[name](layer, linear))
+            elif type(layer) is Experts and not int8:
+                setattr(block, name, PackedExperts(layer))
     if type(ready.head.proj) is nn.Linear:
         setattr(ready.head, "proj", linear(ready.head.proj))  # noqa: B010
     return ready.eval()

@@ -57,9 +57,10 @@ def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> Transform
     model = blank(cfg)
     places = {ours: family.place(ours, cfg) for ours, _ in model.named_parameters()}
     _compare(directory, model, places, family, stored)
+    shapes = zip(places.values(), model.parameters(), strict=True)
     with ThreadPoolExecutor(4) as pool:  # most of the time is the system's, handing out pages
         for ours, tensor in zip(
-            places, pool.map(lambda name: _fetch(name, stored, dtype), places.values()), strict=True
+            places, pool.map(lambda place: _fetch(place[0], place[1], stored, dtype), shapes), strict=True
         ):
             _put(model, ours, tensor)
     if cfg.tied:
@@ -89,7 +90,8 @@ def aside(directory: str | Path) -> list[str]:
     if not found:
         return []
     cfg = family.read(config)
-    read = {their for ours, _ in blank(cfg).named_parameters() for their in family.place(ours, cfg).theirs}
+    pieces = [piece for ours, p in blank(cfg).named_parameters() for piece, _ in family.place(ours, cfg).pieces(p)]
+    read = {their for piece in pieces for their in piece.theirs}
     return [name for name in found if name not in read]  # a pooler is left aside only where there are no labels
 
 
@@ -126,14 +128,18 @@ def write(
 
 @dataclass(frozen=True)
 class _Stored:
-    """One tensor of a file: known by its header, not yet read."""
+    """One tensor of a file: known by its header, not yet read. `piece`: of a stack of experts' matrices, which of them
+    are several side by side, only the matrix of one expert, and of that the i-th of n.
+    """
 
     file: Any  # an open safetensors file
     key: str
+    piece: tuple[int, int, int] | None = None  # expert, i, n
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.file.get_slice(self.key).get_shape())
+        whole = tuple(self.file.get_slice(self.key).get_shape())
+        return whole if self.piece is None else (whole[1] // self.piece[2], *whole[2:])
 
     @property
     def kind(self) -> str:
@@ -141,7 +147,10 @@ class _Stored:
 
     def read(self) -> Tensor:
         tensor: Tensor = self.file.get_tensor(self.key)
-        return tensor
+        if self.piece is None:
+            return tensor
+        expert, i, n = self.piece
+        return tensor[expert].chunk(n)[i]
 
 
 def weight_files(names: Iterable[str], where: str) -> str:
@@ -175,6 +184,10 @@ def _stored(directory: Path, family: Family) -> dict[str, _Stored]:
             if today in stored:
                 raise ValueError(f"{directory / name} holds {today} a second time, as {key}")
             stored[today] = _Stored(file, key)
+    for name, whole in list(stored.items()):
+        if pieces := family.apart(name, whole.shape[0] if whole.shape else 0):
+            del stored[name]
+            stored |= {piece: _Stored(whole.file, whole.key, (e, i, n)) for piece, e, i, n in pieces}
     return stored
 
 
@@ -240,8 +253,8 @@ def _compare(
 ) -> None:
     """One ValueError for all that is missing, too many, or other than the model's parameters."""
     missing, other, twice, wanted = [], [], [], set[str]()
-    for ours, parameter in model.named_parameters():
-        name = places[ours]
+    pieces = [piece for ours, p in model.named_parameters() for piece in places[ours].pieces(p)]
+    for name, parameter in pieces:
         wanted.update(name.theirs)
         held = [stored[their] for their in name.theirs if their in stored]
         found = held[0] if held else None
@@ -284,7 +297,13 @@ def _several(names: list[str], fault: str) -> str:
     return f"{len(names)} {fault} ({shown})" if names else ""
 
 
-def _fetch(name: Name, stored: Mapping[str, _Stored], dtype: torch.dtype) -> Tensor:
+def _fetch(name: Name, parameter: Tensor, stored: Mapping[str, _Stored], dtype: torch.dtype) -> Tensor:
+    """Our tensor, put together where a file holds it in pieces."""
+    pieces = [_fetch_piece(piece, stored, dtype) for piece, _ in name.pieces(parameter)]
+    return torch.stack(pieces) if name.stacked else pieces[0]
+
+
+def _fetch_piece(name: Name, stored: Mapping[str, _Stored], dtype: torch.dtype) -> Tensor:
     """Our tensor: only our part, as `dtype`, the right way round; the file's own memory where nothing had to change.
 
     Contiguous, since a fused optimiser would step through a strided view as if it were, and write into its neighbours.
@@ -319,18 +338,18 @@ def read_json(path: Path) -> dict[str, Any]:
 # -- writing ----------------------------------------------------------------------------------------------
 
 
-def _outgoing(model: Transformer, family: Family) -> dict[str, list[tuple[Name, nn.Parameter]]]:
+def _outgoing(model: Transformer, family: Family) -> dict[str, list[tuple[Name, Tensor]]]:
     """The pieces of each tensor to be written, under its name in a file. A tied head is written once, as embedding."""
-    outgoing: dict[str, list[tuple[Name, nn.Parameter]]] = {}
+    outgoing: dict[str, list[tuple[Name, Tensor]]] = {}
     for ours, parameter in model.named_parameters():
-        name = family.place(ours, model.cfg)
-        for their in name.theirs:
-            outgoing.setdefault(their, []).append((name, parameter))
-    nothing = nn.Parameter(model.embed.tokens.weight.new_zeros(1, model.cfg.vocab))
+        for name, piece in family.place(ours, model.cfg).pieces(parameter):
+            for their in name.theirs:
+                outgoing.setdefault(their, []).append((name, piece))
+    nothing = model.embed.tokens.weight.new_zeros(1, model.cfg.vocab)
     return outgoing | {their: [(Name(their, (their,)), nothing)] for their in family.zeros}
 
 
-def _join(pieces: list[tuple[Name, nn.Parameter]]) -> Tensor:
+def _join(pieces: list[tuple[Name, Tensor]]) -> Tensor:
     """One tensor of the file, made of its parts in order. A copy where it is written under several names."""
     name = pieces[0][0]
     parts = [parameter.detach().cpu() for _, parameter in sorted(pieces, key=lambda piece: piece[0].part)]
@@ -339,7 +358,7 @@ def _join(pieces: list[tuple[Name, nn.Parameter]]) -> Tensor:
     return tensor.clone() if len(name.theirs) > 1 else tensor
 
 
-def _write_weights(directory: Path, outgoing: Mapping[str, list[tuple[Name, nn.Parameter]]], shard_bytes: int) -> None:
+def _write_weights(directory: Path, outgoing: Mapping[str, list[tuple[Name, Tensor]]], shard_bytes: int) -> None:
     """One file, or shards of at most `shard_bytes` and their index; never more than one shard in memory."""
     sizes = {their: sum(p.numel() * p.element_size() for _, p in pieces) for their, pieces in outgoing.items()}
     shards = _cut(sizes, shard_bytes)

@@ -67,6 +67,47 @@ SPAN = Labels(("start", "end"), "span")  # of an answer that is pointed at
 
 
 @dataclass(frozen=True)
+class Routing:
+    """Which tokens pass which experts.
+
+    count: E. top: k. layers: which of a tower's have experts; None, all. normalised: a token's k probabilities are
+    divided by their sum, as in Mixtral; else they multiply as they are, as in Switch.
+    capacity_factor: in training, of each row an expert takes its even share of the places times this, in the order of
+    the tokens; who comes later is dropped, and only the residual passes (Fedus et al. 2021, eq. 3). Not counted where a
+    model is used: what a token becomes must not depend on those after it. capacity: places of an expert in a row, in
+    training and in use, as transformers' Switch counts them.
+    balance: the coefficient of `Traffic.balance` in a loss. jitter: in training the router reads x u, with u drawn from
+    U(1 - jitter, 1 + jitter) (Fedus et al. 2021, table 11).
+    """
+
+    count: int
+    top: int = 1
+    layers: tuple[int, ...] | None = None
+    normalised: bool = False
+    capacity_factor: float | None = None
+    capacity: int | None = None
+    balance: float = 0.01
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top <= self.count:
+            raise ValueError(f"a token cannot pass {self.top} of {self.count} experts: choose from 1 to {self.count}")
+        if self.capacity_factor is not None and not self.capacity_factor >= 1:
+            raise ValueError(
+                f"a capacity factor of {self.capacity_factor} drops tokens however evenly they are spread: "
+                "choose 1 or more, or None for no limit"
+            )
+        if self.capacity is not None and self.capacity < 1:
+            raise ValueError(f"an expert takes at least 1 token of a row, not {self.capacity}; None sets no limit")
+        if not self.balance >= 0 or not 0 <= self.jitter < 1:
+            raise ValueError(f"balance ({self.balance}) is at least 0, and jitter ({self.jitter}) from 0 to below 1")
+
+    def at(self, layer: int) -> bool:
+        """Whether this layer has experts."""
+        return self.layers is None or layer in self.layers
+
+
+@dataclass(frozen=True)
 class Config:
     """The shape of a Transformer. What a model lacks is None, False or 0.
 
@@ -101,6 +142,7 @@ class Config:
     qk_norm: bool = False  # an RMSNorm on each query and key (Henry et al. 2020)
     attn_scale: float | None = None  # of the scores; None: 1 / sqrt(head)
     ffn_bias: bool = False
+    experts: Routing | None = None  # in the feed-forward's place
     # -- positions
     rope: Rope | None = None
     local: Local | None = None
@@ -143,12 +185,21 @@ class Config:
             raise ValueError("an LSTM reads from left to right, and keeps of a token one head as wide as the model")
         if self.parallel and (not self.pre_norm or self.part_norm or self.encoder):
             raise ValueError("the parts of a block are parallel only where one norm stands before both of two parts")
+        if self.experts and (self.ffn_bias or self.recurrent):
+            raise ValueError("experts stand in the place of feed-forwards, and those have no biases")
+        if self.experts and not set(self.experts.layers or ()) <= set(range(self.layers)):
+            raise ValueError(f"layers {self.experts.layers} cannot all have experts in a tower of {self.layers}")
 
     @property
     def shape(self) -> Literal["decoder", "encoder", "encoder-decoder"]:
         if self.encoder is not None:
             return "encoder-decoder"
         return "decoder" if self.causal else "encoder"
+
+    @property
+    def routing(self) -> Routing | None:
+        """How tokens find experts, in whichever tower has any."""
+        return self.experts or (self.encoder.experts if self.encoder else None)
 
     @property
     def outputs(self) -> int:

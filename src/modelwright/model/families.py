@@ -17,10 +17,11 @@ from modelwright.model.encoder_families import BERT, DISTILBERT, ROBERTA, XLM_RO
 from modelwright.model.family import Family, Json
 from modelwright.model.recurrent_families import LSTM
 from modelwright.model.seq2seq_families import BART, MARIAN, T5
+from modelwright.model.sparse_families import MIXTRAL, OWN, SWITCH
 
+ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT)
 FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (GPT2, LLAMA, BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, T5, BART, MARIAN, LSTM)
+    family.model_type: family for family in (GPT2, LLAMA, *ENCODERS, T5, BART, MARIAN, SWITCH, MIXTRAL, OWN, LSTM)
 }
 
 

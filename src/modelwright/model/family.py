@@ -5,12 +5,16 @@ A setting that would change what a model computes and that the Transformer does 
 dropout does not, outside training, so of a family's several rates one is read and the others are passed over.
 """
 
+from __future__ import annotations
+
 import re
 import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from modelwright.model.transformer import Config
 
@@ -19,14 +23,15 @@ Json = Mapping[str, Any]  # the content of a config.json
 
 @dataclass(frozen=True)
 class Name:
-    """One line of a table of names; `{}` stands for the number of a block.
+    """One line of a table of names; `{}` stands for the number of a block, and for that of an expert behind it.
 
     `ours` is a module, whose `weight` and `bias` are meant alike, or a whole parameter; `theirs` its names in a file:
     the first that is there is read, all are written. `part` of `parts` says which piece, along the outputs, it is of a
     tensor that holds several of ours; `turned`, that their matrix is (in, out); `row`, that their vector is (1, n). A
     line with `gated` holds only for
     feed-forwards that are, or are not, gated; one with `labelled` only for models that have, or have not, labels; one
-    with `each` only for labels of each such thing.
+    with `each` only for labels of each such thing. With `stacked`, ours is a stack of matrices, of which each has a
+    name of its own in a file.
     """
 
     ours: str
@@ -38,6 +43,14 @@ class Name:
     gated: bool | None = None
     labelled: bool | None = None
     each: str | None = None
+    stacked: bool = False
+
+    def pieces(self, parameter: Tensor) -> list[tuple[Name, Tensor]]:
+        """What a file holds of a parameter: each matrix of a stack under its own name, all else as one."""
+        if not self.stacked:
+            return [(self, parameter)]
+        names = [tuple(their.format(e) for their in self.theirs) for e in range(len(parameter))]
+        return [(replace(self, theirs=t, stacked=False), p) for t, p in zip(names, parameter.unbind(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,9 @@ class Family:
 
     `older` rewrites names of older files to today's. `buffers` are tensors that can be computed, `copies` repeat
     another tensor and must equal it, `aside` are weights of parts that the Transformer does not have; `zeros` are
-    numbers for each token of the vocabulary, (1, V), which are 0 in every release.
+    numbers for each token of the vocabulary, (1, V), which are 0 in every release. `fused`: stacks of a layer's
+    experts, each (E, outputs, inputs) and made of several side by side, and the names of these, with `{}` for the
+    number of an expert.
     """
 
     model_type: str
@@ -59,6 +74,7 @@ class Family:
     copies: tuple[tuple[str, str], ...] = ()
     aside: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
+    fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def place(self, ours: str, cfg: Config) -> Name:
         """Where the parameter `ours` of a model of `cfg` stands in a file: its line, with `{}` filled in."""
@@ -69,11 +85,19 @@ class Family:
             if name.each is not None and (cfg.labels is None or cfg.labels.each != name.each):
                 continue
             pattern = re.escape(name.ours).replace(r"\{\}", r"(\d+)")
-            for stem, tail in ((ours, ""), (module, f".{leaf}")):
+            for stem, tail in ((ours, ""), (module, f".{leaf}"))[: 1 if name.stacked else 2]:
                 if found := re.fullmatch(pattern, stem):
-                    theirs = tuple(their.format(*found.groups()) + tail for their in name.theirs)
+                    theirs = tuple(their.format(*found.groups(), "{}") + tail for their in name.theirs)
                     return replace(name, ours=ours, theirs=theirs)
         raise ValueError(f"a {self.model_type} checkpoint has no place for the parameter {ours}")
+
+    def apart(self, theirs: str, experts: int) -> list[tuple[str, int, int, int]]:
+        """Of a fused tensor of so many experts, each piece: its name, its expert, and which it is of how many."""
+        for pattern, names in self.fused:
+            if found := re.fullmatch(pattern, theirs):
+                pieces = [(e, i) for e in range(experts) for i in range(len(names))]
+                return [(names[i].format(*found.groups(), e), e, i, len(names)) for e, i in pieces]
+        return []
 
     def today(self, theirs: str) -> str:
         """Today's name of a tensor that an older file may name otherwise."""

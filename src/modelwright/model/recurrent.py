@@ -74,7 +74,13 @@ class Recurrent(nn.Module):
         self.blocks = nn.ModuleList(LSTM(cfg.width) for _ in range(cfg.layers))
 
     def forward(
-        self, x: Tensor, pos: Tensor, segment: Tensor | None, memory: None = None, cache: Cache | Step | None = None
+        self,
+        x: Tensor,
+        pos: Tensor,
+        segment: Tensor | None,
+        memory: None = None,
+        cache: Cache | Step | None = None,
+        traffic: list[Any] | None = None,
     ) -> Tensor:
         """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C). What was kept ends where a segment does."""
         if isinstance(cache, Cache):

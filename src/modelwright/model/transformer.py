@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,8 @@ from modelwright.model.config import Local as Local
 from modelwright.model.config import Relative as Relative
 from modelwright.model.config import Rope as Rope
 from modelwright.model.config import RopeScaling as RopeScaling
+from modelwright.model.config import Routing as Routing
+from modelwright.model.experts import Experts, Rows, Traffic
 from modelwright.model.kernels import RMSNorm, compute_dtype, rotate
 from modelwright.model.logps import read_logps, rounded, token_logps
 from modelwright.model.pages import Lists, Reading, Step
@@ -205,6 +208,12 @@ class FeedForward(nn.Module):
         return out
 
 
+def make_feed_forward(cfg: Config, layer: int) -> nn.Module:
+    if cfg.experts and cfg.experts.at(layer):
+        return Experts(cfg.experts, cfg.width, cfg.ffn, ACTIVATIONS[cfg.act], cfg.gated)
+    return FeedForward(cfg)
+
+
 class Block(nn.Module):
     """x + attention(x); in a decoder that reads an encoder, x + cross-attention; x + feed-forward.
 
@@ -219,7 +228,8 @@ class Block(nn.Module):
         self.attn_out_norm = make_norm(cfg) if cfg.part_norm else None
         if cfg.encoder is not None:
             self.cross_norm, self.cross = make_norm(cfg), Attention(cfg, layer)
-        self.ffn_norm, self.ffn = None if cfg.parallel else make_norm(cfg), FeedForward(cfg)
+        self.ffn_norm, self.ffn = None if cfg.parallel else make_norm(cfg), make_feed_forward(cfg, layer)
+        self.routed = isinstance(self.ffn, Experts)
         self.ffn_out_norm = make_norm(cfg) if cfg.part_norm else None
 
     def forward(
@@ -230,13 +240,15 @@ class Block(nn.Module):
         memory: Memory | None,
         memory_mask: Mask | Apart | None,
         cache: Cache | Step | None,
+        rows: Rows,
     ) -> Tensor:
+        ffn = partial(self.ffn, rows=rows) if self.routed else self.ffn
         if self.ffn_norm is None:
-            return self.add(x, self.attn_norm, lambda y: self.attn(y, mask, turn, cache) + self.ffn(y))
+            return self.add(x, self.attn_norm, lambda y: self.attn(y, mask, turn, cache) + ffn(y))
         x = self.add(x, self.attn_norm, lambda y: self.attn(y, mask, turn, cache), self.attn_out_norm)
         if memory_mask is not None:
             x = self.add(x, self.cross_norm, lambda y: self.cross.read(y, memory, memory_mask, cache))
-        return self.add(x, self.ffn_norm, self.ffn, self.ffn_out_norm)
+        return self.add(x, self.ffn_norm, ffn, self.ffn_out_norm)
 
     def add(
         self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], after: nn.Module | None = None
@@ -268,14 +280,16 @@ class Stack(nn.Module):
         segment: Tensor | None,
         memory: Memory | None = None,
         cache: Cache | Step | None = None,
+        traffic: list[Traffic] | None = None,
     ) -> Tensor:
         """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C)."""
+        rows = Rows(segment, isinstance(cache, Step), traffic)
         mask, memory_mask = self.masks(pos, segment, memory, cache)
         near = self.near(mask, cache)
         turn, near_turn = self.turns(pos, compute_dtype(x))
         for layer, block in enumerate(self.blocks):
             here = (near, near_turn) if self.cfg.is_local(layer) else (mask, turn)
-            x = block(x, *here, memory, memory_mask, cache)
+            x = block(x, *here, memory, memory_mask, cache, rows)
         return x if self.norm is None else self.norm(x)  # (B, T, C)
 
     def masks(
@@ -466,15 +480,21 @@ class Transformer(nn.Module):
         if cfg.tied:
             self.head.proj.weight = self.embed.tokens.weight
 
-    def encode(self, tokens: Tensor, pos: Tensor | None = None, segment: Tensor | None = None) -> Memory:
+    def encode(
+        self,
+        tokens: Tensor,
+        pos: Tensor | None = None,
+        segment: Tensor | None = None,
+        traffic: list[Traffic] | None = None,
+    ) -> Memory:
         """Read a source: tokens (B, S), pos (B, S) or 0..S-1, segment (B, S) or one document -> Memory.
 
-        Positions count up by one within a segment.
+        Positions count up by one within a segment. `traffic`: see `forward`.
         """
         assert self.encoder is not None, "a model without an encoder tower has nothing to encode with"
         pos = torch.arange(tokens.size(1), device=tokens.device)[None] if pos is None else pos
         places = self.embed if self.source is None else self.source
-        x = self.encoder(places.place(self.embed.tokens(tokens), pos, None), pos, segment)
+        x = self.encoder(places.place(self.embed.tokens(tokens), pos, None), pos, segment, traffic=traffic)
         return Memory(F.dropout(x, self.cfg.dropout, self.training), segment)
 
     def remember(self, memory: Memory) -> list[Pair]:
@@ -491,6 +511,7 @@ class Transformer(nn.Module):
         types: Tensor | None = None,
         memory: Memory | None = None,
         cache: Cache | Step | None = None,
+        traffic: list[Traffic] | None = None,
     ) -> Tensor:
         """tokens (B, T) -> (B, T, C), the vectors that the head reads. With a cache, positions go on where it ends.
 
@@ -503,7 +524,7 @@ class Transformer(nn.Module):
             start = 0 if cache is None else cache.next_pos()
             pos = torch.arange(tokens.size(1), device=tokens.device)[None] + start  # (1 or B, T)
         x = self.embed(tokens, pos, types)
-        out: Tensor = self.stack(x, pos, segment, memory, cache)
+        out: Tensor = self.stack(x, pos, segment, memory, cache, traffic)
         return out
 
     def forward(
@@ -517,15 +538,17 @@ class Transformer(nn.Module):
         source: Encoded | None = None,
         memory: Memory | None = None,
         cache: Cache | None = None,
+        traffic: list[Traffic] | None = None,
     ) -> Tensor:
         """tokens (B, T) -> logits (B, T, V); given targets (B, T), log p(target) (B, T) float32, 0 where it is < 0.
 
         With `cfg.labels` the targets are numbers of labels, and V is how many there are.
-        An encoder-decoder reads `source`, or a `memory` already encoded.
+        An encoder-decoder reads `source`, or a `memory` already encoded. Into `traffic`, if a list is given, each layer
+        of experts puts what its router did, the encoder's first.
         """
         if source is not None:
-            memory = self.encode(source.tokens, source.pos, source.segment)
-        x = self.hidden(tokens, pos=pos, segment=segment, types=types, memory=memory, cache=cache)
+            memory = self.encode(source.tokens, source.pos, source.segment, traffic)
+        x = self.hidden(tokens, pos=pos, segment=segment, types=types, memory=memory, cache=cache, traffic=traffic)
         return self.logits(x) if targets is None else self.head.logps(x, targets)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -548,12 +571,13 @@ def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
     | attention's output, feed-forward's down | as above, over 2 x layers: the residual stream does not grow      |
     | queries where scores are not scaled     | as above, over the head width, as T5 does                         |
     | an untied head, or one for labels       | N(0, 0.02): the first predictions are nearly even                 |
+    | each expert's matrices; the router      | as the feed-forward's; as a linear layer                          |
     | norms; biases; relative bias            | 1, or 0 where kept as the distance from 1; 0; N(0, 0.02)          |
     | an LSTM's forget gates' biases          | 1: it begins by keeping what it has (Jozefowicz et al. 2015)      |
     """
     depth = 2 * model.cfg.layers
     for name, p in model.named_parameters():
-        kind = name.split(".")[-2]
+        kind = name.split(".")[-1 if p.ndim == 3 else -2]  # a stack of experts' matrices is a parameter of its own
         if name.endswith("bias"):
             p.zero_()
             if kind == "input":
@@ -565,7 +589,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
         elif kind == "tokens":
             p.normal_(0.0, 1.0, generator=generator)
         else:
-            variance = 1 / p.size(1)
+            variance = 1 / p.size(-1)
             if kind in ("o", "down"):
                 variance /= depth
             if kind == "q" and model.cfg.attn_scale == 1.0:

@@ -4,7 +4,7 @@ A FLOP is one addition or multiplication, so a product of (n, m) with (m, k) cos
 products, which take nearly all of the time; norms, activations, softmax and the embedding's lookups are not.
 
 Letters: B batch, T query length, S source length, C width, H heads, K key/value heads, D head width, F feed-forward
-width, L layers, N parameters, V vocabulary.
+width, L layers, N parameters, V vocabulary; E experts, of which a token passes k.
 """
 
 from modelwright.model.transformer import Config
@@ -48,7 +48,8 @@ def parameters_by_layer(cfg: Config) -> dict[str, int]:
     qk_norm = 2 * norm_parameters(cfg, cfg.head) if cfg.qk_norm else 0
     return {
         "attention": cfg.layers * attentions(cfg) * attention_parameters(cfg),
-        "feed-forward": cfg.layers * feed_forward_parameters(cfg),
+        "feed-forward": cfg.layers * feed_forward_parameters(cfg)
+        + expert_layers(cfg) * (expert_matrices(cfg) + router_matrices(cfg)),
         "norms": (cfg.layers * norms + cfg.final_norm) * norm_parameters(cfg) + cfg.layers * qk_norm,
         "relative positions": cfg.relative.buckets * cfg.heads if cfg.relative else 0,
     }
@@ -87,10 +88,40 @@ def feed_forward_outputs(cfg: Config) -> int:
 
 def block_matrices(cfg: Config) -> int:
     """The weights of one block that multiply: q, k, v, o of each attention, and the feed-forward's two or three; or an
-    LSTM's four for what comes in and four for what it kept."""
+    LSTM's four for what comes in and four for what it kept. Of a block with experts, one of them."""
     if cfg.recurrent:
         return 8 * cfg.width * cfg.width
     return attentions(cfg) * attention_matrices(cfg) + feed_forward_matrices(cfg)
+
+
+def expert_layers(cfg: Config) -> int:
+    return sum(cfg.experts.at(layer) for layer in range(cfg.layers)) if cfg.experts else 0
+
+
+def expert_matrices(cfg: Config) -> int:
+    """The weights of all experts of a block but one."""
+    return (cfg.experts.count - 1) * feed_forward_matrices(cfg) if cfg.experts else 0
+
+
+def router_matrices(cfg: Config) -> int:
+    return cfg.experts.count * cfg.width if cfg.experts else 0
+
+
+def stacks(cfg: Config) -> int:
+    """The weights of all experts of all layers."""
+    own = expert_layers(cfg) * (feed_forward_matrices(cfg) + expert_matrices(cfg))
+    return own + (stacks(cfg.encoder) if cfg.encoder else 0)
+
+
+def active_parameters(cfg: Config) -> int:
+    """How many of the parameters a token meets: of a mixture of E experts, k."""
+    towers = [cfg, *([cfg.encoder] if cfg.encoder else [])]
+    idle = [
+        expert_layers(tower) * (tower.experts.count - tower.experts.top) * feed_forward_matrices(tower)
+        for tower in towers
+        if tower.experts
+    ]
+    return parameters(cfg) - sum(idle)
 
 
 def block_outputs(cfg: Config) -> int:
@@ -119,15 +150,16 @@ def head_matrices(cfg: Config) -> int:
 
 
 def matrices(cfg: Config) -> int:
-    """The weights of all blocks that multiply: those that Muon trains."""
-    encoder = cfg.encoder.layers * block_matrices(cfg.encoder) if cfg.encoder else 0
-    return encoder + cfg.layers * block_matrices(cfg)
+    """The weights of all blocks that multiply, but the routers': those that Muon trains."""
+    encoder = matrices(cfg.encoder) if cfg.encoder else 0
+    return encoder + cfg.layers * block_matrices(cfg) + expert_layers(cfg) * expert_matrices(cfg)
 
 
 def outputs(cfg: Config) -> int:
-    """How many outputs all products have, the head's last one too."""
-    encoder = cfg.encoder.layers * block_outputs(cfg.encoder) if cfg.encoder else 0
-    return encoder + cfg.layers * block_outputs(cfg) + cfg.outputs
+    """How many outputs all products but experts' have, the head's last one too."""
+    towers = [cfg, *([cfg.encoder] if cfg.encoder else [])]
+    experts = sum(expert_layers(tower) * feed_forward_outputs(tower) for tower in towers)
+    return sum(tower.layers * block_outputs(tower) for tower in towers) - experts + cfg.outputs
 
 
 def forward_flops(cfg: Config, length: int, source: int = 0, predicted: float = 1.0) -> float:
@@ -149,7 +181,9 @@ def stack_flops(cfg: Config, length: int, source: int = 0) -> float:
     keys_values = 2 * cfg.width * cfg.kv_heads * cfg.head if cfg.encoder else 0
     products = 2 * length * (block_matrices(cfg) - keys_values) + 2 * source * keys_values
     looks = 0 if cfg.recurrent else length + (source if cfg.encoder else 0)
-    return cfg.layers * (products + 4.0 * length * looks * cfg.heads * cfg.head)
+    routed = (cfg.experts.top - 1) * feed_forward_matrices(cfg) + router_matrices(cfg) if cfg.experts else 0
+    experts = 2 * length * expert_layers(cfg) * routed  # a token passes k of them; capacity is not taken off
+    return cfg.layers * (products + 4.0 * length * looks * cfg.heads * cfg.head) + experts
 
 
 def training_flops(cfg: Config, length: int, source: int = 0, predicted: float = 1.0) -> float:

@@ -13,7 +13,7 @@ from typing import Literal
 from modelwright.model.attend import BLOCK, LONG
 from modelwright.model.logps import KEEP, rows_at_once
 from modelwright.model.transformer import Config
-from modelwright.plan.cost import matrices, outputs, parameters
+from modelwright.plan.cost import expert_layers, matrices, outputs, parameters, stacks
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "muon"]
@@ -122,7 +122,17 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
     seen = (0 if cfg.relative else length, source)
     mask = 4 * length * sum(keys for keys in seen if keys > LONG) if number == 4 else 0
     last_norm = length * (4 + number) * cfg.width
-    return cfg.layers * block + mask + last_norm
+    return cfg.layers * block + experts(cfg, length, number) + mask + last_norm
+
+
+def experts(cfg: Config, length: int, number: int) -> int:
+    """Bytes that layers of experts keep beyond a feed-forward's: k copies of what a token brings, of what is made of it
+    inside, and of what comes out, twice: before and after its weight; and the router's float32 copy and choices."""
+    if cfg.experts is None:
+        return 0
+    hidden, top = (4 if cfg.gated else 2) * cfg.ffn, cfg.experts.top
+    each = number * ((top - 1) * hidden + 3 * top * cfg.width) + 4 * cfg.width * (number < 4)
+    return expert_layers(cfg) * length * (each + 4 * 4 * cfg.experts.count)
 
 
 def recurrent(cfg: Config, length: int, number: int) -> int:
@@ -179,11 +189,12 @@ def rounded(cfg: Config, bits: int, *, number: int = 4, group: int | None = None
     """Bytes of the weights with those of all products, the vocabulary's too, rounded to `bits`, all else as it was.
 
     A scale of `number` bytes, as wide as what is left alone, goes with each output; or, with `group`, with each so many
-    weights (Frantar et al. 2022, GPTQ, section 4). A tied embedding stays whole to be looked up, beside the head.
+    weights (Frantar et al. 2022, GPTQ, section 4). A tied embedding stays whole to be looked up, beside the head; and
+    so do experts.
     """
-    head = cfg.width * cfg.outputs
-    products = matrices(cfg) + head
-    left = parameters(cfg) - matrices(cfg) - (0 if cfg.tied else head)
+    head, blocks = cfg.width * cfg.outputs, matrices(cfg) - stacks(cfg)
+    products = blocks + head
+    left = parameters(cfg) - blocks - (0 if cfg.tied else head)
     scales = products // group if group else outputs(cfg)
     return products * bits // 8 + number * (scales + left)
 

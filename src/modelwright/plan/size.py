@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any, Literal
 
 from modelwright.model.recurrent_families import lstm
-from modelwright.model.transformer import Config, Relative, Rope
+from modelwright.model.transformer import Config, Relative, Rope, Routing
 from modelwright.plan import cost, memory
 
 Objective = Literal["causal", "masked", "span", "denoise"]
-Arch = Literal["lstm"]  # in the place of the Transformer that an objective is known from
+Arch = Literal["lstm", "switch", "mixtral"]  # in the place of the Transformer that an objective is known from
 
 CHINCHILLA = 20.0  # tokens a parameter (Hoffmann et al. 2022, table 3)
 MASKED = 0.15  # share of tokens that BERT predicts, and that T5 cuts out (Devlin et al. 2019; Raffel et al. 2020)
@@ -28,6 +28,7 @@ ON = 0.5  # of the rates, where training goes on from a model: ours
 SPAN = 3  # mean length of T5's cuts (Raffel et al. 2020, table 7)
 MUON_RATE = 0.02  # for updates scaled by max(1, rows / columns)^0.5 (Jordan et al. 2024): one rate for all sizes
 HELD = 1 << 14  # tokens worked on at once where no memory limit is given
+EXPERTS = 8  # of a layer (Jiang et al. 2024; the smallest of Fedus et al. 2021's models)
 LEAST = {"warmup": 0, "context": 3}  # that can be said by hand, of all else 1; a row has marks on either side of a text
 
 # -- words to numbers ------------------------------------------------------------------------------------
@@ -93,6 +94,7 @@ class ByHand:
     tokens: int | None = None
     steps: int | None = None
     warmup: int | None = None
+    experts: int | None = None  # of each layer that has any
 
     def __post_init__(self) -> None:
         for name, said in vars(self).items():
@@ -104,13 +106,15 @@ class ByHand:
                     raise ValueError(f"{flag} must be above 0, not {said}")
             elif not said >= least:
                 raise ValueError(f"{flag} must be at least {least}, not {said}")
+        if self.experts is not None and self.arch not in ("switch", "mixtral"):
+            raise ValueError("--experts is of a mixture: say --arch switch or --arch mixtral beside it")
 
 
 @dataclass(frozen=True)
 class Plan:
     objective: Objective
     config: Config
-    parameters: int
+    parameters: int  # in all
     length: int  # tokens of a row that the model predicts from; of an encoder-decoder, those of the decoder
     source: int  # tokens of a row that an encoder reads for a decoder; else 0
     rows: int  # in one step
@@ -134,9 +138,15 @@ class Plan:
         return self.steps * self.batch
 
     @property
+    def active(self) -> int:
+        """Parameters that a token meets: of a mixture of experts fewer than all."""
+        return cost.active_parameters(self.config)
+
+    @property
     def tokens_per_parameter(self) -> float:
-        """Chinchilla's best is 20; far fewer: a smaller model would learn more in the same time."""
-        return self.tokens / self.parameters
+        """Chinchilla's best is 20; far fewer: a smaller model would learn more in the same time. Of a mixture of
+        experts, per active parameter: these are what a token costs."""
+        return self.tokens / self.active
 
 
 def decide(
@@ -170,7 +180,7 @@ def decide(
     row = length + source
     share = share_predicted(objective)
     per_row = cost.training_flops(config, length, source, share)
-    tokens = float(hand.tokens or tokens_per_parameter * cost.parameters(config))
+    tokens = float(hand.tokens or tokens_per_parameter * cost.active_parameters(config))
     if seconds is not None and hand.tokens is None:
         tokens = seconds * speed / per_row * row
     of_steps = batch_of_steps(hand.steps, per_row / row) if begun and hand.steps else None
@@ -286,7 +296,7 @@ def choose_shape(
         cfg = nearest(objective, vocab, round(n), hand)
         length, source = row_lengths(objective, cfg.context)
         share = share_predicted(objective)
-        needs = tokens_per_parameter * cost.parameters(cfg)
+        needs = tokens_per_parameter * cost.active_parameters(cfg)
         return needs <= seconds * cost.tokens_per_second(cfg, speed, length, source, share)
 
     low, high = math.log(33 * vocab), math.log(1e12)
@@ -409,7 +419,7 @@ def best_context(parameters: float) -> int:
 def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHand, context: int) -> Config:
     """The Config of the family that the objective is known from: Llama, BERT, T5 v1.1, or BART; or of `hand.arch`.
 
-    Raises ValueError where heads do not divide the width, and for what an LSTM has not.
+    Raises ValueError where heads do not divide the width, for what an LSTM has not, and where no family has experts.
     """
     if hand.arch == "lstm":
         check_lstm(objective, hand)
@@ -417,7 +427,7 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
     heads = hand.heads or best_heads(width)
     if width % heads:
         raise ValueError(f"{heads} heads do not divide a width of {width}: choose a divisor of {width}")
-    gated = objective in ("causal", "span")
+    gated = objective == "causal" or (objective == "span" and hand.arch != "switch")
     llama = Config(
         vocab=vocab,
         width=width,
@@ -428,6 +438,7 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
         ffn=hand.ffn or round_to(best_ffn(width, gated), ffn_step(width)),
         context=context,
         rope=Rope(),
+        experts=routing(objective, layers, hand),
     )
     if objective == "causal":
         return llama
@@ -440,7 +451,24 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
                         attn_bias=True, ffn_bias=True, rope=None, learned=True, offset=2, embed_norm=True)  # fmt: skip
         return replace(tower, encoder=replace(tower, causal=False))
     tower = replace(llama, eps=1e-6, act="gelu_tanh", rope=None, relative=Relative(), attn_scale=1.0, tied=False)
+    if not gated:  # as Switch's own, whose files know but one embedding for all
+        tower = replace(tower, act="relu", gated=False, tied=True, scale_logits=width**-0.5)
     return replace(tower, encoder=replace(tower, causal=False))
+
+
+def routing(objective: Objective, layers: int, hand: ByHand) -> Routing | None:
+    """Mixtral: two of the experts in every layer. Switch: one, in every other layer, as Fedus et al. 2021 have it, with
+    their capacity factor, jitter and coefficient of balance (sections 2.2 and 3.1, table 11)."""
+    if hand.arch not in ("switch", "mixtral"):
+        return None
+    if objective not in (("causal", "span") if hand.arch == "switch" else ("causal",)):
+        known = "a decoder or an encoder-decoder" if hand.arch == "switch" else "a decoder"
+        raise ValueError(f"--arch {hand.arch} is {known}: choose another --objective than {objective}")
+    count = hand.experts or EXPERTS
+    if hand.arch == "mixtral":
+        return Routing(count, top=2, normalised=True)
+    every_other = tuple(range(1, layers, 2)) or None  # a single layer has them
+    return Routing(count, layers=every_other, capacity_factor=1.25, jitter=0.01)
 
 
 def check_lstm(objective: Objective, hand: ByHand) -> None:

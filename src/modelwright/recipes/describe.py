@@ -28,7 +28,8 @@ def show(
     head: int | None,
 ) -> None:
     c = found.config
-    shape = f"{'LSTM' if c.recurrent else c.shape}, {thousands(found.parameters)} parameters: width {c.width}, "
+    active = "" if found.active == found.parameters else f", {thousands(found.active)} of them active"
+    shape = f"{'LSTM' if c.recurrent else c.shape}, {thousands(found.parameters)} parameters{active}: width {c.width}, "
     shape += f"{c.layers} layers" + ("" if c.recurrent else f", {c.heads} heads, feed-forward {c.ffn}")
     read_rows = f"{found.length}" + (f" from {found.source}" if found.source else "")
     screen.table(

@@ -35,12 +35,14 @@ class Adapter:
 def make_adapter(
     method: Method, model: Transformer, *, rank: int, alpha: float, targets: Sequence[str] | None, tokens: int
 ) -> Adapter:
-    """targets: of a LoRA; None is every layer of the blocks that the model has, as Dettmers et al. 2023 find best."""
+    """targets: of a LoRA; None is every layer of the blocks that the model has, as Dettmers et al. 2023 find best, but
+    attention's alone beside experts."""
     if method == "full":
         return Adapter(method, None)
     if method == "prompt":
         return Adapter(method, SoftPrompt(tokens))
     there = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    there -= {"gate", "up", "down"} if model.cfg.routing else set()
     chosen = tuple(target for target in TARGETS if target in there) if targets is None else tuple(targets)
     return Adapter(method, LoRA(rank, alpha, targets=chosen or TARGETS))
 

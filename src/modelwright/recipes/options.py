@@ -51,7 +51,10 @@ class Pretrain:
     """causal: a decoder that predicts the next token; masked: an encoder; span: an encoder-decoder that
     fills gaps, as T5; denoise: one that writes a text again of which it saw only parts, as BART."""
     arch: Arch | None = None
-    """lstm: an LSTM in the place of the decoder (causal alone), the baseline that came before the Transformer."""
+    """lstm: an LSTM in the place of the decoder (causal alone), the baseline that came before the Transformer. switch:
+    experts in every other layer, of which a token passes one; mixtral: in every layer, two."""
+    experts: int | None = None
+    """In each layer that has any; 8 without a word. All count for `--size`."""
     size: str | None = None
     """Parameters, embedding included: 260k, 10M, 1.5B. Without a time it is trained on 20 tokens a parameter."""
     time: str | None = None
@@ -155,7 +158,9 @@ def check(args: Pretrain) -> Pretrain:
     return args
 
 
-OF_A_NEW_MODEL = ("arch", "size", "tokenizer", "kind", "vocab", "width", "layers", "heads", "kv_heads", "ffn")
+OF_A_NEW_MODEL = (
+    *("arch", "experts", "size", "tokenizer", "kind", "vocab", "width", "layers", "heads", "kv_heads", "ffn"),
+)
 
 
 def _check_begun(args: Pretrain) -> None:

@@ -37,7 +37,7 @@ from modelwright.data.shards import Part, Shards, write
 from modelwright.data.tokenizer import Kind, Tokenizer, train
 from modelwright.hub.open import LanguageModel, save
 from modelwright.infer.packed import available_memory
-from modelwright.losses.language import language_model
+from modelwright.losses.language import language_model, weigh
 from modelwright.model.transformer import Transformer, initialise
 from modelwright.plan import cost
 from modelwright.plan.memory import Precision
@@ -142,6 +142,7 @@ def timed(args: Pretrain, found: Plan, loader: Loader, precision: Precision, beg
         optimizer,
         steps=5,
         accumulate=found.accumulate,
+        weigh=weigh,
         precision=precision,
         after_step=lambda step, metrics: marks.append(time.perf_counter()),
     )
@@ -266,6 +267,7 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
             test_every=args.test_every or tenth,
             save_every=args.save_every or tenth,
             watch=watch,
+            weigh=weigh,
         )
     # 6. a model directory
     generation = kept_generation(directory / "tokenizer") or ids(tokenizer, found)

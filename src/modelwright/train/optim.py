@@ -62,9 +62,9 @@ def make(
 def groups(model: nn.Module, embeddings: Collection[str] = ("embed.", "head.proj.")) -> dict[str, list[nn.Parameter]]:
     """A model's trainable parameters as `matrices`, `embeddings` and `vectors` (biases, norms: all below 2-D).
 
-    An embedding is the weight of an `nn.Embedding`, and any matrix whose name begins with one of
-    `embeddings`: rows that stand for tokens, not a map from one hidden space to another. A tied weight is one
-    parameter, of its first name.
+    An embedding is the weight of an `nn.Embedding`, any matrix whose name begins with one of `embeddings`, and the
+    router of a layer of experts: rows that stand for tokens or experts, not a map from one hidden space to another.
+    A tied weight is one parameter, of its first name.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     parts: dict[str, list[nn.Parameter]] = {"matrices": [], "embeddings": [], "vectors": []}
@@ -73,7 +73,7 @@ def groups(model: nn.Module, embeddings: Collection[str] = ("embed.", "head.proj
             continue
         if p.ndim < 2:
             parts["vectors"].append(p)
-        elif id(p) in tables or name.startswith(tuple(embeddings)):
+        elif id(p) in tables or name.startswith(tuple(embeddings)) or name.endswith(".router.weight"):
             parts["embeddings"].append(p)
         else:
             parts["matrices"].append(p)
