@@ -359,9 +359,11 @@ class Stack(nn.Module):
 class Places(nn.Module):
     """What a tower adds to its tokens' vectors: positions and token types, where it has them, and a norm."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, **before: nn.Module):
         super().__init__()
         self.cfg = cfg
+        for name, part in before.items():  # parameters have an order, in which they are drawn
+            self.add_module(name, part)
         self.positions = nn.Embedding(cfg.context + cfg.offset, cfg.width) if cfg.learned else None
         self.types = nn.Embedding(cfg.types, cfg.width) if cfg.types else None
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps, bias=cfg.norm_bias) if cfg.embed_norm else None
@@ -384,10 +386,11 @@ class Places(nn.Module):
 class Embedding(Places):
     """Tokens to vectors, in their places."""
 
+    tokens: nn.Embedding
+
     def __init__(self, cfg: Config):
-        super().__init__(cfg)
+        super().__init__(cfg, tokens=nn.Embedding(cfg.vocab, cfg.width))
         self.soft: tuple[int, ...] = ()  # ids that stand before every text: those of a soft prompt, from V on
-        self.tokens = nn.Embedding(cfg.vocab, cfg.width)
 
     def forward(self, tokens: Tensor, pos: Tensor, types: Tensor | None) -> Tensor:
         return self.place(self.tokens(tokens), pos, types)  # (B, T, C)
