@@ -276,9 +276,9 @@ def _fetch(name: Name, stored: Mapping[str, _Stored], dtype: torch.dtype) -> Ten
     Contiguous, since a fused optimiser would step through a strided view as if it were, and write into its neighbours.
     """
     tensor = next(stored[their] for their in name.theirs if their in stored).read()
-    turned = name.turned and tensor.dim() == 2
-    part = tensor.chunk(name.parts, dim=-1 if turned else 0)[name.part].to(dtype)
-    return (part.t() if turned else part).contiguous()
+    tensor = tensor.t() if name.turned and tensor.dim() == 2 else tensor
+    part = tensor.unflatten(0, (name.groups, name.parts, -1))[:, name.part]  # (groups, outputs of one, ...)
+    return part.flatten(0, 1).to(dtype).contiguous()
 
 
 def _put(model: nn.Module, ours: str, tensor: Tensor) -> None:
@@ -318,7 +318,9 @@ def _join(pieces: list[tuple[Name, nn.Parameter]]) -> Tensor:
     """One tensor of the file, made of its parts in order. A copy where it is written under several names."""
     name = pieces[0][0]
     parts = [parameter.detach().cpu() for _, parameter in sorted(pieces, key=lambda piece: piece[0].part)]
-    tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+    tensor = parts[0]
+    if len(parts) > 1:
+        tensor = torch.cat([part.unflatten(0, (name.groups, -1)) for part in parts], dim=1).flatten(0, 1)
     tensor = (tensor.t() if name.turned else tensor).contiguous()
     return tensor.clone() if len(name.theirs) > 1 else tensor
 

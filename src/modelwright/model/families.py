@@ -12,17 +12,21 @@ layer's output is read. Llama's, which is of the attention alone, becomes the ra
 from dataclasses import fields, replace
 
 from modelwright.model.config import Config
-from modelwright.model.decoder_families import GPT2, LLAMA
+from modelwright.model.decoder_families import BLOOM, GEMMA3, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3
 from modelwright.model.encoder_families import BERT
 from modelwright.model.family import Family, Json
 from modelwright.model.seq2seq_families import T5
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, BERT, T5)}
+ROWS = (GPT2, BLOOM, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, BERT, T5)
+FAMILIES: dict[str, Family] = {family.model_type: family for family in ROWS}
+NEAR = {"gemma3": "it reads images too, which the Transformer does not: take a text-only one, of gemma3_text"}
 
 
 def family_of_config(config: Json) -> Family:
     """The family that a config.json names by its `model_type`; ValueError, with those we know, where it is no other."""
     kind = str(config.get("model_type"))
+    if kind in NEAR:
+        raise ValueError(f"config.json: model_type {kind!r} is not supported: {NEAR[kind]}")
     if kind not in FAMILIES:
         raise ValueError(f"config.json: model_type {kind!r} is of no known family; known: {', '.join(FAMILIES)}")
     return FAMILIES[kind]
