@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelwright.model.attend import Apart, Mask, attend
+from modelwright.model.attend import FORBIDDEN, Apart, Mask, attend
 from modelwright.model.cache import Cache, Pair
 from modelwright.model.config import Config as Config
 from modelwright.model.config import Labels as Labels
@@ -268,7 +268,7 @@ class Stack(nn.Module):
     ) -> Tensor:
         """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C)."""
         mask, memory_mask = self.masks(pos, segment, memory, cache)
-        near = self.near(mask, cache)
+        near = self.near(mask, pos, cache)
         turn, near_turn = self.turns(pos, compute_dtype(x))
         for layer, block in enumerate(self.blocks):
             here = (near, near_turn) if self.cfg.is_local(layer) else (mask, turn)
@@ -292,14 +292,20 @@ class Stack(nn.Module):
         mask = Mask(causal, T, k_pos.size(1), segment, k_segment, bias, pos.device)
         return mask, None if memory is None else Mask(False, T, memory.x.size(1), segment, memory.segment)
 
-    def near(self, mask: Mask | Apart, cache: Cache | Step | None) -> Mask | Apart:
+    def near(self, mask: Mask | Apart, pos: Tensor, cache: Cache | Step | None) -> Mask | Apart:
         """The same for layers that see a window alone."""
         if self.cfg.local is None:
             return mask
-        if isinstance(mask, Mask):
-            return replace(mask, window=self.cfg.local.window)
-        assert isinstance(cache, Step)
-        return self.apart(cache.own, True, self.cfg.local.window)
+        window = self.cfg.local.window
+        if isinstance(mask, Apart):
+            assert isinstance(cache, Step)
+            return self.apart(cache.own, True, window)
+        if cache is None or isinstance(cache, Step) or cache.segment is None:
+            return replace(mask, window=window)
+        # Padding may stand within a text here, so places tell other gaps than positions do.
+        gap = pos[:, None, :, None] - cache.pos[:, None, None, : cache.length]  # (B, 1, T, S)
+        beyond = torch.where(gap < window, 0.0, FORBIDDEN)
+        return replace(mask, bias=beyond if mask.bias is None else mask.bias + beyond)
 
     def apart(self, reading: Reading, own: bool, window: int | None = None) -> Apart:
         """Who may look at whom in many texts: at its own tokens so far, or at all of its source."""
