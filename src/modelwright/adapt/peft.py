@@ -174,7 +174,7 @@ def _put_soft(model: Transformer, adapter: Adapter) -> dict[str, Tensor]:
         raise ValueError(f"{adapter.directory / WEIGHTS} holds no {PROMPT}, though its config says PROMPT_TUNING")
     if soft.dim() != 2 or soft.size(1) != model.cfg.width:
         raise _other_shape(adapter, f"its width is {model.cfg.width}, and the soft prompt is {tuple(soft.shape)}")
-    put_prompt(model, soft.float())
+    put_prompt(model, soft.float() / model.cfg.embed_scale)  # a scale of embeddings is in theirs already (Gemma)
     return rest
 
 
@@ -316,7 +316,7 @@ def _soft_files(model: Transformer, cfg: SoftPrompt) -> tuple[dict[str, Tensor],
         raise ValueError("the model has no soft prompt to be saved: add_prompt first")
     soft = model.embed.tokens.soft
     assert isinstance(soft, Tensor)
-    return {PROMPT: soft}, {
+    return {PROMPT: soft * model.cfg.embed_scale}, {
         "peft_type": "PROMPT_TUNING",
         "num_virtual_tokens": len(soft),
         "token_dim": model.cfg.width,
