@@ -34,7 +34,11 @@ REAL_ONLY = pytest.mark.skipif(not REAL, reason="MODELWRIGHT_DATA does not name 
 
 
 Bring = Callable[[str], tuple[Any, Transformer]]
-HEADLESS = ("gpt2-bare-names", "bloom-bare-names", "bert-model")  # the other library's model ends with its hidden states
+HEADLESS = (
+    "gpt2-bare-names",
+    "bloom-bare-names",
+    "bert-model",
+)  # the other library's model ends with its hidden states
 
 
 @pytest.fixture(scope="module")
@@ -410,12 +414,14 @@ def test_what_is_not_supported_is_refused_by_name(base: dict[str, Any], change: 
 
 @pytest.mark.parametrize("kind", ["mamba", None, ["gpt2"]])
 def test_an_unknown_family_names_those_known(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"model_type .* is of no known family; known: gpt2, bloom, llama, mistral, .*, t5$"):
+    with pytest.raises(
+        ValueError, match=r"model_type .* is of no known family; known: gpt2, bloom, llama, mistral, .*, t5$"
+    ):
         family_of_config({"model_type": kind})
 
 
 def test_gemma_with_images_names_the_one_without() -> None:
-    with pytest.raises(ValueError, match="model_type 'gemma3' is not supported: .* text-only one, of gemma3_text$"):
+    with pytest.raises(ValueError, match=r"model_type 'gemma3' is not supported: .* text-only one, of gemma3_text$"):
         family_of_config({"model_type": "gemma3", "text_config": tiny.GEMMA3_TEXT})
 
 

@@ -281,7 +281,11 @@ def test_a_parallel_block_by_hand() -> None:
     pos = torch.arange(6)[None]
     mask, _ = model.stack.masks(pos, None, None, None)
     turn, _ = model.stack.turns(pos, torch.float64)
-    n = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt() * block.attn_norm.weight
+    n = (
+        (x - x.mean(-1, keepdim=True))
+        / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        * block.attn_norm.weight
+    )
     f = block.ffn
     gate, up = n @ f.gate.weight.T, n @ f.up.weight.T
     expected = x + block.attn(n, mask, turn, None) + (gate * gate.sigmoid() * up) @ f.down.weight.T

@@ -166,7 +166,13 @@ BLOOM = Family(
         Name("embed.norm", ("transformer.word_embeddings_layernorm",)),
         Name("stack.blocks.{}.attn_norm", ("transformer.h.{}.input_layernorm",)),
         *(
-            Name(f"stack.blocks.{{}}.attn.{part}", ("transformer.h.{}.self_attention.query_key_value",), at, 3, by_head=True)
+            Name(
+                f"stack.blocks.{{}}.attn.{part}",
+                ("transformer.h.{}.self_attention.query_key_value",),
+                at,
+                3,
+                by_head=True,
+            )
             for at, part in enumerate("qkv")
         ),
         Name("stack.blocks.{}.attn.o", ("transformer.h.{}.self_attention.dense",)),

@@ -96,8 +96,8 @@ def _palm(layers: int, width: int, heads: int) -> Config:
 VASWANI, GPT3 = "Vaswani et al. 2017, table 3; vocabulary of section 5.1", "Brown et al. 2020, table 2.1, all dense"
 J1, PALM = "Lieber et al. 2021, table 1", "Chowdhery et al. 2022, table 1"
 CHINCHILLA = (
-    "Hoffmann et al. 2022, table 4. The paper's relative positions (Dai et al. 2019) are not built: this shape has rotary"
-    " ones, and lacks the 5.4e9 parameters of a projection in each layer"
+    "Hoffmann et al. 2022, table 4. The paper's relative positions (Dai et al. 2019) are not built: this shape has "
+    "rotary ones, and lacks the 5.4e9 parameters of a projection in each layer"
 )
 BLOOMBERG = "Wu et al. 2023, table 4: BLOOM's block"
 
@@ -132,13 +132,26 @@ def _of(kind: str, **config: Any) -> Config:
     return FAMILIES[kind].read({"model_type": kind, **config})
 
 
-LLAMA3: dict[str, Any] = {"vocab_size": 128_256, "max_position_embeddings": 8192, "rope_theta": 5e5, "rms_norm_eps": 1e-5}
+LLAMA3: dict[str, Any] = {
+    "vocab_size": 128_256,
+    "max_position_embeddings": 8192,
+    "rope_theta": 5e5,
+    "rms_norm_eps": 1e-5,
+}
 QWEN: dict[str, Any] = {"vocab_size": 151_936, "rope_theta": 1e6}
 GEMMA: dict[str, Any] = {"vocab_size": 262_144, "max_position_embeddings": 32_768, "sliding_window": 512}
 LLAMA2: dict[str, Any] = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 MISTRAL: dict[str, Any] = {"max_position_embeddings": 32_768, "sliding_window": 4096, "rms_norm_eps": 1e-5}
-RADFORD, DEVLIN, RAFFEL = "Radford et al. 2019, table 2", "Devlin et al. 2019, section 3", "Raffel et al. 2020, section 3.7"
-SCAO, TOUVRON, GRATTAFIORI = "Le Scao et al. 2022, table 3", "Touvron et al. 2023, table 2", "Dubey et al. 2024, table 3"
+RADFORD, DEVLIN, RAFFEL = (
+    "Radford et al. 2019, table 2",
+    "Devlin et al. 2019, section 3",
+    "Raffel et al. 2020, section 3.7",
+)
+SCAO, TOUVRON, GRATTAFIORI = (
+    "Le Scao et al. 2022, table 3",
+    "Touvron et al. 2023, table 2",
+    "Dubey et al. 2024, table 3",
+)
 YANG2, YANG3 = "Yang et al. 2024, table 1", "Yang et al. 2025, table 1"
 
 PRESETS: dict[str, Preset] = {
