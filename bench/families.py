@@ -4,9 +4,9 @@
 
 All have the same width, layers, heads, feed-forward width, vocabulary and context, so that they differ in their paths
 alone: windows, slopes, norms, biases. A feed-forward that is not gated has one product fewer: hold those against `gpt2`
-too. Each family and Llama take turns; a ratio is to the mean of the Llama before and after, and the median is
-shown, with the lowest and the highest. Weights are random: float32 for
-training, with products in bfloat16; packed bfloat16 for decoding, where 8 texts of 64 tokens are continued by 64.
+too. Each family and Llama take turns; a ratio is to the mean of the Llama before and after, and the median is shown,
+with the lowest and the highest. Weights are random: float32 for training, with products in bfloat16; packed bfloat16
+for decoding, where 8 texts of 64 tokens are continued by 64.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def speed(work: Callable[[], int]) -> float:
 
 
 def shares(llama: Callable[[], int], other: Callable[[], int], rounds: int) -> tuple[list[float], float]:
-    """Of each round, the other's speed over the mean of Llama's just before and just after; and Llama's, in the middle."""
+    """Of each round, the other's speed over the mean of Llama's just before and just after; and Llama's median."""
     for work in (llama, other):
         work()  # once, to warm
     theirs, ours = [speed(llama)], []

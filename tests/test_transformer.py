@@ -328,3 +328,14 @@ def test_only_the_layers_that_are_named_see_a_window() -> None:
         (grad,) = torch.autograd.grad(model.stack(x, torch.arange(9)[None], None)[0, 8].sum(), x)
         assert grad[0, 6:].abs().amax(1).min() > 0
         assert (grad[0, :6].abs().max() > 0) == far
+
+
+def test_fresh_norms_change_nothing_however_they_are_kept() -> None:
+    cfg = replace(WINDOWED, norm="rms_from_one", embed_norm=True, head_transform=True)
+    model = initialise(Transformer(cfg), torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(1))
+    for name, norm in model.named_modules():
+        if name.endswith("norm"):
+            here = x if norm.weight.numel() == 32 else x[..., :8]
+            said, kept = norm(here), (here - here.mean(-1, keepdim=True) if hasattr(norm, "bias") else here)
+            torch.testing.assert_close(said, kept / kept.square().mean(-1, keepdim=True).sqrt(), rtol=1e-3, atol=1e-4)

@@ -110,10 +110,11 @@ class Turn:
     sin: Tensor
 
 
-def make_norm(cfg: Config, width: int | None = None) -> nn.Module:
-    width = cfg.width if width is None else width
-    if cfg.norm == "layer":
-        return nn.LayerNorm(width, eps=cfg.eps, bias=cfg.norm_bias)
+def make_norm(cfg: Config) -> nn.Module:
+    return nn.LayerNorm(cfg.width, eps=cfg.eps, bias=cfg.norm_bias) if cfg.norm == "layer" else rms(cfg, cfg.width)
+
+
+def rms(cfg: Config, width: int) -> RMSNorm:
     return RMSNorm(width, cfg.eps, from_one=cfg.norm == "rms_from_one")
 
 
@@ -128,8 +129,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=bias)
         self.v = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=bias)
         self.o = nn.Linear(cfg.heads * cfg.head, cfg.width, bias=cfg.attn_bias)
-        self.q_norm = make_norm(cfg, cfg.head) if cfg.qk_norm else None
-        self.k_norm = make_norm(cfg, cfg.head) if cfg.qk_norm else None
+        self.q_norm = rms(cfg, cfg.head) if cfg.qk_norm else None
+        self.k_norm = rms(cfg, cfg.head) if cfg.qk_norm else None
 
     def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         q, k, v = (f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v))  # (B, T, H or K, D)
@@ -558,7 +559,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
         if name.endswith("bias"):
             p.zero_()
         elif kind == "norm" or kind.endswith("_norm"):
-            p.fill_(0.0 if model.cfg.norm == "rms_from_one" else 1.0)
+            p.fill_(0.0 if getattr(model.get_submodule(name.rpartition(".")[0]), "from_one", False) else 1.0)
         elif kind in ("positions", "types", "relative", "proj") or (kind == "tokens" and model.cfg.tied):
             p.normal_(0.0, 0.02, generator=generator)
         elif kind == "tokens":

@@ -46,7 +46,7 @@ def block_parameters(cfg: Config) -> int:
     attn_bias += cfg.width if cfg.attn_bias else 0
     ffn_bias = (2 if cfg.gated else 1) * cfg.ffn + cfg.width if cfg.ffn_bias else 0
     norms = (1 if cfg.parallel else attentions + 1) + (2 if cfg.part_norm else 0)
-    qk_norm = 2 * norm_parameters(cfg, cfg.head) if cfg.qk_norm else 0
+    qk_norm = 2 * cfg.head if cfg.qk_norm else 0
     return block_matrices(cfg) + attentions * attn_bias + ffn_bias + norms * norm_parameters(cfg) + qk_norm
 
 
@@ -57,9 +57,8 @@ def block_matrices(cfg: Config) -> int:
     return (2 if cfg.encoder else 1) * attention + feed_forward
 
 
-def norm_parameters(cfg: Config, width: int | None = None) -> int:
-    each = cfg.width if width is None else width
-    return (1 + cfg.norm_bias) * each if cfg.norm == "layer" else each
+def norm_parameters(cfg: Config) -> int:
+    return (1 + cfg.norm_bias) * cfg.width if cfg.norm == "layer" else cfg.width
 
 
 def head_parameters(cfg: Config) -> int:
