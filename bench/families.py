@@ -112,7 +112,7 @@ def main() -> None:
     said = parser.parse_args()
     keep_large_blocks()
     torch.set_num_threads(1)
-    for title, made in (("decoding", decoded), ("training", trained)):
+    for title, made in (("training", trained), ("decoding", decoded)):
         llama = made(LLAMA)
         for name in said.only:
             found, speed_of_llama = shares(llama, made(FAMILIES[name]), said.rounds)

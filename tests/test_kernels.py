@@ -101,6 +101,7 @@ def test_a_window(
     """Against scores of a mask that is spelt out, values and gradients, in float64."""
     torch.manual_seed(0)
     monkeypatch.setattr(attend, "BLOCK", 4)
+    monkeypatch.setattr(attend, "EDGE", 2)
     monkeypatch.setattr(attend, "LONG", 0 if kernel == "sdpa" else 1024)
     monkeypatch.setattr(attend, "ALONE", 0 if kernel == "documents" else 4096)
     B, H, T, S, D = 2, 4, queries, 11, 8
@@ -120,6 +121,8 @@ def test_a_window(
 
 def test_blocks_leave_out_what_is_beyond_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attend, "BLOCK", 4)
+    monkeypatch.setattr(attend, "EDGE", 2)
+    assert Mask(True, 10, 10, window=4).blocks(1) == [(0, 1, 0, 4, 0, 4), (0, 1, 4, 8, 0, 8), (0, 1, 8, 10, 4, 10)]
     assert Mask(True, 10, 10, window=3).blocks(1) == [(0, 1, 0, 4, 0, 4), (0, 1, 4, 8, 2, 8), (0, 1, 8, 10, 6, 10)]
     assert Mask(True, 2, 10, window=3).blocks(1) == [(0, 1, 0, 2, 6, 10)]
 
