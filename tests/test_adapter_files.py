@@ -34,7 +34,7 @@ from modelwright.recipes.methods import Adapter, put_on
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's, of transformers
 TOKENS = tiny.tokens(2, 9)
 SHORT = tiny.tokens(2, 6, seed=1)
-FAMILIES = ["gpt2", "llama-grouped-tied", "bert", "roberta", "distilbert", "t5", "t5-v1.1"]
+FAMILIES = ["gpt2", "llama-grouped-tied", "bert", "roberta", "distilbert", "t5", "t5-v1.1", "bloom", "gemma3_text"]
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -131,6 +131,7 @@ def test_peft_opens_ours_and_we_open_ours(name: str, targets: tuple[str, ...], t
 THEIR_CHOICES = {
     "gpt2": [["c_attn"], ["c_attn", "c_proj", "c_fc"], ["attn.c_proj"]],
     "llama-grouped-tied": [["q_proj", "v_proj"], "all-linear"],
+    "bloom": [["query_key_value"], "all-linear"],
     "bert": [["query", "value"], ["dense", "key"]],
     "t5": [["q", "v"], ["o", "wi", "wo"], ["EncDecAttention.k"]],
 }
@@ -240,7 +241,7 @@ def test_the_ends_choose_the_wanted_modules_and_no_others(wanted: set[str], othe
 # -- soft prompts -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama-grouped-tied", "t5"])
+@pytest.mark.parametrize("name", ["gpt2", "llama-grouped-tied", "t5", "gemma3_text", "bloom"])
 def test_soft_prompts_both_ways(name: str, tmp_path: Path) -> None:
     theirs, model = bases(name, tmp_path)
     kind = "SEQ_2_SEQ_LM" if name == "t5" else "CAUSAL_LM"

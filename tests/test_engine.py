@@ -23,7 +23,7 @@ from modelwright.infer.packed import prepare
 from modelwright.infer.sample import Sampling, generators
 from modelwright.infer.text import Writer, encode, encode_prompts, overlap, writer
 from modelwright.model import checkpoint
-from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
+from modelwright.model.transformer import Config, Local, Relative, Rope, Transformer, initialise
 
 V = 320
 GPT2 = Config(
@@ -43,6 +43,19 @@ T5 = replace(
 BERT = replace(GPT2, causal=False, types=2, head_transform=True, head_bias=True, embed_norm=True, pre_norm=False,
                final_norm=False)  # fmt: skip
 SHAPES = {"gpt2": GPT2, "llama": LLAMA, "t5": T5}
+WIDENED = {
+    "mistral": replace(LLAMA, local=Local(6)),
+    "qwen2": replace(LLAMA, qkv_bias=True, local=Local(6, (1,))),
+    "qwen3": replace(LLAMA, qk_norm=True, head=12),
+    "gemma3": replace(
+        LLAMA, layers=3, norm="rms_from_one", qk_norm=True, part_norm=True, embed_scale=32**0.5, attn_scale=0.3,
+        act="gelu_tanh", local=Local(6, (0, 1), Rope(50.0)),
+    ),
+    "bloom": replace(GPT2, learned=False, alibi=True, embed_norm=True),
+    "palm": replace(LLAMA, kv_heads=1, parallel=True, norm="layer", norm_bias=False),
+    "sines": replace(GPT2, learned=False, sinusoidal=True, embed_scale=32**0.5),
+    "slopes-windows": replace(GPT2, learned=False, alibi=True, local=Local(6)),
+}  # fmt: skip
 GREEDY = Sampling(max_new=12, temperature=0)
 
 
@@ -102,6 +115,23 @@ def test_ragged_rows_equal_uncached_rows_alone(cfg, packed):
     assert [rows(model, [prompt])[0] for prompt in prompts] == expected
     assert len({tuple(row) for row in expected}) == 5
     assert all(len(set(row)) > 3 for row in expected)  # not the same token on and on
+
+
+@pytest.mark.parametrize("cfg", WIDENED.values(), ids=WIDENED)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_decoder_writes_as_if_it_read_all_again(cfg, packed):
+    """Texts of many lengths together, most longer than the window, of which a step reads eight tokens at most: prompts
+    are read in pieces, beside texts that are being written; two begin alike, and share what they read."""
+    plain = build(cfg)
+    model = prepare(plain) if packed else plain
+    prompts = ragged(19, 3, 30, 7, 1)
+    prompts.append([*prompts[2][:24], 5])
+    expected = [slowly(plain, prompt, 12) for prompt in prompts]
+    engine = Engine(model, budget=8, size=4, longest=48, texts=4)
+    found = engine.run(Request(prompt, GREEDY) for prompt in prompts)
+    assert [[new.token for new in row] for row in found] == expected
+    assert rows(model, prompts) == expected
+    assert len({tuple(row) for row in expected}) == len(prompts)
 
 
 @pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)

@@ -28,13 +28,14 @@ from modelwright.model.experts import Routing
 from modelwright.model.families import FAMILIES, family_of_config, family_of_model
 from modelwright.model.recurrent_families import lstm
 from modelwright.model.sparse_families import sparse_layers
-from modelwright.model.transformer import Config, Memory, Relative, Rope, RopeScaling, Transformer
+from modelwright.model.transformer import Config, Local, Memory, Relative, Rope, RopeScaling, Transformer
 from modelwright.plan.cost import parameters
 from oracles import greedy, greedy_cached
 
 BARE = ("bert-model", "roberta-model", "distilbert-model")  # encoders that end with their hidden states
 HEADLESS = (
     "gpt2-bare-names",
+    "bloom-bare-names",
     "bart-model",
     *BARE,
 )  # in the other library, where a decoder's head is its embedding here
@@ -180,6 +181,9 @@ def test_greedy_tokens(name: str, bring: Bring) -> None:
 # -- rows padded, and rows packed, are as rows alone ------------------------------------------------------
 
 LENGTHS = (4, 9, 13)
+PADDED = ["gpt2", "llama-grouped-tied", "llama3-scaled-rope", "mistral", "qwen2-upper-window", "qwen3-biases-window",
+          "gemma3_text", "bloom", "bert", "roberta", "distilbert", "t5", "t5-v1.1", "bart", "marian", "mixtral",
+          "switch"]  # fmt: skip
 
 
 def lay_out(lengths: tuple[int, ...], side: str, seed: int) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -208,13 +212,7 @@ def cut_out(rows: Tensor, segment: Tensor, packed: bool) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("side", ["left", "right", "packed"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("gpt2", "llama-grouped-tied", "llama3-scaled-rope", "bert", "roberta", "distilbert"),
-        *("t5", "t5-v1.1", "bart", "marian", "mixtral", "switch"),
-    ],
-)
+@pytest.mark.parametrize("name", PADDED)
 @torch.no_grad()
 def test_rows_together_are_as_rows_alone(name: str, side: str, bring: Bring) -> None:
     _, ours = bring(name)
@@ -292,6 +290,11 @@ def configs(draw: st.DrawFn) -> tuple[str, Config]:
         tower = Config(**sizes, gated=False, act="relu", relative=Relative(), attn_scale=1.0,
                        scale_logits=sizes["width"] ** -0.5, experts=routings[0])  # fmt: skip
         return family, replace(tower, encoder=replace(tower, causal=False, experts=routings[1]))
+    if family == "bloom":
+        places = {"learned": False, "alibi": True, "embed_norm": True, "act": "gelu_tanh"}
+        return family, Config(**sizes | old | places | {"ffn": 4 * sizes["width"]})
+    if family in ("mistral", "qwen2", "qwen3", "gemma3_text"):
+        return family, draw(after_llama(family, sizes))
     gated = draw(st.booleans())
     bend = draw(st.sampled_from(["relu", "silu", "gelu_tanh"] + ["gelu"] * (not gated)))
     scale = draw(st.sampled_from([1.0, sizes["width"] ** -0.5]))
@@ -301,7 +304,32 @@ def configs(draw: st.DrawFn) -> tuple[str, Config]:
     return family, replace(tower, encoder=replace(tower, causal=False, layers=draw(SIZES)))
 
 
-@settings(max_examples=200, deadline=None)
+ROPES = st.builds(Rope, st.sampled_from([1e4, 1e6]), stretch=st.sampled_from([1.0, 8.0]))
+
+
+@st.composite
+def after_llama(draw: st.DrawFn, family: str, sizes: dict[str, Any]) -> Config:
+    """A config that differs from Llama's in what the family is for."""
+    heads, layers, rope = sizes["heads"], sizes["layers"], draw(ROPES)
+    sizes = sizes | {"head": 2 * draw(SIZES), "rope": rope}
+    sizes["kv_heads"] = draw(st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0]))
+    some = draw(st.sets(st.integers(0, layers - 1), min_size=1))
+    local = Local(draw(SIZES), None if len(some) == layers else tuple(sorted(some)))
+    if family == "mistral":
+        return Config(**sizes, local=replace(local, layers=None))
+    local = draw(st.sampled_from([None, local]))
+    if family == "qwen2":
+        return Config(**sizes, local=local, qkv_bias=True)
+    biases = {"attn_bias": draw(st.booleans()), "qk_norm": True}
+    if family == "qwen3":
+        return Config(**sizes, **biases, local=local)
+    near = draw(st.none() | ROPES.filter(lambda other: other != rope))
+    scale = draw(st.sampled_from([None, *(n**-0.5 for n in (1, 7, 168, 256) if n != sizes["head"])]))
+    more = {"norm": "rms_from_one", "part_norm": True, "attn_scale": scale, "embed_scale": sizes["width"] ** 0.5}
+    return Config(**sizes, **biases, **more, local=local and replace(local, rope=near), act="gelu_tanh")
+
+
+@settings(max_examples=300, deadline=None)
 @given(configs())
 def test_a_config_survives_being_written_as_json_and_read(drawn: tuple[str, Config]) -> None:
     name, cfg = drawn
@@ -320,6 +348,68 @@ def test_every_spelling_of_rope_is_read() -> None:
     first = old | {"rope_scaling": {"type" if k == "rope_type" else k: v for k, v in old["rope_scaling"].items()}}
     assert FAMILIES["llama"].read(first) == cfg
     assert FAMILIES["llama"].read(tiny.LLAMA).rope == Rope(10_000.0)
+
+
+def test_both_spellings_of_gemma_3_are_read() -> None:
+    """transformers 4 has a base of each kind of layer, and every sixth (or so) sees everything; 5 has them by type."""
+    old = tiny.GEMMA3_TEXT | {"rope_theta": 2e6, "rope_local_base_freq": 5e3, "num_hidden_layers": 7}
+    old |= {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    cfg = FAMILIES["gemma3_text"].read(old)
+    assert (cfg.rope, cfg.local) == (Rope(2e6, stretch=8.0), Local(5, (0, 1, 3, 4, 6), Rope(5e3)))
+    written = FAMILIES["gemma3_text"].write(cfg)
+    new = {key: value for key, value in written.items() if not key.startswith("rope_") or key == "rope_parameters"}
+    assert FAMILIES["gemma3_text"].read(new) == cfg
+    first = {key: value for key, value in written.items() if key != "rope_parameters"}
+    assert FAMILIES["gemma3_text"].read(first) == cfg
+    bare = {key: value for key, value in tiny.GEMMA3_TEXT.items() if not key.startswith("sliding")}
+    cfg = FAMILIES["gemma3_text"].read(bare | {"num_hidden_layers": 7, "head_dim": None})
+    assert (cfg.rope, cfg.local, cfg.head) == (Rope(1e6), Local(4096, (0, 1, 2, 3, 4, 6), Rope(1e4)), 256)
+    assert cfg.embed_scale == 24**0.5
+    assert cfg.tied
+
+
+def test_which_layers_of_qwen_see_a_window() -> None:
+    read, types = FAMILIES["qwen2"].read, ["full_attention", "sliding_attention"]
+    windowed = tiny.QWEN2 | {"use_sliding_window": True, "sliding_window": 5}
+    assert read(tiny.QWEN2 | {"sliding_window": 5, "max_window_layers": 0}).local is None  # not used unless said
+    assert read(windowed | {"max_window_layers": 1}).local == Local(5, (1,))
+    assert read(windowed | {"max_window_layers": 0}).local == Local(5)
+    assert read(windowed).local is None  # the first 28 see everything
+    assert read(windowed | {"max_window_layers": 0, "layer_types": types}).local == Local(5, (1,))
+    assert read(windowed | {"sliding_window": None, "max_window_layers": 0}).local is None
+
+
+def test_a_window_that_is_left_out_is_of_4096_and_one_that_is_null_is_none() -> None:
+    config = {key: value for key, value in tiny.MISTRAL.items() if key != "sliding_window"}
+    assert FAMILIES["mistral"].read(config).local == Local(4096)
+    assert FAMILIES["mistral"].read(config | {"sliding_window": None}).local is None
+
+
+def test_bloom_in_the_spelling_of_its_first_files() -> None:
+    new = FAMILIES["bloom"].read(tiny.BLOOM | {"seq_length": 512})
+    old = {"vocab_size": 61, "n_embed": 24, "num_hidden_layers": 2, "num_attention_heads": 6, "n_inner": None}
+    assert FAMILIES["bloom"].read(old | {"seq_length": 512}) == new
+    assert FAMILIES["bloom"].read(old).context == 2048
+
+
+def test_heads_of_bloom_stand_side_by_side(bring: Bring) -> None:
+    """Rows of the one matrix: a head's queries, its keys, its values; then the next head's."""
+    theirs, ours = bring("bloom")
+    whole = theirs.transformer.h[1].self_attention.query_key_value.weight.view(6, 3, 4, 24)
+    for at, name in enumerate("qkv"):
+        part = getattr(ours.stack.blocks[1].attn, name).weight
+        assert torch.equal(part.view(6, 4, 24), whole[:, at])
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2-upper-window", "qwen3-biases-window", "gemma3_text"])
+@torch.no_grad()
+def test_a_window_changes_what_is_said_beyond_it(name: str, bring: Bring) -> None:
+    _, ours = bring(name)
+    free = Transformer(replace(ours.cfg, local=ours.cfg.local and replace(ours.cfg.local, window=99)))
+    free.load_state_dict(ours.state_dict())
+    gap = (free(tiny.tokens(2, 40)) - ours(tiny.tokens(2, 40))).abs().amax((0, 2))
+    assert gap[:5].max() < 1e-5
+    assert gap[5:].min() > 1e-2
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
@@ -345,11 +435,32 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (tiny.LLAMA, {"rope_scaling": tiny.LLAMA3 | {"high_freq_factor": 1.0}}, "a number above low_freq_factor = 1.0"),
     (tiny.LLAMA, {"hidden_act": "gelu_fast"}, "hidden_act = 'gelu_fast'"),
     (tiny.LLAMA, {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type = 'yarn'; supported: 'default' or"),
-    (tiny.LLAMA, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_type = 'linear'"),
+    (tiny.LLAMA, {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention = {'rope_theta'"),
     (tiny.LLAMA, {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope_type = 'dynamic'"),
     (tiny.LLAMA, {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
     (tiny.LLAMA, {"quantization_config": {"quant_method": "gptq"}}, "quantization_config = {'quant_method': 'gptq'}"),
     (tiny.LLAMA, {"num_key_value_heads": 4}, "6 heads cannot share 4 key/value heads"),
+    (tiny.MISTRAL, {"sliding_window": 0}, "sliding_window = 0; supported: a whole number above 0"),
+    (tiny.MISTRAL, {"layer_types": ["sliding_attention"] * 2}, "layer_types = ['sliding_attention', 'slidi"),
+    (tiny.MISTRAL, {"architectures": ["MistralForSequenceClassification"]}, "supported: MistralForCausalLM, Mistr"),
+    (tiny.QWEN2, {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type = 'yarn'; supported: 'default' or"),
+    (tiny.QWEN2, {"layer_types": ["full_attention"]}, "supported: a list of 2, each 'full_attention' or 'slid"),
+    (tiny.QWEN2, {"layer_types": ["full_attention", "chunked_attention"]}, "supported: a list of 2, each 'full_at"),
+    (tiny.QWEN2, {"layer_types": ["full_attention", "sliding_attention"]}, "alone where no window is used"),
+    (tiny.QWEN2, {"use_sliding_window": "yes"}, "use_sliding_window = 'yes'; supported: False or True"),
+    (tiny.QWEN3, {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope_type = 'dynamic'; supported: 'def"),
+    (tiny.QWEN3, {"attention_bias": 2}, "attention_bias = 2; supported: False or True"),
+    (tiny.GEMMA3_TEXT, {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0; supported: None"),
+    (tiny.GEMMA3_TEXT, {"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0; supported: None"),
+    (tiny.GEMMA3_TEXT, {"use_bidirectional_attention": True}, "use_bidirectional_attention = True; supported: False"),
+    (tiny.GEMMA3_TEXT, {"rope_parameters": {"rope_theta": 1e6}}, "settings of full_attention and sliding_attention"),
+    (tiny.GEMMA3_TEXT, {"rope_scaling": {"rope_type": "yarn"}}, "rope_type = 'yarn'; supported: 'default' or"),
+    (tiny.GEMMA3_TEXT, {"sliding_window": None}, "'full_attention' alone where no window is used"),
+    (tiny.GEMMA3_TEXT, {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar = 0; supported: a number above 0"),
+    (tiny.GEMMA3_TEXT, {"architectures": ["Gemma3ForConditionalGeneration"]}, "supported: Gemma3ForCausalLM, Gemm"),
+    (tiny.BLOOM, {"apply_residual_connection_post_layernorm": True}, "post_layernorm = True; supported: False"),
+    (tiny.BLOOM, {"n_inner": 40}, "n_inner = 40; supported: 96"),
+    (tiny.BLOOM, {"n_head": 5}, "5 heads cannot share a width of 24"),
     (tiny.BERT, {"position_embedding_type": "relative_key"}, "= 'relative_key'; supported: 'absolute'"),
     (tiny.BERT, {"is_decoder": True}, "is_decoder = True; supported: False"),
     (tiny.BERT, {"hidden_act": "swiglu"}, "hidden_act = 'swiglu'"),
@@ -399,9 +510,14 @@ def test_what_is_not_supported_is_refused_by_name(base: dict[str, Any], change: 
 
 @pytest.mark.parametrize("kind", ["mamba", None, ["gpt2"]])
 def test_an_unknown_family_names_those_known(kind: Any) -> None:
-    known = r"model_type .* is of no known family; known: gpt2, llama, bert, roberta, .*, t5, bart"
+    known = r"model_type .* is of no known family; known: gpt2, bloom, llama, mistral, .*, t5, bart"
     with pytest.raises(ValueError, match=known):
         family_of_config({"model_type": kind})
+
+
+def test_gemma_with_images_names_the_one_without() -> None:
+    with pytest.raises(ValueError, match=r"model_type 'gemma3' is not supported: .* text-only one, of gemma3_text$"):
+        family_of_config({"model_type": "gemma3", "text_config": tiny.GEMMA3_TEXT})
 
 
 def test_a_model_that_no_family_holds_says_what_is_in_the_way() -> None:

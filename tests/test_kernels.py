@@ -77,6 +77,56 @@ def test_attention_with_holes(monkeypatch: pytest.MonkeyPatch, causal: bool, bia
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # the gradient of a bias is float32
 
 
+def seen(mask: Mask) -> Tensor:
+    """(B, T, S) who may look at whom, one pair at a time."""
+    B, T, S = 1 if mask.k_segment is None else len(mask.k_segment), mask.queries, mask.keys
+    found = torch.zeros(B, T, S, dtype=torch.bool)
+    for b in range(B):
+        for i in range(T):
+            for j in range(S):
+                place = S - T + i
+                alike = mask.k_segment is None or mask.k_segment[b, place] == mask.k_segment[b, j]
+                found[b, i, j] = alike and j <= place and (mask.window is None or place - j < mask.window)
+    return found
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 10, 11, 99])
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("queries", [11, 5, 1])
+@pytest.mark.parametrize("kernel", ["blockwise", "documents", "sdpa"])
+def test_a_window(
+    monkeypatch: pytest.MonkeyPatch, kernel: str, queries: int, biased: bool, segments: bool, window: int
+) -> None:
+    """Against scores of a mask that is spelt out, values and gradients, in float64."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(attend, "BLOCK", 4)
+    monkeypatch.setattr(attend, "EDGE", 2)
+    monkeypatch.setattr(attend, "LONG", 0 if kernel == "sdpa" else 1024)
+    monkeypatch.setattr(attend, "ALONE", 0 if kernel == "documents" else 4096)
+    B, H, T, S, D = 2, 4, queries, 11, 8
+    q, k, v = leaf(B, H, T, D), leaf(B, 2, S, D), leaf(B, 2, S, D)
+    bias = leaf(1, H, T, S) if biased else None
+    k_segment = torch.tensor([[1] * 4 + [2] * 6 + [3], [1] * 7 + [2] * 4]) if segments else None
+    mask = Mask(True, T, S, None if k_segment is None else k_segment[:, -T:], k_segment, bias, window=window)
+    inputs = (q, k, v) if bias is None else (q, k, v, bias)
+    got = with_gradients(attend.attend(q, k, v, mask, 0.3), inputs)
+    keys, values = (t.repeat_interleave(2, dim=1) for t in (k, v))
+    scores = q @ keys.transpose(2, 3) * 0.3 + (0 if bias is None else bias)
+    scores = scores.masked_fill(~seen(mask)[:, None], -torch.inf)
+    expected = with_gradients(scores.softmax(-1) @ values, inputs)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # the gradient of a bias is float32
+
+
+def test_blocks_leave_out_what_is_beyond_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend, "BLOCK", 4)
+    monkeypatch.setattr(attend, "EDGE", 2)
+    assert Mask(True, 10, 10, window=4).blocks(1) == [(0, 1, 0, 4, 0, 4), (0, 1, 4, 8, 0, 8), (0, 1, 8, 10, 4, 10)]
+    assert Mask(True, 10, 10, window=3).blocks(1) == [(0, 1, 0, 4, 0, 4), (0, 1, 4, 8, 2, 8), (0, 1, 8, 10, 6, 10)]
+    assert Mask(True, 2, 10, window=3).blocks(1) == [(0, 1, 0, 2, 6, 10)]
+
+
 def test_holes_are_a_share_and_leave_the_mean() -> None:
     torch.manual_seed(0)
     kept = attend._holes(torch.ones(4, 100, 100), 0.25)
@@ -203,6 +253,21 @@ def test_rms_norm() -> None:
     expected = F.rms_norm(x, (16,), norm.weight, 1e-5)
     for a, b in zip(with_gradients(norm(x), (x, norm.weight)), with_gradients(expected, (x, norm.weight)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_rms_norm_whose_weights_are_kept_from_one() -> None:
+    torch.manual_seed(0)
+    norm, x = RMSNorm(16, 1e-5, from_one=True), leaf(3, 5, 16, dtype=torch.float32)
+    assert torch.equal(norm(x), RMSNorm(16, 1e-5)(x))
+    norm.weight.data.normal_()
+    expected = F.rms_norm(x, (16,), 1 + norm.weight, 1e-5)
+    for a, b in zip(with_gradients(norm(x), (x, norm.weight)), with_gradients(expected, (x, norm.weight)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), expected, rtol=0, atol=1e-6)
+        narrow = norm.bfloat16()(x.bfloat16())
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), expected, rtol=0.02, atol=0.02)
 
 
 def test_rms_norm_of_narrow_numbers_squares_in_float32() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -11,14 +12,14 @@ import torch
 from torch import nn
 
 import tiny
-from modelwright.adapt.lora import LoRA, LoRALinear, adapters_off, add_lora, merge, merged_copy
+from modelwright.adapt.lora import TARGETS, LoRA, LoRALinear, adapters_off, add_lora, merge, merged_copy
 from modelwright.adapt.swap import learned, restore_learned
 from modelwright.data.pack import Batch
 from modelwright.infer.packed import PackedAttention, can_pack, prepare
-from modelwright.model.checkpoint import load
+from modelwright.model.checkpoint import load, save
 from modelwright.model.kernels import _RMSNorm
 from modelwright.model.logps import _TokenLogps, token_logps
-from modelwright.model.transformer import Config, Rope, Transformer, initialise
+from modelwright.model.transformer import Config, Memory, Rope, Transformer, initialise
 from modelwright.train.optim import make
 from modelwright.train.state import model_tensors, optimizer_tensors, restore_model, restore_optimizer
 
@@ -346,3 +347,25 @@ def test_a_frozen_head_and_frozen_norms_get_no_gradient_and_change_none() -> Non
         assert (model.stack.norm.weight.grad is None) is frozen
     for ours, whole in zip(*grads, strict=True):
         torch.testing.assert_close(ours, whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bloom", "llama", "mistral", "qwen2", "qwen3", "gemma3_text", "bert", "t5"])
+def test_every_family_learns_merges_and_is_saved(name: str, tmp_path: Path) -> None:
+    tiny.make(name).save_pretrained(tmp_path / "theirs")
+    model = load(tmp_path / "theirs")
+    memory = model.encode(TOKENS).x.detach() if model.cfg.encoder else None
+    reads = None if memory is None else Memory(memory)
+    before = model(TOKENS, memory=reads).detach()
+    add_lora(model, LoRA(3, 6.0, targets=tuple(t for t in TARGETS if t != "gate" or model.cfg.gated)), draw())
+    stir(model)
+    model(TOKENS, TOKENS.roll(-1, 1), memory=reads).sum().backward()
+    layers = {name: layer for name, layer in adapters(model).items() if not name.startswith("encoder.")}
+    assert len(layers) == model.cfg.layers * (4 + 2 + model.cfg.gated + (4 if model.cfg.encoder else 0))
+    assert all(layer.A.grad.abs().max() > 0 and layer.B.grad.abs().max() > 0 for layer in layers.values())
+    with torch.no_grad():
+        said = model(TOKENS, memory=reads)
+        assert (said - before).abs().max() > 0.1
+        merge(model)
+        torch.testing.assert_close(model(TOKENS, memory=reads), said, atol=2e-5, rtol=1e-5)
+        save(model, tmp_path / "ours")
+        torch.testing.assert_close(load(tmp_path / "ours")(TOKENS, memory=reads), model(TOKENS, memory=reads))

@@ -20,7 +20,7 @@ from modelwright.infer.packed import (
 )
 from modelwright.infer.sample import Sampling
 from modelwright.model.attend import Mask, plain
-from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
+from modelwright.model.transformer import Config, Local, Relative, Rope, Transformer, initialise
 
 GPT2 = Config(
     vocab=200, width=32, layers=2, heads=4, kv_heads=4, head=8, ffn=64, context=64, norm="layer", act="gelu_tanh",
@@ -33,7 +33,14 @@ T5 = replace(
     LLAMA, kv_heads=4, rope=None, relative=Relative(8, 20), attn_scale=1.0, tied=False,
     encoder=replace(LLAMA, kv_heads=4, rope=None, relative=Relative(8, 20), attn_scale=1.0, causal=False),
 )  # fmt: skip
-SHAPES = {"gpt2": GPT2, "llama": LLAMA, "t5": T5}
+GEMMA = replace(
+    LLAMA, layers=3, norm="rms_from_one", qk_norm=True, part_norm=True, embed_scale=32**0.5, attn_scale=0.3,
+    act="gelu_tanh", local=Local(6, (0, 1), Rope(50.0)),
+)  # fmt: skip
+BLOOM = replace(GPT2, learned=False, alibi=True, embed_norm=True)
+PALM = replace(LLAMA, kv_heads=1, parallel=True, norm="layer", norm_bias=False)
+QWEN = replace(LLAMA, qkv_bias=True)
+SHAPES = {"gpt2": GPT2, "llama": LLAMA, "t5": T5, "gemma": GEMMA, "bloom": BLOOM, "palm": PALM, "qwen": QWEN}
 DTYPES = [torch.float32, torch.bfloat16]
 
 

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modelwright.data import pack
 from modelwright.model.cache import Cache
+from modelwright.model.checkpoint import blank
 from modelwright.model.families import family_of_model
-from modelwright.model.transformer import Config, Relative, Rope, Transformer
+from modelwright.model.transformer import Config, Local, Relative, Rope, Transformer
 from modelwright.plan import cost, memory, size
 from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time, row_lengths, shape
 
@@ -95,6 +96,38 @@ def test_parameters_equal_the_built_model(
     assert cost.parameters(cfg) == sum(p.numel() for p in model.parameters())
     blocks = [p for name, p in model.named_parameters() if ".blocks." in name and p.dim() == 2]
     assert cost.matrices(cfg) == sum(p.numel() for p in blocks)
+
+
+@st.composite
+def any_config(draw: st.DrawFn) -> Config:
+    """Any decoder, encoder or pair of them that a Config can say, of a few sizes."""
+    yes, kv = st.booleans(), draw(st.sampled_from([1, 2, 4]))
+    kind = draw(st.sampled_from(["decoder", "encoder", "both"]))
+    cfg = Config(
+        vocab=draw(st.integers(2, 50)), width=2 * draw(st.integers(1, 9)), layers=draw(st.integers(1, 3)), heads=4,
+        kv_heads=kv, head=2 * draw(st.integers(1, 5)), ffn=draw(st.integers(1, 20)), context=draw(st.integers(1, 20)),
+        causal=kind != "encoder", norm=draw(st.sampled_from(["rms", "rms_from_one", "layer"])), norm_bias=draw(yes),
+        final_norm=draw(yes), part_norm=draw(yes), gated=draw(yes), attn_bias=draw(yes), qkv_bias=draw(yes),
+        qk_norm=kind != "both" and draw(yes), ffn_bias=draw(yes), alibi=draw(yes), sinusoidal=draw(yes),
+        learned=draw(yes), offset=draw(st.sampled_from([0, 2])), types=draw(st.integers(0, 3)), embed_norm=draw(yes),
+        relative=draw(st.sampled_from([None, Relative(8, 16)])), tied=draw(yes), head_transform=draw(yes),
+        head_bias=draw(yes), local=None if kind == "encoder" else draw(st.sampled_from([None, Local(3)])),
+    )  # fmt: skip
+    if kind == "both":
+        return replace(cfg, encoder=replace(cfg, causal=False, local=None, layers=draw(st.integers(1, 3))))
+    return replace(cfg, parallel=not cfg.part_norm and draw(yes))
+
+
+@given(any_config())
+@settings(max_examples=150, deadline=None)
+def test_parameters_of_any_config_equal_the_built_model(cfg: Config) -> None:
+    model = blank(cfg)
+    assert cost.parameters(cfg) == sum(p.numel() for p in model.parameters())
+    blocks = [p for name, p in model.named_parameters() if ".blocks." in name and p.dim() == 2]
+    assert cost.matrices(cfg) == sum(p.numel() for p in blocks)
+    parts = cost.parameters_by_part(cfg)
+    assert parts["stack"] == sum(p.numel() for p in model.stack.parameters())
+    assert parts["encoder"] == (sum(p.numel() for p in model.encoder.parameters()) if model.encoder else 0)
 
 
 # -- FLOPs

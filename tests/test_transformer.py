@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,16 @@ from torch import Tensor
 from modelwright.model.cache import Cache
 from modelwright.model.transformer import (
     Config,
+    Local,
     Relative,
     Rope,
     RopeScaling,
     Transformer,
+    alibi_slopes,
     initialise,
     relative_bucket,
     rope_frequencies,
+    sinusoids,
 )
 
 DECODER = Config(
@@ -44,8 +48,17 @@ ENCODER = replace(
 )
 BOTH = replace(DECODER, kv_heads=4, rope=None, relative=Relative(8, 16), attn_scale=1.0, tied=False)
 BOTH = replace(BOTH, encoder=replace(BOTH, causal=False))
-SHAPES = pytest.mark.parametrize("cfg", [DECODER, ENCODER, BOTH], ids=lambda cfg: cfg.shape)
-CAUSAL = pytest.mark.parametrize("cfg", [DECODER, BOTH], ids=lambda cfg: cfg.shape)
+WINDOWED = replace(DECODER, layers=3, local=Local(3, (0, 2), Rope(50.0)), qk_norm=True, part_norm=True, embed_scale=3.0)
+SLOPED = replace(
+    DECODER, rope=None, alibi=True, norm="layer", gated=False, qkv_bias=True, embed_norm=True, local=Local(4)
+)
+PALM = replace(DECODER, kv_heads=1, parallel=True, norm="layer", norm_bias=False)
+FIRST = replace(BOTH, relative=None, attn_scale=None, encoder=None, sinusoidal=True, pre_norm=False, final_norm=False)
+FIRST = replace(FIRST, norm="layer", tied=True, embed_scale=32**0.5, act="relu", gated=False)
+FIRST = replace(FIRST, encoder=replace(FIRST, causal=False))
+SPEAK = {"decoder": DECODER, "both": BOTH, "windows": WINDOWED, "slopes": SLOPED, "parallel": PALM, "first": FIRST}
+SHAPES = pytest.mark.parametrize("cfg", (SPEAK | {"encoder": ENCODER}).values(), ids=SPEAK | {"encoder": ENCODER})
+CAUSAL = pytest.mark.parametrize("cfg", SPEAK.values(), ids=SPEAK)
 
 
 def build(cfg: Config) -> tuple[Transformer, torch.Generator]:
@@ -235,11 +248,12 @@ def test_a_cache_s_rows_are_reordered_where_they_part() -> None:
     torch.testing.assert_close(found[0], expected)
 
 
-def test_a_cache_that_goes_on_with_padding_within_measures_distances_by_position() -> None:
+@pytest.mark.parametrize("cfg", [BOTH, WINDOWED, SLOPED], ids=["relative", "windows", "slopes"])
+def test_a_cache_that_goes_on_with_padding_within_measures_distances_by_position(cfg: Config) -> None:
     """A start that two rows share, then tails of two tokens and of one: the places in the cache tell other gaps."""
-    model, generator = build(BOTH)
+    model, generator = build(cfg)
     start, tail, read = draw(generator, 1, 3), draw(generator, 2, 2), draw(generator, 1, 6)
-    memory = model.encode(read.expand(2, -1))
+    memory = model.encode(read.expand(2, -1)) if cfg.encoder else None
     cache = Cache(model.cfg, 2, 5, torch.float64)
     model(start.expand(2, -1), memory=memory, cache=cache)
     pos, segment = torch.tensor([[3, 4], [0, 3]]), torch.tensor([[1, 1], [0, 1]])
@@ -247,3 +261,109 @@ def test_a_cache_that_goes_on_with_padding_within_measures_distances_by_position
     alone = [torch.cat([start[0], tail[0]]), torch.cat([start[0], tail[1, 1:]])]
     for row, tokens in zip(found, alone, strict=True):
         torch.testing.assert_close(row, apart(model, tokens[None], read)[0, -1])
+
+
+def test_slopes_by_hand() -> None:
+    """Press et al. 2022, section 3: of 8 heads 1/2 to 1/256; and of 12 those, then every second of 16 heads'."""
+    eight = [1 / 2**n for n in range(1, 9)]
+    assert alibi_slopes(8).tolist() == eight
+    more = [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
+    torch.testing.assert_close(alibi_slopes(12), torch.tensor([*eight, *more]), rtol=1e-6, atol=0)
+    assert alibi_slopes(1).tolist() == [2.0**-8]
+
+
+def test_slopes_are_added_to_the_scores() -> None:
+    """Two keys that say the same, a place apart: e^slope is how much more the nearer one counts."""
+    cfg = replace(SLOPED, layers=1, local=None, heads=2, kv_heads=2, head=16)
+    bias = Transformer(cfg).stack.bias(torch.tensor([[4]]), torch.arange(5)[None])
+    assert bias is not None
+    assert bias.tolist() == [[[[-4 / 16, -3 / 16, -2 / 16, -1 / 16, 0]], [[-4 / 256, -3 / 256, -2 / 256, -1 / 256, 0]]]]
+
+
+def test_sinusoids_by_hand() -> None:
+    table = sinusoids(torch.tensor([[0, 7, 1000]]), 6)
+    assert table.shape == (1, 3, 6)
+    assert table[0, 0].tolist() == [0, 1, 0, 1, 0, 1]
+    for row, pos in ((1, 7), (2, 1000)):
+        for i in range(3):
+            angle = torch.tensor(pos / 10_000 ** (2 * i / 6), dtype=torch.float64)
+            torch.testing.assert_close(table[0, row, 2 * i].double(), angle.sin(), rtol=0, atol=1e-4)
+            torch.testing.assert_close(table[0, row, 2 * i + 1].double(), angle.cos(), rtol=0, atol=1e-4)
+
+
+def test_the_first_transformers_vectors_by_hand() -> None:
+    """Embeddings times sqrt(C), and the table of sines, at both ends (Vaswani et al. 2017, sections 3.4 and 3.5)."""
+    model, generator = build(FIRST)
+    tokens = draw(generator, 1, 5)
+    table = sinusoids(torch.arange(5)[None], 32).double()
+    expected = model.embed.tokens.weight[tokens] * 32**0.5 + table
+    torch.testing.assert_close(model.embed(tokens, torch.arange(5)[None], None), expected, rtol=0, atol=1e-12)
+    assert model.source is None  # an encoder's tokens are placed the same way
+
+
+def test_a_parallel_block_by_hand() -> None:
+    """y = x + attention(norm(x)) + feed-forward(norm(x)), the norm the same (Chowdhery et al. 2022, section 2)."""
+    model, generator = build(PALM)
+    x = torch.randn(1, 6, 32, generator=generator, dtype=torch.float64)
+    block: Any = model.stack.blocks[1]
+    pos = torch.arange(6)[None]
+    mask, _ = model.stack.masks(pos, None, None, None)
+    turn, _ = model.stack.turns(pos, torch.float64)
+    n = (
+        (x - x.mean(-1, keepdim=True))
+        / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        * block.attn_norm.weight
+    )
+    f = block.ffn
+    gate, up = n @ f.gate.weight.T, n @ f.up.weight.T
+    expected = x + block.attn(n, mask, turn, None) + (gate * gate.sigmoid() * up) @ f.down.weight.T
+    torch.testing.assert_close(block(x, mask, turn, None, None, None), expected, rtol=0, atol=1e-12)
+    assert block.attn_norm.bias is None
+    assert not any("ffn_norm" in name for name, _ in model.named_parameters())
+
+
+def test_norms_of_parts_and_of_queries_by_hand() -> None:
+    model, generator = build(replace(WINDOWED, norm="rms_from_one"))
+    x = torch.randn(1, 6, 32, generator=generator, dtype=torch.float64)
+    block: Any = model.stack.blocks[1]
+    pos = torch.arange(6)[None]
+    mask, _ = model.stack.masks(pos, None, None, None)
+    turn, _ = model.stack.turns(pos, torch.float64)
+
+    def rms(x: Tensor, norm: Any) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * (1 + norm.weight)
+
+    def attention(n: Tensor) -> Tensor:
+        q = rms(block.attn.q(n).unflatten(-1, (4, 8)), block.attn.q_norm).transpose(1, 2)
+        k = rms(block.attn.k(n).unflatten(-1, (2, 8)), block.attn.k_norm).transpose(1, 2).repeat_interleave(2, 1)
+        v = block.attn.v(n).unflatten(-1, (2, 8)).transpose(1, 2).repeat_interleave(2, 1)
+        angle = torch.arange(6.0)[:, None] * 10_000 ** (-torch.arange(0, 8, 2) / 8)
+        spin = torch.polar(torch.ones_like(angle), angle)  # e^(i angle), of the pairs (x_i, x_{i + D/2})
+        q, k = (torch.view_as_real(torch.complex(*t.chunk(2, -1)) * spin).transpose(-1, -2).flatten(-2) for t in (q, k))
+        scores = (q @ k.transpose(2, 3) * 8**-0.5).masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
+        return block.attn.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    mid = x + rms(attention(rms(x, block.attn_norm)), block.attn_out_norm)
+    expected = mid + rms(block.ffn(rms(mid, block.ffn_norm)), block.ffn_out_norm)
+    torch.testing.assert_close(block(x, mask, turn, None, None, None), expected, rtol=0, atol=1e-5)  # float32 angles
+
+
+def test_only_the_layers_that_are_named_see_a_window() -> None:
+    """Through one layer, a query's gradient reaches as far back as its layer sees."""
+    for layers, far in (((0,), False), ((1,), True), (None, False)):
+        model, generator = build(replace(WINDOWED, layers=1, local=Local(3, layers)))
+        x = torch.randn(1, 9, 32, generator=generator, dtype=torch.float64, requires_grad=True)
+        (grad,) = torch.autograd.grad(model.stack(x, torch.arange(9)[None], None)[0, 8].sum(), x)
+        assert grad[0, 6:].abs().amax(1).min() > 0
+        assert (grad[0, :6].abs().max() > 0) == far
+
+
+def test_fresh_norms_change_nothing_however_they_are_kept() -> None:
+    cfg = replace(WINDOWED, norm="rms_from_one", embed_norm=True, head_transform=True)
+    model = initialise(Transformer(cfg), torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(1))
+    for name, norm in model.named_modules():
+        if name.endswith("norm"):
+            here = x if norm.weight.numel() == 32 else x[..., :8]
+            said, kept = norm(here), (here - here.mean(-1, keepdim=True) if hasattr(norm, "bias") else here)
+            torch.testing.assert_close(said, kept / kept.square().mean(-1, keepdim=True).sqrt(), rtol=1e-3, atol=1e-4)

@@ -27,6 +27,23 @@ LLAMA: dict[str, Any] = {
     "max_position_embeddings": 96,
     "eos_token_id": None,
 }
+MISTRAL: dict[str, Any] = LLAMA | {"num_key_value_heads": 2, "sliding_window": 5}
+QWEN2: dict[str, Any] = LLAMA | {"num_key_value_heads": 2}
+QWEN3: dict[str, Any] = QWEN2 | {"head_dim": 8}
+GEMMA3_TEXT: dict[str, Any] = QWEN3 | {
+    "num_hidden_layers": 3,
+    "sliding_window": 5,
+    "sliding_window_pattern": 3,
+    "query_pre_attn_scalar": 10,
+    "pad_token_id": None,
+}
+BLOOM: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "n_layer": 2,
+    "n_head": 6,
+    "eos_token_id": None,
+}
 BERT: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 24,
@@ -92,6 +109,26 @@ def llama(**changes: Any) -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA | changes))
 
 
+def mistral(**changes: Any) -> Any:
+    return transformers.MistralForCausalLM(transformers.MistralConfig(**MISTRAL | changes))
+
+
+def qwen2(**changes: Any) -> Any:
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**QWEN2 | changes))
+
+
+def qwen3(**changes: Any) -> Any:
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3 | changes))
+
+
+def gemma3(**changes: Any) -> Any:
+    return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**GEMMA3_TEXT | changes))
+
+
+def bloom(kind: str = "BloomForCausalLM", **changes: Any) -> Any:
+    return getattr(transformers, kind)(transformers.BloomConfig(**BLOOM | changes))
+
+
 def bert(kind: str = "BertForMaskedLM", **changes: Any) -> Any:
     return getattr(transformers, kind)(transformers.BertConfig(**BERT | changes))
 
@@ -142,6 +179,30 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama-one-key-head-biases": lambda: llama(num_key_value_heads=1, attention_bias=True, mlp_bias=True),
     "llama-wide-heads-gelu": lambda: llama(head_dim=8, hidden_act="gelu_pytorch_tanh", rope_theta=500.0),
     "llama3-scaled-rope": lambda: llama(num_key_value_heads=3, rope_theta=5e5, rope_scaling=dict(LLAMA3)),
+    "llama-linear-rope": lambda: llama(rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "mistral": mistral,
+    "mistral-no-window": lambda: mistral(sliding_window=None, tie_word_embeddings=True),
+    "qwen2": qwen2,
+    "qwen2-upper-window": lambda: qwen2(use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": qwen3,
+    "qwen3-biases-window": lambda: qwen3(
+        attention_bias=True,
+        use_sliding_window=True,
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention"],
+        tie_word_embeddings=True,
+    ),
+    "gemma3_text": gemma3,
+    "gemma3_text-stretched-biases": lambda: gemma3(
+        rope_scaling={"rope_type": "linear", "factor": 8.0},
+        attention_bias=True,
+        query_pre_attn_scalar=8,
+        sliding_window_pattern=2,
+        tie_word_embeddings=False,
+    ),
+    "bloom": bloom,
+    "bloom-untied-8-heads": lambda: bloom(n_head=8, tie_word_embeddings=False, layer_norm_epsilon=1e-3),
+    "bloom-bare-names": lambda: bloom("BloomModel"),
     "bert": bert,
     "bert-untied-relu": lambda: bert(tie_word_embeddings=False, hidden_act="relu", type_vocab_size=3),
     "bert-pretraining": lambda: bert("BertForPreTraining", hidden_act="gelu_new", layer_norm_eps=1e-3),
@@ -196,7 +257,8 @@ def make(name: str) -> Any:
                 continue
             noise = torch.randn(p.shape, generator=generator)
             if p.dim() == 1:
-                p.copy_((0.0 if key.endswith("bias") else 1.0) + 0.2 * noise)
+                from_zero = key.endswith("bias") or name.startswith("gemma")  # whose norms keep their distance from 1
+                p.copy_((0.0 if from_zero else 1.0) + 0.2 * noise)
             else:
                 p.copy_(noise * p.size(-1 if p.dim() == 3 else 1) ** -0.5)
             if key.endswith("Attention.q.weight"):

@@ -101,6 +101,7 @@ class Shape(NamedTuple):
     config: Config
     family: str
     added: int = 0  # numbers that an adapter brings beside its base's
+    source: str | None = None  # of a preset: who published it, and how many parameters it was said to have
 
 
 def shape(path: str | Path) -> Shape:

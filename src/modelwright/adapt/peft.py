@@ -11,7 +11,7 @@ Letters: I inputs and O outputs of a layer, R rank, P tokens of a soft prompt, C
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,7 @@ def _split(
     if A.dim() != 2 or A.shape != (B.size(1), inputs) or B.size(0) != sum(outputs):
         found = f"{tuple(A.shape)} and {tuple(B.shape)}"
         raise _other_shape(adapter, f"{places[0].ours} takes {inputs} to {sum(outputs)}, and the adapter is {found}")
+    B = _regroup(B, places[0].groups, places[0].parts)
     shared, dropout, made = nn.Parameter(A), float(adapter.config.get("lora_dropout") or 0.0), {}
     for (ours, layer), part in zip(layers.items(), torch.split(B, outputs), strict=True):
         assert isinstance(layer, nn.Linear)
@@ -150,6 +151,12 @@ def _split(
             own = shared if bool(used.all()) else A[used]
             made[ours] = LoRALinear(layer, own, part[:, used].clone(), scale, dropout)
     return made
+
+
+def _regroup(B: Tensor, outer: int, inner: int) -> Tensor:
+    """B (outer * inner * n, R) with its rows as (inner * outer * n): BLOOM's file has the three parts of each head side
+    by side, and we the heads of each part."""
+    return B.view(outer, inner, -1, B.size(1)).transpose(0, 1).flatten(0, 2)
 
 
 def _scale(adapter: Adapter) -> float:
@@ -168,7 +175,7 @@ def _put_soft(model: Transformer, adapter: Adapter) -> dict[str, Tensor]:
         raise ValueError(f"{adapter.directory / WEIGHTS} holds no {PROMPT}, though its config says PROMPT_TUNING")
     if soft.dim() != 2 or soft.size(1) != model.cfg.width:
         raise _other_shape(adapter, f"its width is {model.cfg.width}, and the soft prompt is {tuple(soft.shape)}")
-    put_prompt(model, soft.float())
+    put_prompt(model, soft.float() / model.cfg.embed_scale)  # a scale of embeddings is in theirs already (Gemma)
     return rest
 
 
@@ -212,7 +219,7 @@ def _linears(model: Transformer) -> dict[str, list[Name]]:
         if ".blocks." in ours and isinstance(module, nn.Linear | LoRALinear):
             ours = ours.removesuffix(".base")
             name = family.place(f"{ours}.weight", model.cfg)
-            place = Name(ours, name.theirs, name.part, name.parts, name.turned)
+            place = replace(name, ours=ours)
             places = found.setdefault(name.theirs[0].removesuffix(".weight"), [])
             places += [place] if place not in places else []
     return {their: sorted(places, key=lambda place: place.part) for their, places in found.items()}
@@ -259,7 +266,8 @@ def _lora_files(model: Transformer, cfg: LoRA) -> tuple[dict[str, Tensor], dict[
     for their, places in linears.items():
         parts = [model.get_submodule(place.ours) for place in places]
         if adapted := [part for part in parts if isinstance(part, LoRALinear)]:
-            joined[their] = _join(parts)
+            A, B = _join(parts)
+            joined[their] = A, _regroup(B, places[0].parts, places[0].groups)
             scales |= {part.scale for part in adapted}
     if not joined:
         raise ValueError("the model has no LoRA to be saved: add_lora first")
@@ -309,7 +317,7 @@ def _soft_files(model: Transformer, cfg: SoftPrompt) -> tuple[dict[str, Tensor],
         raise ValueError("the model has no soft prompt to be saved: add_prompt first")
     soft = model.embed.tokens.soft
     assert isinstance(soft, Tensor)
-    return {PROMPT: soft}, {
+    return {PROMPT: soft * model.cfg.embed_scale}, {
         "peft_type": "PROMPT_TUNING",
         "num_virtual_tokens": len(soft),
         "token_dim": model.cfg.width,

@@ -89,15 +89,17 @@ class PackedAttention(nn.Module):
         super().__init__()
         self.cfg, self.layer = plain.cfg, plain.layer
         self.qkv, self.o = linear(plain.q, plain.k, plain.v), linear(plain.o)
-        self.q_norm, self.k_norm = plain.q_norm, plain.k_norm
+        self.scale: Tensor | None = None  # of the norms of queries and keys, in one: (H + K, D)
+        if plain.q_norm is not None and plain.k_norm is not None:
+            self.eps, q, k = plain.q_norm.eps, plain.q_norm.scale(), plain.k_norm.scale()
+            self.scale = torch.cat([q.expand(self.cfg.heads, -1), k.expand(self.cfg.kv_heads, -1)]).detach()
 
     def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         heads, kv = self.cfg.heads, self.cfg.kv_heads
         y = self.qkv(x).unflatten(-1, (-1, self.cfg.head))  # (B, T, H + 2K, D)
         qk, v = y.split([heads + kv, kv], dim=2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = qk.split([heads, kv], dim=2)
-            qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
+        if self.scale is not None:
+            qk = (F.rms_norm(qk.to(self.scale.dtype), (self.cfg.head,), eps=self.eps) * self.scale).to(qk.dtype)
         if turn is not None:
             qk = rotate(qk, turn.cos, turn.sin)
         q, k = qk.split([heads, kv], dim=2)
@@ -262,6 +264,10 @@ def prepare(model: Transformer, int8: bool = False) -> Transformer:
                 setattr(block, name, PACKED[name](layer, linear))
             elif type(layer) is Experts and not int8:
                 setattr(block, name, PackedExperts(layer))
+    for module in list(ready.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, RMSNorm) and norm.from_one:
+                setattr(module, name, whole(norm))
     if type(ready.head.proj) is nn.Linear:
         setattr(ready.head, "proj", linear(ready.head.proj))  # noqa: B010
     return ready.eval()
@@ -287,6 +293,14 @@ def as_built(layer: nn.Module) -> bool:
 
 def is_packed(model: Transformer) -> bool:
     return any(isinstance(part, PackedAttention | PackedLinear) for part in model.stack.blocks[0].children())
+
+
+@torch.no_grad()
+def whole(norm: RMSNorm) -> RMSNorm:
+    """The same norm with its weights as they are, in float32, and not their distance from 1."""
+    found = RMSNorm(norm.weight.numel(), norm.eps)
+    found.weight = nn.Parameter(norm.scale(), requires_grad=False)
+    return found
 
 
 def cache_dtype(model: Transformer) -> torch.dtype:

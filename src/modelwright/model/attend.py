@@ -96,8 +96,9 @@ class Mask:
         return self._blocks
 
     def reach(self, query: int) -> int:
-        """The first key that a window leaves to a query."""
-        return max(0, self.keys - self.queries + query - self.window + 1) if self.window is not None else 0
+        """The first key that a window leaves to a query, or one a little before: blocks of odd sizes are slow."""
+        first = self.keys - self.queries + query - self.window + 1 if self.window is not None else 0
+        return max(0, first) // EDGE * EDGE
 
     def documents(self, rows: int) -> list[Block]:
         """Blocks of queries of one document, and its keys; padding has none. Nothing where that cannot be said so: rows

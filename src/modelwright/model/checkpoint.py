@@ -310,9 +310,10 @@ def _fetch_piece(name: Name, stored: Mapping[str, _Stored], dtype: torch.dtype) 
     """
     tensor = next(stored[their] for their in name.theirs if their in stored).read()
     tensor = tensor[0] if name.row else tensor
-    turned = name.turned and tensor.dim() == 2
-    part = tensor.chunk(name.parts, dim=-1 if turned else 0)[name.part].to(dtype)
-    return (part.t() if turned else part).contiguous()
+    tensor = tensor.t() if name.turned and tensor.dim() == 2 else tensor
+    each = len(tensor) // (name.groups * name.parts)
+    part = tensor.reshape(name.groups, name.parts, each, *tensor.shape[1:])[:, name.part]  # (groups, each, ...)
+    return part.flatten(0, 1).to(dtype).contiguous()
 
 
 def _put(model: nn.Module, ours: str, tensor: Tensor) -> None:
@@ -353,7 +354,10 @@ def _join(pieces: list[tuple[Name, Tensor]]) -> Tensor:
     """One tensor of the file, made of its parts in order. A copy where it is written under several names."""
     name = pieces[0][0]
     parts = [parameter.detach().cpu() for _, parameter in sorted(pieces, key=lambda piece: piece[0].part)]
-    tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+    tensor = parts[0]
+    if len(parts) > 1:
+        rows = (part.reshape(name.groups, -1, *part.shape[1:]) for part in parts)
+        tensor = torch.cat(list(rows), dim=1).flatten(0, 1)
     tensor = (tensor.t() if name.turned else tensor[None] if name.row else tensor).contiguous()
     return tensor.clone() if len(name.theirs) > 1 else tensor
 

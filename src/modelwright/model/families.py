@@ -12,22 +12,25 @@ layer's output is read. Llama's, which is of the attention alone, becomes the ra
 from dataclasses import fields, replace
 
 from modelwright.model.config import Config
-from modelwright.model.decoder_families import GPT2, LLAMA
+from modelwright.model.decoder_families import BLOOM, GEMMA3, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3
 from modelwright.model.encoder_families import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
 from modelwright.model.family import Family, Json
 from modelwright.model.recurrent_families import LSTM
 from modelwright.model.seq2seq_families import BART, MARIAN, T5
 from modelwright.model.sparse_families import MIXTRAL, OWN, SWITCH
 
+DECODERS = (GPT2, BLOOM, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3)
 ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT)
-FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (GPT2, LLAMA, *ENCODERS, T5, BART, MARIAN, SWITCH, MIXTRAL, OWN, LSTM)
-}
+OTHERS = (T5, BART, MARIAN, SWITCH, MIXTRAL, OWN, LSTM)
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (*DECODERS, *ENCODERS, *OTHERS)}
+NEAR = {"gemma3": "it reads images too, which the Transformer does not: take a text-only one, of gemma3_text"}
 
 
 def family_of_config(config: Json) -> Family:
     """The family that a config.json names by its `model_type`; ValueError, with those we know, where it is no other."""
     kind = str(config.get("model_type"))
+    if kind in NEAR:
+        raise ValueError(f"config.json: model_type {kind!r} is not supported: {NEAR[kind]}")
     if kind not in FAMILIES:
         raise ValueError(f"config.json: model_type {kind!r} is of no known family; known: {', '.join(FAMILIES)}")
     return FAMILIES[kind]

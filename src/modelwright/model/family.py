@@ -27,23 +27,24 @@ class Name:
 
     `ours` is a module, whose `weight` and `bias` are meant alike, or a whole parameter; `theirs` its names in a file:
     the first that is there is read, all are written. `part` of `parts` says which piece, along the outputs, it is of a
-    tensor that holds several of ours; `turned`, that their matrix is (in, out); `row`, that their vector is (1, n). A
-    line with `gated` holds only for
-    feed-forwards that are, or are not, gated; one with `labelled` only for models that have, or have not, labels; one
-    with `each` only for labels of each such thing. With `stacked`, ours is a stack of matrices, of which each has a
-    name of its own in a file.
+    tensor that holds several of ours, one after the other or, `by_head`, so for each head; `turned`, that their matrix
+    is (in, out); `row`, that their vector is (1, n). A line with `gated` holds only for feed-forwards that are, or are
+    not, gated; one with `labelled` only for models that have, or have not, labels; one with `each` only for labels of
+    each such thing. With `stacked`, ours is a stack of matrices, of which each has a name of its own in a file.
     """
 
     ours: str
     theirs: tuple[str, ...]
     part: int = 0
     parts: int = 1
+    by_head: bool = False
     turned: bool = False
     row: bool = False
     gated: bool | None = None
     labelled: bool | None = None
     each: str | None = None
     stacked: bool = False
+    groups: int = 1  # how often the parts follow each other: the model's heads where they do so by head
 
     def pieces(self, parameter: Tensor) -> list[tuple[Name, Tensor]]:
         """What a file holds of a parameter: each matrix of a stack under its own name, all else as one."""
@@ -88,7 +89,7 @@ class Family:
             for stem, tail in ((ours, ""), (module, f".{leaf}"))[: 1 if name.stacked else 2]:
                 if found := re.fullmatch(pattern, stem):
                     theirs = tuple(their.format(*found.groups(), "{}") + tail for their in name.theirs)
-                    return replace(name, ours=ours, theirs=theirs)
+                    return replace(name, ours=ours, theirs=theirs, groups=cfg.heads if name.by_head else 1)
         raise ValueError(f"a {self.model_type} checkpoint has no place for the parameter {ours}")
 
     def apart(self, theirs: str, experts: int) -> list[tuple[str, int, int, int]]:

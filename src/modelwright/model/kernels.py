@@ -29,11 +29,16 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width) if from_one else torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = 1.0 + self.weight.float() if self.from_one else self.weight
-        if not torch.is_grad_enabled() and x.dtype == weight.dtype:
-            return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, self.eps)
+        weight = self.scale()
+        if not torch.is_grad_enabled() and torch.promote_types(x.dtype, weight.dtype) == weight.dtype:
+            return torch.nn.functional.rms_norm(x.to(weight.dtype), x.shape[-1:], weight, self.eps).to(x.dtype)
         y: Tensor = _RMSNorm.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
         return y
+
+    def scale(self) -> Tensor:
+        """w, and in float32 at least where it is kept as its distance from 1."""
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        return 1.0 + self.weight.to(wide) if self.from_one else self.weight
 
 
 class _RMSNorm(torch.autograd.Function):

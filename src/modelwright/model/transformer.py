@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelwright.model.attend import Apart, Mask, attend
+from modelwright.model.attend import FORBIDDEN, Apart, Mask, attend
 from modelwright.model.cache import Cache, Pair
 from modelwright.model.config import Config as Config
 from modelwright.model.config import Labels as Labels
@@ -115,10 +115,11 @@ class Turn:
     sin: Tensor
 
 
-def make_norm(cfg: Config, width: int | None = None) -> nn.Module:
-    width = cfg.width if width is None else width
-    if cfg.norm == "layer":
-        return nn.LayerNorm(width, eps=cfg.eps, bias=cfg.norm_bias)
+def make_norm(cfg: Config) -> nn.Module:
+    return nn.LayerNorm(cfg.width, eps=cfg.eps, bias=cfg.norm_bias) if cfg.norm == "layer" else rms(cfg, cfg.width)
+
+
+def rms(cfg: Config, width: int) -> RMSNorm:
     return RMSNorm(width, cfg.eps, from_one=cfg.norm == "rms_from_one")
 
 
@@ -133,8 +134,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=bias)
         self.v = nn.Linear(cfg.width, cfg.kv_heads * cfg.head, bias=bias)
         self.o = nn.Linear(cfg.heads * cfg.head, cfg.width, bias=cfg.attn_bias)
-        self.q_norm = make_norm(cfg, cfg.head) if cfg.qk_norm else None
-        self.k_norm = make_norm(cfg, cfg.head) if cfg.qk_norm else None
+        self.q_norm = rms(cfg, cfg.head) if cfg.qk_norm else None
+        self.k_norm = rms(cfg, cfg.head) if cfg.qk_norm else None
 
     def forward(self, x: Tensor, mask: Mask | Apart, turn: Turn | None, cache: Cache | Step | None) -> Tensor:
         q, k, v = (f(x).unflatten(-1, (-1, self.cfg.head)) for f in (self.q, self.k, self.v))  # (B, T, H or K, D)
@@ -285,7 +286,7 @@ class Stack(nn.Module):
         """x (B, T, C), pos (B or 1, T), segment (B, T) -> (B, T, C)."""
         rows = Rows(segment, isinstance(cache, Step), traffic)
         mask, memory_mask = self.masks(pos, segment, memory, cache)
-        near = self.near(mask, cache)
+        near = self.near(mask, pos, cache)
         turn, near_turn = self.turns(pos, compute_dtype(x))
         for layer, block in enumerate(self.blocks):
             here = (near, near_turn) if self.cfg.is_local(layer) else (mask, turn)
@@ -309,14 +310,20 @@ class Stack(nn.Module):
         mask = Mask(causal, T, k_pos.size(1), segment, k_segment, bias, pos.device)
         return mask, None if memory is None else Mask(False, T, memory.x.size(1), segment, memory.segment)
 
-    def near(self, mask: Mask | Apart, cache: Cache | Step | None) -> Mask | Apart:
+    def near(self, mask: Mask | Apart, pos: Tensor, cache: Cache | Step | None) -> Mask | Apart:
         """The same for layers that see a window alone."""
         if self.cfg.local is None:
             return mask
-        if isinstance(mask, Mask):
-            return replace(mask, window=self.cfg.local.window)
-        assert isinstance(cache, Step)
-        return self.apart(cache.own, True, self.cfg.local.window)
+        window = self.cfg.local.window
+        if isinstance(mask, Apart):
+            assert isinstance(cache, Step)
+            return self.apart(cache.own, True, window)
+        if cache is None or isinstance(cache, Step) or cache.segment is None:
+            return replace(mask, window=window)
+        # Padding may stand within a text here, so places tell other gaps than positions do.
+        gap = pos[:, None, :, None] - cache.pos[:, None, None, : cache.length]  # (B, 1, T, S)
+        beyond = torch.where(gap < window, 0.0, FORBIDDEN)
+        return replace(mask, bias=beyond if mask.bias is None else mask.bias + beyond)
 
     def apart(self, reading: Reading, own: bool, window: int | None = None) -> Apart:
         """Who may look at whom in many texts: at its own tokens so far, or at all of its source."""
@@ -586,7 +593,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
             if kind == "input":
                 p.chunk(4)[1].fill_(1.0)
         elif kind == "norm" or kind.endswith("_norm"):
-            p.fill_(0.0 if model.cfg.norm == "rms_from_one" else 1.0)
+            p.fill_(0.0 if getattr(model.get_submodule(name.rpartition(".")[0]), "from_one", False) else 1.0)
         elif kind in ("positions", "types", "relative", "proj") or (kind == "tokens" and model.cfg.tied):
             p.normal_(0.0, 0.02, generator=generator)
         elif kind == "tokens":

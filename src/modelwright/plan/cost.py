@@ -45,7 +45,7 @@ def parameters_by_layer(cfg: Config) -> dict[str, int]:
         lstm = cfg.layers * (block_matrices(cfg) + 4 * cfg.width)
         return {"recurrence": lstm, "norms": cfg.final_norm * norm_parameters(cfg)}
     norms = (1 if cfg.parallel else attentions(cfg) + 1) + (2 if cfg.part_norm else 0)
-    qk_norm = 2 * norm_parameters(cfg, cfg.head) if cfg.qk_norm else 0
+    qk_norm = 2 * cfg.head if cfg.qk_norm else 0
     return {
         "attention": cfg.layers * attentions(cfg) * attention_parameters(cfg),
         "feed-forward": cfg.layers * feed_forward_parameters(cfg)
@@ -131,9 +131,8 @@ def block_outputs(cfg: Config) -> int:
     return attentions(cfg) * attention_outputs(cfg) + feed_forward_outputs(cfg)
 
 
-def norm_parameters(cfg: Config, width: int | None = None) -> int:
-    each = cfg.width if width is None else width
-    return (1 + cfg.norm_bias) * each if cfg.norm == "layer" else each
+def norm_parameters(cfg: Config) -> int:
+    return (1 + cfg.norm_bias) * cfg.width if cfg.norm == "layer" else cfg.width
 
 
 def head_parameters(cfg: Config) -> int:

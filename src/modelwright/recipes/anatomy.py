@@ -11,7 +11,7 @@ from rich.text import Text
 
 from modelwright.adapt.open import Shape
 from modelwright.model.config import Config
-from modelwright.plan.cost import forward_flops, parameters, parameters_by_layer, parameters_by_part
+from modelwright.plan.cost import active_parameters, forward_flops, parameters, parameters_by_layer, parameters_by_part
 from modelwright.plan.memory import inference, rounded
 
 LACKING = ("heads", "kv_heads", "head_width", "feed_forward", "activation", "norm", "positions")  # by an LSTM
@@ -34,8 +34,13 @@ def tell(name: str, shape: Shape) -> dict[str, Any]:
     total = parameters(cfg)
     return {
         "model": name,
-        "shape": described(cfg) | {"family": shape.family},
-        "parameters": {"total": total, "adapter": shape.added, "parts": by_part(cfg)},
+        "shape": described(cfg) | {"family": shape.family, "source": shape.source},
+        "parameters": {
+            "total": total,
+            "active": active_parameters(cfg),
+            "adapter": shape.added,
+            "parts": by_part(cfg),
+        },
         "bytes": formats(cfg),
         "cache": cache(cfg),
         "flops": flops(cfg),
@@ -149,6 +154,8 @@ def pairs(rows: list[tuple[str, str]]) -> Table:
 
 def shape_rows(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "family", f"{said['family']}, {said['kind']}"
+    if said["source"]:
+        yield "source", said["source"]
     encoder = said.get("encoder")
     lacking = LACKING if said["kind"] == "LSTM" else ()
     for name in ("layers", "width", "heads", "kv_heads", "head_width", "feed_forward", "activation", "norm",
@@ -174,6 +181,8 @@ def parts(said: dict[str, Any]) -> Table:
         for name, n in counted["layers"].items():
             found.add_row(f"  {name}", f"{n:,}", f"{n / total:.1%}")
     found.add_row("total", f"{total:,}", "")
+    if said["active"] < total:
+        found.add_row("active, of a token", f"{said['active']:,}", f"{said['active'] / total:.1%}")
     if said["adapter"]:
         found.add_row("adapter, beside these", f"{said['adapter']:,}", f"{said['adapter'] / total:.1%}")
     return found

@@ -10,7 +10,7 @@ Left out: what a layer does between attention and output (probes, saliency, a le
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,10 +22,10 @@ from modelwright.adapt.open import Shape, open_model, shape
 from modelwright.infer.sample import settings
 from modelwright.infer.text import LanguageModel
 from modelwright.model.families import family_of_model
+from modelwright.model.presets import PRESETS
 from modelwright.recipes import anatomy, attended, candidates, heatmap, neighbours
 from modelwright.recipes.flags import parse
 
-PRESETS: Mapping[str, Any] = {}  # published shapes by name: a Config and where it is from
 DRAWS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
@@ -122,10 +122,14 @@ def refuse(o: Inspect) -> None:
 
 def shape_of(name: str) -> Shape:
     """The shape of a preset, or of what lies in a directory or on the hub. No weights are read."""
-    if name in PRESETS:
-        cfg = PRESETS[name].config
-        return Shape(cfg, family_of_model(cfg).model_type)
-    return shape(name)
+    if name not in PRESETS:
+        return shape(name)
+    preset = PRESETS[name]
+    try:
+        family = family_of_model(preset.config).model_type
+    except ValueError:
+        family = "none that is known"
+    return Shape(preset.config, family, source=f"{preset.source}; published: {preset.published:,.0f} parameters")
 
 
 def opened(name: str) -> LanguageModel:
