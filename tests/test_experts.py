@@ -340,7 +340,9 @@ def test_the_shapes_of_the_papers() -> None:
     assert span.encoder is not None
     assert span.encoder.experts == said
     for objective, arch in (("masked", "switch"), ("span", "mixtral")):
-        with pytest.raises(ValueError, match=f"--arch {arch} is .*: choose another --objective than {objective}"):
+        with pytest.raises(
+            ValueError, match=f"--arch {arch} is of --objective causal.*, and --objective {objective} takes "
+        ):
             build(objective, 600, 64, 4, ByHand(arch=arch), 64)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="say --arch switch or --arch mixtral beside it"):
         ByHand(experts=4)

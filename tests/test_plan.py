@@ -4,6 +4,7 @@ import contextlib
 import math
 import re
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from modelwright.model.checkpoint import blank
 from modelwright.model.families import family_of_model
 from modelwright.model.transformer import Config, Local, Relative, Rope, Transformer
 from modelwright.plan import cost, memory, size
+from modelwright.plan.arch import STYLES
 from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time, row_lengths, shape
 
 OBJECTIVES: list[size.Objective] = ["causal", "masked", "span", "denoise"]
@@ -342,7 +344,7 @@ def test_hands_that_contradict_the_size_or_each_other() -> None:
         ({"matrix_rate": math.nan}, "--matrix-rate must be above 0, not nan"),
         ({"batch": 0}, "--batch must be at least 1, not 0"),
         ({"tokens": 0}, "--tokens must be at least 1, not 0"),
-        ({"steps": 0}, "--steps must be at least 1, not 0"),
+        ({"steps": -1}, "--steps must be at least 0, not -1"),
         ({"warmup": -1}, "--warmup must be at least 0, not -1"),
     ],
     ids=lambda said: next(iter(said)) if isinstance(said, dict) else "",
@@ -470,3 +472,32 @@ def test_a_run_that_goes_on_from_a_model_is_gentler_and_as_large_as_its_steps() 
     assert plan.batch == pytest.approx(0.2920 * plan.flops**0.3271, rel=0.02)
     said = decide("causal", 50257, 1e12, hand=ByHand(steps=100, rate=0.5, context=2048, batch=4096), config=gpt2)
     assert (said.length, said.batch, said.rate) == (1024, 4096, 0.5)
+
+
+# -- architectures ----------------------------------------------------------------------------------------
+
+HELD_BY = {"switch": {"causal": "modelwright-experts", "span": "switch_transformers"}, "transformer": "marian",
+           "gemma3": "gemma3_text", "lstm": "modelwright-lstm"}  # fmt: skip
+MADE = [(objective, arch) for objective, styles in STYLES.items() for arch in styles]
+
+
+@pytest.mark.parametrize(("objective", "arch"), MADE)
+def test_each_architecture_is_made_to_size_and_kept_as_the_family_it_is_named_after(objective: Any, arch: Any) -> None:
+    cfg = shape(objective, 1000, 2_000_000, ByHand(arch=arch))
+    held = HELD_BY.get(arch, arch)
+    assert family_of_model(cfg).model_type == (held[objective] if isinstance(held, dict) else held)
+    counted = cost.parameters(cfg)
+    assert counted == sum(p.numel() for p in blank(cfg).parameters())
+    assert abs(counted / 2_000_000 - 1) < 0.05
+
+
+def test_a_window_is_shorter_than_the_context_it_is_made_for() -> None:
+    mistral, gemma = (shape("causal", 1000, 2_000_000, ByHand(arch=arch, context=64)) for arch in ("mistral", "gemma3"))
+    assert mistral.local == Local(32)
+    assert gemma.local == Local(16, (0, 1, 2, 3, 4, *range(6, gemma.layers)), Rope(10_000.0))
+
+
+def test_no_steps_are_a_plan_too() -> None:
+    found = decide("span", 1000, 1e11, parameters=500_000, hand=ByHand(steps=0, arch="transformer"))
+    assert (found.steps, found.tokens, found.seconds) == (0, 0, 0.0)
+    assert found.rate == 0.006

@@ -255,7 +255,7 @@ def test_what_an_lstm_has_not_is_refused_in_a_sentence(tmp_path: Path, capsys: p
     with pytest.raises(ValueError, match="this model is an LSTM: tune it in full"):
         add_lora(make(), LoRA(targets=("q",)), torch.Generator())
     said = {
-        "--objective masked": "reads from left to right: --objective masked needs a Transformer",
+        "--objective masked": "--arch lstm is of --objective causal, and --objective masked takes bert, distilbert",
         "--heads 4 --ffn 8": "leave out --heads, --ffn",
         "--init somewhere": "--init goes on from a model as it is: leave out --arch",
     }

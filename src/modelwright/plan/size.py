@@ -13,14 +13,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from modelwright.model.recurrent_families import lstm
-from modelwright.model.transformer import Config, Relative, Rope, Routing
+from modelwright.model.config import Config
 from modelwright.plan import cost, memory
-
-Objective = Literal["causal", "masked", "span", "denoise"]
-Arch = Literal["lstm", "switch", "mixtral"]  # in the place of the Transformer that an objective is known from
+from modelwright.plan.arch import Arch as Arch
+from modelwright.plan.arch import ByHand as ByHand
+from modelwright.plan.arch import Objective as Objective
+from modelwright.plan.arch import best_ffn, best_heads, build, ffn_step, round_to
 
 CHINCHILLA = 20.0  # tokens a parameter (Hoffmann et al. 2022, table 3)
 MASKED = 0.15  # share of tokens that BERT predicts, and that T5 cuts out (Devlin et al. 2019; Raffel et al. 2020)
@@ -28,8 +28,6 @@ ON = 0.5  # of the rates, where training goes on from a model: ours
 SPAN = 3  # mean length of T5's cuts (Raffel et al. 2020, table 7)
 MUON_RATE = 0.02  # for updates scaled by max(1, rows / columns)^0.5 (Jordan et al. 2024): one rate for all sizes
 HELD = 1 << 14  # tokens worked on at once where no memory limit is given
-EXPERTS = 8  # of a layer (Jiang et al. 2024; the smallest of Fedus et al. 2021's models)
-LEAST = {"warmup": 0, "context": 3}  # that can be said by hand, of all else 1; a row has marks on either side of a text
 
 # -- words to numbers ------------------------------------------------------------------------------------
 
@@ -71,43 +69,6 @@ def _scaled(found: re.Match[str] | None, units: dict[str, int], trouble: str) ->
 
 
 # -- the plan --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ByHand:
-    """What the user has said; None is for the dial to derive.
-
-    Raises ValueError naming the flag whose number is too small to mean anything.
-    """
-
-    arch: Arch | None = None
-    width: int | None = None
-    layers: int | None = None
-    heads: int | None = None
-    kv_heads: int | None = None
-    ffn: int | None = None
-    context: int | None = None
-    rate: float | None = None
-    matrix_rate: float | None = None
-    batch: int | None = None  # tokens per step
-    accumulate: int | None = None  # micro-batches in one step
-    tokens: int | None = None
-    steps: int | None = None
-    warmup: int | None = None
-    experts: int | None = None  # of each layer that has any
-
-    def __post_init__(self) -> None:
-        for name, said in vars(self).items():
-            flag, least = "--" + name.replace("_", "-"), LEAST.get(name, 1)
-            if said is None or name == "arch":
-                continue
-            if name in ("rate", "matrix_rate"):
-                if not 0 < said < math.inf:
-                    raise ValueError(f"{flag} must be above 0, not {said}")
-            elif not said >= least:
-                raise ValueError(f"{flag} must be at least {least}, not {said}")
-        if self.experts is not None and self.arch not in ("switch", "mixtral"):
-            raise ValueError("--experts is of a mixture: say --arch switch or --arch mixtral beside it")
 
 
 @dataclass(frozen=True)
@@ -190,7 +151,7 @@ def decide(
     fitting = micro_batches(wished, row, bytes_free, lambda held: bytes_of(rows=held).total)
     accumulate = hand.accumulate or fitting
     rows = accumulate * math.ceil(wished / accumulate)
-    steps = hand.steps or max(1, int(tokens / (rows * row)))
+    steps = max(1, int(tokens / (rows * row))) if hand.steps is None else hand.steps
     flops = steps * rows * per_row
     return Plan(
         objective=objective,
@@ -202,7 +163,7 @@ def decide(
         accumulate=accumulate,
         steps=steps,
         warmup=warmup_steps(steps) if hand.warmup is None else hand.warmup,
-        rate=hand.rate or gentle * best_rate(flops),
+        rate=hand.rate or gentle * best_rate(max(1, steps) * rows * per_row),
         matrix_rate=hand.matrix_rate or gentle * MUON_RATE,
         flops=flops,
         seconds=flops / speed,
@@ -358,7 +319,8 @@ def candidates(objective: Objective, vocab: int, parameters: int, hand: ByHand, 
         at = bisect.bisect(grid, parameters, key=sizes)
         for width in grid[max(0, at - 2) : at + 2]:
             cfg = make(width, layers)
-            yield cfg if hand.ffn else make(width, layers, fill_ffn(cfg, make(width, layers, 2 * cfg.ffn), parameters))
+            fixed = hand.ffn or hand.arch == "bloom"
+            yield cfg if fixed else make(width, layers, fill_ffn(cfg, make(width, layers, 2 * cfg.ffn), parameters))
         if len(grid) > 1 and grid[min(at, len(grid) - 1)] < thin * layers:
             return  # deeper ones would be threads
 
@@ -392,91 +354,6 @@ def best_aspect(parameters: float) -> float:
     return 32.0 * math.pow(2.0, turns)
 
 
-def best_ffn(width: int, gated: bool) -> float:
-    """4 C; gated, 8/3 C, which costs the same (Shazeer 2020)."""
-    return 8 / 3 * width if gated else 4 * width
-
-
-def best_heads(width: int) -> int:
-    """Heads 64 wide, as in GPT-2, BERT and T5; 32 below a width of 512, so that tiny models have several."""
-    return max(1, width // (64 if width >= 512 else 32))
-
-
-def ffn_step(width: int) -> int:
-    """Feed-forward widths are multiples of 64, or 32 in tiny models: what matrix units take whole."""
-    return 64 if width >= 512 else 32
-
-
-def round_to(number: float, step: int) -> int:
-    return max(step, step * round(number / step))
-
-
 def best_context(parameters: float) -> int:
     """256 tokens below 20M parameters, 512 below 200M, 1024 above."""
     return 256 if parameters < 20e6 else 512 if parameters < 200e6 else 1024
-
-
-def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHand, context: int) -> Config:
-    """The Config of the family that the objective is known from: Llama, BERT, T5 v1.1, or BART; or of `hand.arch`.
-
-    Raises ValueError where heads do not divide the width, for what an LSTM has not, and where no family has experts.
-    """
-    if hand.arch == "lstm":
-        check_lstm(objective, hand)
-        return lstm(vocab, width, layers, context)
-    heads = hand.heads or best_heads(width)
-    if width % heads:
-        raise ValueError(f"{heads} heads do not divide a width of {width}: choose a divisor of {width}")
-    gated = objective == "causal" or (objective == "span" and hand.arch != "switch")
-    llama = Config(
-        vocab=vocab,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=hand.kv_heads or heads,
-        head=width // heads,
-        ffn=hand.ffn or round_to(best_ffn(width, gated), ffn_step(width)),
-        context=context,
-        rope=Rope(),
-        experts=routing(objective, layers, hand),
-    )
-    if objective == "causal":
-        return llama
-    if objective == "masked":
-        return replace(llama, causal=False, pre_norm=False, norm="layer", eps=1e-12, final_norm=False,
-                       act="gelu", gated=False, attn_bias=True, ffn_bias=True, rope=None, learned=True, types=2,
-                       embed_norm=True, head_transform=True, head_bias=True)  # fmt: skip
-    if objective == "denoise":
-        tower = replace(llama, pre_norm=False, norm="layer", eps=1e-5, final_norm=False, act="gelu", gated=False,
-                        attn_bias=True, ffn_bias=True, rope=None, learned=True, offset=2, embed_norm=True)  # fmt: skip
-        return replace(tower, encoder=replace(tower, causal=False))
-    tower = replace(llama, eps=1e-6, act="gelu_tanh", rope=None, relative=Relative(), attn_scale=1.0, tied=False)
-    if not gated:  # as Switch's own, whose files know but one embedding for all
-        tower = replace(tower, act="relu", gated=False, tied=True, scale_logits=width**-0.5)
-    return replace(tower, encoder=replace(tower, causal=False))
-
-
-def routing(objective: Objective, layers: int, hand: ByHand) -> Routing | None:
-    """Mixtral: two of the experts in every layer. Switch: one, in every other layer, as Fedus et al. 2021 have it, with
-    their capacity factor, jitter and coefficient of balance (sections 2.2 and 3.1, table 11)."""
-    if hand.arch not in ("switch", "mixtral"):
-        return None
-    if objective not in (("causal", "span") if hand.arch == "switch" else ("causal",)):
-        known = "a decoder or an encoder-decoder" if hand.arch == "switch" else "a decoder"
-        raise ValueError(f"--arch {hand.arch} is {known}: choose another --objective than {objective}")
-    count = hand.experts or EXPERTS
-    if hand.arch == "mixtral":
-        return Routing(count, top=2, normalised=True)
-    every_other = tuple(range(1, layers, 2)) or None  # a single layer has them
-    return Routing(count, layers=every_other, capacity_factor=1.25, jitter=0.01)
-
-
-def check_lstm(objective: Objective, hand: ByHand) -> None:
-    """Raises ValueError for an objective that is not an LSTM's, and for parts of a Transformer."""
-    if objective != "causal":
-        raise ValueError(
-            f"an LSTM reads from left to right: --objective {objective} needs a Transformer, leave out --arch"
-        )
-    parts = {"--heads": hand.heads, "--kv-heads": hand.kv_heads, "--ffn": hand.ffn}
-    if said := [flag for flag, value in parts.items() if value is not None]:
-        raise ValueError(f"an LSTM has no attention and no feed-forward layers: leave out {', '.join(said)}")

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 from modelwright.data import documents
 from modelwright.data.pack import Objective
 from modelwright.data.tokenizer import Kind
+from modelwright.plan.arch import Arch, ByHand, check_lstm, named
 from modelwright.plan.memory import Optimizer, Precision
-from modelwright.plan.size import Arch, ByHand, Plan, check_lstm, parse_count, parse_time
+from modelwright.plan.size import Plan, parse_count, parse_time
 from modelwright.recipes.run import free
 from modelwright.recipes.watch import write_whole
 
@@ -51,8 +52,9 @@ class Pretrain:
     """causal: a decoder that predicts the next token; masked: an encoder; span: an encoder-decoder that
     fills gaps, as T5; denoise: one that writes a text again of which it saw only parts, as BART."""
     arch: Arch | None = None
-    """lstm: an LSTM in the place of the decoder (causal alone), the baseline that came before the Transformer. switch:
-    experts in every other layer, of which a token passes one; mixtral: in every layer, two."""
+    """By name; without a word llama (causal), bert (masked), t5 (span) or bart (denoise). lstm: what came before the
+    Transformer; switch: experts in every other layer, of which a token passes one; mixtral: in every layer, two;
+    transformer (span, denoise): the first one. The others are as the models they are named after."""
     experts: int | None = None
     """In each layer that has any; 8 without a word. All count for `--size`."""
     size: str | None = None
@@ -141,8 +143,8 @@ def check(args: Pretrain) -> Pretrain:
         parse_count(args.size)
     if args.time is not None:
         parse_time(args.time)
-    if args.arch == "lstm":
-        check_lstm(args.objective, ByHand(heads=args.heads, kv_heads=args.kv_heads, ffn=args.ffn))
+    if args.arch is not None and named(args.objective, args.arch) == "lstm":
+        check_lstm(ByHand(heads=args.heads, kv_heads=args.kv_heads, ffn=args.ffn))
     if args.tokenizer is not None and (args.kind is not None or args.vocab is not None):
         raise ValueError("--kind and --vocab are of a tokenizer that is learned: leave them out beside --tokenizer")
     if args.whole and args.objective != "causal":

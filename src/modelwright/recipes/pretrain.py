@@ -38,6 +38,7 @@ from modelwright.data.tokenizer import Kind, Tokenizer, train
 from modelwright.hub.open import LanguageModel, save
 from modelwright.infer.packed import available_memory
 from modelwright.losses.language import language_model, weigh
+from modelwright.model.families import family_of_model
 from modelwright.model.transformer import Transformer, initialise
 from modelwright.plan import cost
 from modelwright.plan.memory import Precision
@@ -114,6 +115,7 @@ def make_plan(
         bytes_free=int(min(0.9 * available_memory(), sys.maxsize)),
         config=None if begun is None else begun.model.cfg,
     )
+    family_of_model(found.config)  # what no checkpoint can hold is not trained
     if args.dropout is None:
         return found
     encoder = found.config.encoder and dataclasses.replace(found.config.encoder, dropout=args.dropout)
@@ -130,7 +132,7 @@ def choose_precision(said: Precision | None) -> tuple[Precision, float]:
 
 def timed(args: Pretrain, found: Plan, loader: Loader, precision: Precision, begun: LanguageModel | None) -> Plan:
     """The same plan with as many steps as really fit into the time: a few are made on a model that is thrown away."""
-    if not args.time or args.steps:
+    if not args.time or args.steps is not None:
         return found
     model, optimizer = make_model(args, found, begun)
     marks = [time.perf_counter()]
@@ -269,6 +271,8 @@ def pretrain(args: Pretrain, screen: Screen) -> dict[str, Any]:
             watch=watch,
             weigh=weigh,
         )
+    if not found.steps:
+        run.tested = held_out(model, held, precision)
     # 6. a model directory
     generation = kept_generation(directory / "tokenizer") or ids(tokenizer, found)
     save(LanguageModel(model.eval(), tokenizer, generation), directory / "model", overwrite=True)
