@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Architectures compared at equal text and minutes. Usage: run.sh before|objectives|experts|plots [MINUTES]
+#   before      an LSTM against a Transformer of its size: the loss by how much of a text was read
+#   objectives  a decoder, an encoder and an encoder-decoder of one size, each tuned on four tasks
+#   experts     a mixture of experts against the dense model of its FLOPs, for the same steps
+# MODELWRIGHT_DATA names the folder of the data. What is written stands in runs/architectures.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd); cd "$here/../.."
+out=runs/architectures; part=$1; time=${2:-10}min
+export MODELWRIGHT_DATA
+[ -e $out/text/train.jsonl ] || python "$here/text.py" $out/text
+common=($out/text/train.jsonl --time "$time" --context 512)
+
+if [ "$part" = before ]; then
+  [ -e $out/bpe ] || modelwright tokenizer $out/text/train.jsonl --vocab 4096 --output $out/bpe
+  for arch in llama lstm; do
+    modelwright pretrain "${common[@]}" --arch $arch --tokenizer $out/bpe --size 2M --output $out/before/$arch
+    modelwright evaluate $out/before/$arch/model --text $out/text/test.jsonl --by-position --output $out/before/$arch/positions
+  done
+fi
+
+if [ "$part" = objectives ]; then
+  for objective in causal masked span; do
+    modelwright pretrain "${common[@]}" --objective $objective --vocab 4096 --size 2M --output $out/objectives/$objective
+  done
+  for task in sst2 wnut17 dialogsum xquad; do
+    for objective in causal masked span; do
+      [ "$task $objective" = "dialogsum masked" ] && continue  # an encoder writes nothing
+      made=$out/objectives/$objective-$task
+      modelwright tune $out/objectives/$objective/model --task "$here/tasks/$task.yaml" --method full --optimizer muon --rate 0.001 --matrix-rate 0.007 --epochs 30 --time "$time" --truncated 1 --overlap 0.2 --output "$made"
+      modelwright evaluate "$made/model" --task "$here/tasks/$task.yaml" --part decide --output "$made/decide"
+    done
+  done
+fi
+
+if [ "$part" = experts ]; then
+  [ -e $out/bpe ] || modelwright tokenizer $out/text/train.jsonl --vocab 4096 --output $out/bpe
+  shape=(--tokenizer $out/bpe --width 128 --layers 4 --heads 4 --ffn 512 --batch 8192)
+  modelwright pretrain "${common[@]}" "${shape[@]}" --arch llama --output $out/experts/dense
+  steps=$(python -c "import json; print(json.load(open('$out/experts/dense/plan.json'))['predicted']['steps'])")
+  modelwright pretrain $out/text/train.jsonl --context 512 "${shape[@]}" --arch switch --experts 8 --steps "$steps" --output $out/experts/switch
+  for name in dense switch; do
+    modelwright evaluate $out/experts/$name/model --text $out/text/test.jsonl --output $out/experts/$name/test
+  done
+fi
+
+if [ "$part" = plots ]; then python "$here/plot.py" $out docs; fi

@@ -1,0 +1,62 @@
+"""The text that every model here reads: public, of several kinds, without a task's label, summary or answer.
+
+python text.py OUT      reads $MODELWRIGHT_DATA; writes OUT/train.jsonl, and OUT/test.jsonl of long documents kept apart
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+APART = 12  # of articles and pages, each so-and-so-many-th is tested on
+LINES = 40  # of an article that are read as one document
+
+
+def dialogues(data: Path) -> Iterator[str]:
+    for line in (data / "dialogsum/train.jsonl").read_text("utf-8").splitlines():
+        yield json.loads(line)["dialogue"]
+
+
+def sentences(data: Path) -> Iterator[str]:
+    for line in (data / "sst2/train.tsv").read_text("utf-8").splitlines():
+        yield line.split("\t")[0]
+    words: list[str] = []
+    for line in [*(data / "wnut17/train.conll").read_text("utf-8").splitlines(), ""]:
+        if word := line.split("\t")[0].strip():
+            words.append(word)
+        elif words:
+            yield " ".join(words)
+            words = []
+
+
+def stories(data: Path) -> Iterator[str]:
+    yield from (data / "tinystories-sample/train.txt").read_text("utf-8").split("<|endoftext|>")
+
+
+def long_ones(data: Path) -> Iterator[str]:
+    for name in ("wikitext-2/valid.txt", "web-c4-demo/wiki.txt", "tinyshakespeare/train.txt"):
+        if (data / name).exists():
+            lines = (data / name).read_text("utf-8").split("\n")
+            yield from ("\n".join(lines[i : i + LINES]) for i in range(0, len(lines), LINES))
+    for line in (data / "web-c4-demo/c4.jsonl").read_text("utf-8").splitlines():
+        yield json.loads(line)["text"]
+
+
+def main() -> None:
+    data, out = Path(os.environ["MODELWRIGHT_DATA"]), Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    articles = [text for text in long_ones(data) if text.strip()]
+    kept = articles[::APART]
+    read = [text for text in [*dialogues(data), *sentences(data), *stories(data)] if text.strip()]
+    read += [text for i, text in enumerate(articles) if i % APART]
+    for name, texts in (("train", read), ("test", kept)):
+        (out / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": text.strip()}) + "\n" for text in texts), "utf-8"
+        )
+        print(f"{name}: {len(texts):,} documents, {sum(map(len, texts)) / 1e6:.1f} million characters")
+
+
+main()
