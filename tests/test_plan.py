@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from modelwright.data import pack
+from modelwright.infer.packed import cache_dtype
 from modelwright.model.cache import Cache
 from modelwright.model.checkpoint import blank
 from modelwright.model.families import family_of_model
@@ -248,6 +249,9 @@ def test_inference_memory_is_that_of_the_cache() -> None:
     assert told.total == told.cache + 2 * cost.parameters(cfg)
     span = shape("span", 500, 300_000)
     assert memory.inference(span, 1, 20, 100).cache == 2 * span.layers * span.width * 120 * 4
+    lstm = blank(shape("causal", 500, 300_000, ByHand(arch="lstm"))).bfloat16()
+    kept = Cache(lstm.cfg, batch=3, length=20, dtype=cache_dtype(lstm))
+    assert memory.inference(lstm.cfg, 3, 20, number=2).cache == sum(t.nbytes for t in [*kept.k, *kept.v])
 
 
 # -- the dial: words

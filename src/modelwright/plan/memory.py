@@ -183,7 +183,8 @@ def logits(cfg: Config, predictions: int, number: int) -> int:
 def inference(cfg: Config, rows: int, length: int, source: int = 0, *, number: int = 4) -> InferenceMemory:
     """Memory of generating with a cache of `length` tokens in each of `rows` rows, at `number` bytes a number."""
     slots = length + (source if cfg.encoder else 0)
-    cache = 2 * cfg.layers * cfg.kv_heads * cfg.head * slots * rows * number
+    kept = 4 if cfg.recurrent else number  # what an LSTM keeps is never rounded
+    cache = 2 * cfg.layers * cfg.kv_heads * cfg.head * slots * rows * kept
     return InferenceMemory(weights=number * parameters(cfg), cache=cache)
 
 
