@@ -21,6 +21,7 @@ from torch import Tensor
 
 import tiny
 from modelwright.model import checkpoint
+from modelwright.model.families import FAMILIES
 from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
 
 CFG = Config(vocab=61, width=24, layers=2, heads=6, kv_heads=3, head=4, ffn=40, context=96, rope=Rope(), eps=1e-6)
@@ -479,3 +480,16 @@ def test_a_bias_under_two_names_must_be_one(tmp_path: Path) -> None:
     assert torch.equal(checkpoint.load(tmp_path).head.proj.bias, bias)
     rewrite(tmp_path, lambda tensors: tensors | {names[0]: bias + 1})
     assert sentence(tmp_path).endswith(f"1 held twice and not alike ({names[1]} and {names[0]})")
+
+
+def test_a_saved_marian_pads_with_what_its_writer_says(tmp_path: Path) -> None:
+    said = {"vocab_size": 40, "d_model": 16, "max_position_embeddings": 32} | {
+        f"{tower}_{size}": n
+        for tower in ("encoder", "decoder")
+        for size, n in {"layers": 1, "attention_heads": 2, "ffn_dim": 16}.items()
+    }
+    model = Transformer(FAMILIES["marian"].read({"model_type": "marian", **said}))
+    checkpoint.save(model, tmp_path / "said", extra={"pad_token_id": 39})
+    checkpoint.save(model, tmp_path / "unsaid")
+    pads = [json.loads((tmp_path / name / "config.json").read_text())["pad_token_id"] for name in ("said", "unsaid")]
+    assert pads == [39, 0]

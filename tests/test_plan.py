@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from modelwright.data import pack
+from modelwright.infer.packed import cache_dtype
 from modelwright.model.cache import Cache
 from modelwright.model.checkpoint import blank
 from modelwright.model.families import family_of_model
@@ -181,9 +182,31 @@ def test_flops_per_token_by_hand() -> None:
 def test_activations_are_what_autograd_keeps(
     objective: size.Objective, context: int, precision: memory.Precision
 ) -> None:
-    b = 3 if context < 1000 else 1
     cfg = shape(objective, 2000, 1_000_000, ByHand(context=context))
-    length, source = row_lengths(objective, context)
+    told, kept = told_and_kept(cfg, 3 if context < 1000 else 1, *row_lengths(objective, context), precision)
+    assert told == pytest.approx(kept, rel=0.04)
+
+
+PARTS = {"norm": "rms_from_one", "part_norm": True, "qk_norm": True, "local": Local(64, (0, 1), Rope(500.0))}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("length", [200, 1100])
+@pytest.mark.parametrize(
+    "parts", [PARTS, {"parallel": True}, {"rope": None, "alibi": True}], ids=lambda said: [*said][-1]
+)
+def test_activations_of_other_parts_are_what_autograd_keeps(
+    parts: dict[str, Any], length: int, precision: memory.Precision
+) -> None:
+    cfg = replace(shape("causal", 500, 400_000, ByHand(context=length, layers=4)), **parts)
+    told, kept = told_and_kept(cfg, 2, length, 0, precision)
+    one = 4 * 2 * length * length  # in float32 the mask that all layers of a kind share; what counts one is `masks`
+    masks = one * (parts == PARTS or cfg.heads * cfg.alibi) if length > 1024 and precision == "fp32" else 0
+    assert told + masks == pytest.approx(kept, rel=0.06)
+
+
+def told_and_kept(cfg: Config, b: int, length: int, source: int, precision: memory.Precision) -> tuple[int, int]:
+    """Bytes of the activations as they are planned, with the narrow copies of weights, and as autograd keeps them."""
     tokens, read = rows(cfg, b, length, source)
     model = Transformer(cfg)
     kept = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}
@@ -198,8 +221,7 @@ def test_activations_are_what_autograd_keeps(
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), mixed:
         model(tokens, tokens, segment=torch.ones_like(tokens), source=read)
     told = memory.training(cfg, b, length, source, precision=precision)
-    copies = told.weights - 4 * cost.parameters(cfg)
-    assert told.activations + copies == pytest.approx(sum(kept.values()), rel=0.04)
+    return told.activations + told.weights - 4 * cost.parameters(cfg), sum(kept.values())
 
 
 def test_memory_by_part() -> None:
@@ -228,6 +250,9 @@ def test_inference_memory_is_that_of_the_cache() -> None:
     assert told.total == told.cache + 2 * cost.parameters(cfg)
     span = shape("span", 500, 300_000)
     assert memory.inference(span, 1, 20, 100).cache == 2 * span.layers * span.width * 120 * 4
+    lstm = blank(shape("causal", 500, 300_000, ByHand(arch="lstm"))).bfloat16()
+    kept = Cache(lstm.cfg, batch=3, length=20, dtype=cache_dtype(lstm))
+    assert memory.inference(lstm.cfg, 3, 20, number=2).cache == sum(t.nbytes for t in [*kept.k, *kept.v])
 
 
 # -- the dial: words

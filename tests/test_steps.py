@@ -189,3 +189,6 @@ def test_a_setting_that_came_later_leaves_the_steps_of_before_what_they_were() -
     assert settings(Pretrain())["dropout"] == settings(Pretrain(dropout=0.0))["dropout"] == 0.0
     assert "init" not in settings(Pretrain())
     assert settings(Pretrain(init="m")) == settings(Pretrain()) | {"init": "m"}
+    assert not {"arch", "experts"} & set(settings(Pretrain()))
+    mixture = settings(Pretrain(arch="switch", experts=4))
+    assert mixture == settings(Pretrain()) | {"arch": "switch", "experts": 4}

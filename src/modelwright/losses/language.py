@@ -1,4 +1,4 @@
-"""The three pretraining objectives share one loss: the batch says what is to be predicted, and where.
+"""The pretraining objectives share one loss: the batch says what is to be predicted, and where.
 
 Letters: B batch, T tokens of a row.
 """

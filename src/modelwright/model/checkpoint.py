@@ -119,7 +119,7 @@ def write(
     family = family_of_model(model.cfg)
     dtype = str(model.embed.tokens.weight.dtype).removeprefix("torch.")
     described = family.write(model.cfg) | {"dtype": dtype, "torch_dtype": dtype}
-    write_json(directory / CONFIG, {**(extra or {}), **described})
+    write_json(directory / CONFIG, {**family.unsaid, **(extra or {}), **described})
     _write_weights(directory, _outgoing(model, family), shard_bytes)
 
 

@@ -11,7 +11,7 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -62,7 +62,7 @@ class Family:
     another tensor and must equal it, `aside` are weights of parts that the Transformer does not have; `zeros` are
     numbers for each token of the vocabulary, (1, V), which are 0 in every release. `fused`: stacks of a layer's
     experts, each (E, outputs, inputs) and made of several side by side, and the names of these, with `{}` for the
-    number of an expert.
+    number of an expert. `unsaid`: what a config.json says where whoever writes it says nothing else.
     """
 
     model_type: str
@@ -76,6 +76,7 @@ class Family:
     aside: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    unsaid: Mapping[str, Any] = field(default_factory=dict)
 
     def place(self, ours: str, cfg: Config) -> Name:
         """Where the parameter `ours` of a model of `cfg` stands in a file: its line, with `{}` filled in."""

@@ -287,7 +287,6 @@ def _write_marian(cfg: Config) -> dict[str, Any]:
         "model_type": "marian",
         "architectures": ["MarianMTModel"],
         "static_position_embeddings": True,
-        "pad_token_id": 0,  # what is taken where nothing is said lies beyond a small vocabulary
     }
 
 
@@ -306,4 +305,5 @@ MARIAN = Family(
     ),
     buffers=(r"model\.(encoder|decoder)\.embed_positions\.weight",),
     copies=BART.copies,
+    unsaid={"pad_token_id": 0},  # what transformers takes lies beyond a small vocabulary
 )

@@ -106,7 +106,8 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
     """
     if cfg.recurrent:
         return recurrent(cfg, length, number)
-    norms = (3 if cfg.encoder else 2) * 4 * cfg.width
+    norms = (1 if cfg.parallel else 3 if cfg.encoder else 2) * 4 * cfg.width
+    norms += number * (2 * cfg.part_norm * cfg.width + cfg.qk_norm * (cfg.heads + cfg.kv_heads) * cfg.head)
     # A pre-norm model narrows a norm's output once for all products that read it; else each makes its own copy.
     copies = (4 + cfg.gated if number < 4 and not cfg.pre_norm else 2) + (1 if cfg.encoder else 0)
     hidden = (
@@ -119,7 +120,7 @@ def activations(cfg: Config, length: int, source: int, number: int) -> int:
         memory = 2 * number * cfg.width if number < 4 else 0  # the encoder's output, narrowed for keys and for values
         block += attention(cfg, length, source, number) + source * memory
     # PyTorch's kernel keeps the mask: in float32 the one that all layers share, else each layer's attention its own.
-    seen = (0 if cfg.relative else length, source)
+    seen = (0 if cfg.relative or cfg.alibi else length, source)  # a bias holds the mask: see `masks`
     mask = 4 * length * sum(keys for keys in seen if keys > LONG) if number == 4 else 0
     last_norm = length * (4 + number) * cfg.width
     return cfg.layers * block + experts(cfg, length, number) + mask + last_norm
@@ -155,7 +156,8 @@ def masks(cfg: Config, rows: int, length: int, number: int) -> int:
     if cfg.alibi:
         return cfg.heads * length * length * (rows * number + 4)
     if not cfg.relative:
-        return rows * number * length * length
+        kinds = 2 if cfg.local and cfg.local.layers is not None else 1  # of layers that see all, and that see a window
+        return kinds * rows * number * length * length
     return cfg.heads * length * length * (rows * number + 3 * 4)
 
 
@@ -165,7 +167,7 @@ def attention(cfg: Config, length: int, keys: int, number: int, *, biased: bool 
     if (
         keys > LONG and not biased
     ):  # PyTorch's kernel: in place of probabilities, a number for each query and head, and a narrow mask
-        mask = number * length * keys if number < 4 else 0
+        mask = number * length * keys * (cfg.heads if cfg.alibi else 1) if number < 4 else 0
         return number * (2 * length * heads + 2 * keys * cfg.kv_heads * cfg.head) + 4 * length * cfg.heads + mask
     causal = cfg.causal and keys == length
     seen = sum(min(BLOCK, length - i) * (min(i + BLOCK, length) if causal else keys) for i in range(0, length, BLOCK))
@@ -181,7 +183,8 @@ def logits(cfg: Config, predictions: int, number: int) -> int:
 def inference(cfg: Config, rows: int, length: int, source: int = 0, *, number: int = 4) -> InferenceMemory:
     """Memory of generating with a cache of `length` tokens in each of `rows` rows, at `number` bytes a number."""
     slots = length + (source if cfg.encoder else 0)
-    cache = 2 * cfg.layers * cfg.kv_heads * cfg.head * slots * rows * number
+    kept = 4 if cfg.recurrent else number  # what an LSTM keeps is never rounded
+    cache = 2 * cfg.layers * cfg.kv_heads * cfg.head * slots * rows * kept
     return InferenceMemory(weights=number * parameters(cfg), cache=cache)
 
 

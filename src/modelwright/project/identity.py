@@ -177,7 +177,10 @@ def examples_digest(examples: Sequence[Example]) -> str:
 
 
 # Settings that came later: without a word, a step is what it was before them.
-LATER: dict[type, dict[str, Any]] = {Tune: {"optimizer": "adamw", "matrix_rate": None}, Pretrain: {"init": None}}
+LATER: dict[type, dict[str, Any]] = {
+    Tune: {"optimizer": "adamw", "matrix_rate": None},
+    Pretrain: {"init": None, "arch": None, "experts": None},
+}
 
 
 def settings(args: Pretrain | Tune | Args) -> dict[str, Any]:
