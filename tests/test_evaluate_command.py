@@ -426,12 +426,15 @@ def test_the_desk_is_a_text(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert asked(here, capsys, str(here / "one"), "--text", "desk:3")["n"] == 3
 
 
-def test_a_task_or_a_text(here: Path) -> None:
+def test_a_task_or_a_text(here: Path, tmp_path: Path) -> None:
     for more in ([], ["--task", str(here / "short.yaml"), "--text", "desk"]):
         with pytest.raises(ValueError, match="either --task task"):
             main([str(here / "one"), *more])
     with pytest.raises(ValueError, match="say --text in the place of --task"):
         main([str(here / "one"), "--task", str(here / "short.yaml"), "--by-position"])
+    encoder = saved(tmp_path / "encoder", BERT)
+    with pytest.raises(ValueError, match="this model is an encoder"):  # told before anything is read, in a dry run too
+        main([encoder, "--text", "desk:1", "--by-position", "--dry-run"])
     with pytest.raises(ValueError, match="measure each on the text"):
         main([str(here / "one"), "--text", "desk:1", "--against", str(here / "two")])
     for more in (["--by", "kind"], ["--labels", "0=bad"], ["--toxicity", "judge.py:rude"]):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from modelwright.adapt.prompt import soft_ids
 from modelwright.evaluate.reading import strips
 from modelwright.evaluate.scorer import ModelScorer, Told, untold
+from modelwright.model.config import Config
 
 
 class Bucket(NamedTuple):
@@ -21,6 +22,13 @@ class Bucket(NamedTuple):
     stats: NDArray[np.float64]  # (texts, 2)
 
 
+def refuse_placeless(cfg: Config) -> None:
+    """Raises ValueError for a model that does not predict each token from those before it."""
+    if cfg.shape != "decoder" or cfg.labels:
+        what = f"an {cfg.shape}" if cfg.shape != "decoder" else "a decoder with labels in the place of its words"
+        raise ValueError(f"only a decoder predicts each token from those before it, and this model is {what}")
+
+
 def by_position(scorer: ModelScorer, texts: Sequence[str], *, told: Told = untold) -> list[Bucket]:
     """The loss at positions 0-1, 2-3, 4-7, ... of rows, up to the context.
 
@@ -28,8 +36,7 @@ def by_position(scorer: ModelScorer, texts: Sequence[str], *, told: Told = untol
     that could look further back too. Raises ValueError for a model that is no decoder.
     """
     cfg, tokenizer, soft = scorer.model.cfg, scorer.tokenizer, soft_ids(scorer.model)
-    if cfg.shape != "decoder" or cfg.labels:
-        raise ValueError(f"only a decoder predicts each token from those before it, and this model is an {cfg.shape}")
+    refuse_placeless(cfg)
     begin = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
     cut = [strips(tokenizer.encode(text), begin, cfg.context, soft, apart=True) if text else [] for text in texts]
     rows = [(i, row) for i, some in enumerate(cut) for row in some]

@@ -6,7 +6,8 @@
     with `--toxicity` the share of answers that a judge calls toxic;
     6. show answers side by side, and write all down.
 
-X
+    With `--text` instead of a task: perplexity and bits per byte of a text; with `--by-position` the loss by how
+    much of it was read.
 
 Left out: several prompts at once, judges of quality, benchmarks that others have defined.
 """
@@ -36,7 +37,7 @@ from modelwright.evaluate.baselines import fit_baselines
 from modelwright.evaluate.forgetting import BITS, NATS, per_byte, per_token
 from modelwright.evaluate.judge import Toxic, toxicity_of, with_toxicity
 from modelwright.evaluate.metrics import LABELLED, METRICS
-from modelwright.evaluate.positions import by_position
+from modelwright.evaluate.positions import by_position, refuse_placeless
 from modelwright.evaluate.scorer import ModelScorer, Told
 from modelwright.evaluate.statistics import interval
 from modelwright.evaluate.tasks import Outcome, dropped, judge, measure, metrics_of, no_shots, score_all, truncated
@@ -403,6 +404,8 @@ def evaluate_text(args: Evaluate, screen: Screen) -> dict[str, Any]:
         )
     texts = some(texts_of(args.text, seed=args.seed, separator=args.separator), args.limit, args.seed)
     lm = open_model(args.model)
+    if args.by_position:
+        refuse_placeless(lm.model.cfg)  # before the whole text is read
     told: dict[str, Any] = {"model": args.model, "text": list(args.text), "n": len(texts), "seed": args.seed}
     if args.dry_run:
         return told | {"bytes": sum(len(text.encode()) for text in texts)}
