@@ -274,3 +274,15 @@ def test_who_cannot_search_says_so(lm: LanguageModel) -> None:
         list(written(lm, lm.model, Encoded([[5]], None), asked, [], bias={3: 1.0}))
     with pytest.raises(ValueError, match="the prompt has 48 tokens, but the model's context is 48"):
         found(lm.model, ragged(48), [9], max_new=4, beams=2)
+
+
+def test_what_the_settings_forbid_is_never_written(lm: LanguageModel) -> None:
+    """As Marian's padding is: by the likeliest token each time, and by beams, where it keeps its probability."""
+    (free,) = complete(lm, ["the"], max_new=6)
+    never = free.tokens[0]
+    strict = replace(lm, generation={"bad_words_ids": [[never]]})
+    for beams in (1, 3):
+        (held,) = complete(strict, ["the"], max_new=6, beams=beams)
+        assert never not in held.tokens
+    with pytest.raises(ValueError, match=r"bad_words_ids = \[\[1, 2\]\]; supported: lists of one token each"):
+        complete(replace(lm, generation={"bad_words_ids": [[1, 2]]}), ["the"])

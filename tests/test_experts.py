@@ -124,7 +124,7 @@ def test_a_full_expert_turns_away_who_comes_later_and_padding_takes_no_place() -
     x = torch.ones(2, 8, 6)
     segment = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 0, 0, 0, 0]])
     came = all_to_one(Routing(4, capacity=3)).eval()(x, Rows(segment)).any(-1)
-    assert came.tolist() == [[False] * 2 + [True] * 3 + [False] * 3, [True] * 3 + [False] * 5]
+    assert came.tolist() == [[False] * 2 + [True] * 3 + [False] * 3, [True] * 4 + [False] * 4]
     experts = all_to_one(Routing(4, capacity_factor=1.5)).train()  # ceil(1.5 * 6 / 4) = 3 places, ceil(1.5 * 4 / 4) = 2
     came = experts(x, Rows(segment)).any(-1)
     assert came.tolist() == [[False] * 2 + [True] * 3 + [False] * 3, [True] * 2 + [False] * 6]
@@ -150,7 +150,7 @@ def test_what_a_router_did() -> None:
     assert found.share.tolist() == [0, 0, 1, 0]
     want = torch.tensor([0.0, 3.0, 6.0, 0.0]).softmax(0)  # x is ones, C = 6
     torch.testing.assert_close(found.probability, want)
-    assert found.dropped.item() == pytest.approx(4 / 10)  # 3 of 6 and 1 of 4
+    assert found.dropped.item() == pytest.approx(3 / 10)  # 3 of 6, and none of two texts of 2
     assert found.balance.item() == pytest.approx(4 * want[2].item())
     assert found.load.item() == 4
     even = Traffic(torch.full((8,), 1 / 8), torch.full((8,), 1 / 8), torch.zeros(()))
@@ -411,3 +411,13 @@ def test_a_switch_of_two_towers_is_pretrained_and_opened_by_transformers(tmp_pat
     with torch.no_grad():
         got = ours(x, memory=ours.encode(source))
         torch.testing.assert_close(got, tiny.logits(theirs.eval(), x, source), atol=1e-5, rtol=0)
+
+
+def test_a_capacity_in_use_is_of_each_text_of_a_row() -> None:
+    """Two texts in a row find the places that each finds alone: what stands before a text takes none of its."""
+    mixed = layer(Routing(3, capacity=2), seed=4)
+    one, two = draw(2, 1, 7, 6, seed=9).unbind()
+    together = mixed(torch.cat([one, two], 1), Rows(torch.tensor([[1] * 7 + [2] * 7])))
+    alone = [mixed(x, Rows(torch.ones(1, 7, dtype=torch.long))) for x in (one, two)]
+    torch.testing.assert_close(together, torch.cat(alone, 1))
+    assert any(bool((x == 0).all(-1).any()) for x in alone)  # some are turned away

@@ -459,3 +459,17 @@ def test_the_contract_of_a_task_that_answers_is_what_it_was(tokenizer, tmp_path)
     assert contract(parse_task(said, "h", tmp_path), tokenizer) == contract(parse_task(more, "h", tmp_path), tokenizer)
     with pytest.raises(ValueError, match="unknown key 'answer_start'"):
         parse_task({"kind": "summarise", "data": {"train": "x"}, "columns": {"answer_start": "at"}}, "h", tmp_path)
+
+
+def test_columns_that_nobody_named_are_no_right_answers(tmp_path):
+    """A table from before there were several right answers may have such columns, and mean nothing by them."""
+    row = {"context": "c d", "question": "q", "answer": "d", "answer_start": 2, "accepted": ["zzz"]}
+    table(tmp_path / "q.jsonl", [row | {"question": f"q{n}"} for n in range(40)])
+    task = parse_task({"kind": "answer", "data": {"train": "q.jsonl"}}, "t", tmp_path)
+    example = parts(task)["train"][0]
+    assert not {"accepted", "answer_start"} & set(example.fields)
+    columns = {"answer_start": "answer_start"}
+    named = parse_task({"kind": "answer", "data": {"train": "q.jsonl"}, "columns": columns}, "t", tmp_path)
+    example = parts(named)["train"][0]
+    assert example.fields["answer_start"] == 2
+    assert "accepted" not in example.fields

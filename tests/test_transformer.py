@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modelwright.model.cache import Cache
+from modelwright.model.positions import alibi_slopes, relative_bucket, rope_frequencies, sinusoids
 from modelwright.model.transformer import (
     Config,
     Local,
@@ -18,11 +19,7 @@ from modelwright.model.transformer import (
     Rope,
     RopeScaling,
     Transformer,
-    alibi_slopes,
     initialise,
-    relative_bucket,
-    rope_frequencies,
-    sinusoids,
 )
 
 DECODER = Config(
@@ -283,12 +280,12 @@ def test_slopes_are_added_to_the_scores() -> None:
 def test_sinusoids_by_hand() -> None:
     table = sinusoids(torch.tensor([[0, 7, 1000]]), 6)
     assert table.shape == (1, 3, 6)
-    assert table[0, 0].tolist() == [0, 1, 0, 1, 0, 1]
+    assert table[0, 0].tolist() == [0, 0, 0, 1, 1, 1]
     for row, pos in ((1, 7), (2, 1000)):
         for i in range(3):
             angle = torch.tensor(pos / 10_000 ** (2 * i / 6), dtype=torch.float64)
-            torch.testing.assert_close(table[0, row, 2 * i].double(), angle.sin(), rtol=0, atol=1e-4)
-            torch.testing.assert_close(table[0, row, 2 * i + 1].double(), angle.cos(), rtol=0, atol=1e-4)
+            torch.testing.assert_close(table[0, row, i].double(), angle.sin(), rtol=0, atol=1e-4)
+            torch.testing.assert_close(table[0, row, 3 + i].double(), angle.cos(), rtol=0, atol=1e-4)
 
 
 def test_the_first_transformers_vectors_by_hand() -> None:
@@ -317,7 +314,7 @@ def test_a_parallel_block_by_hand() -> None:
     f = block.ffn
     gate, up = n @ f.gate.weight.T, n @ f.up.weight.T
     expected = x + block.attn(n, mask, turn, None) + (gate * gate.sigmoid() * up) @ f.down.weight.T
-    torch.testing.assert_close(block(x, mask, turn, None, None, None), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(block(x, mask, turn, None, None, None, None), expected, rtol=0, atol=1e-12)
     assert block.attn_norm.bias is None
     assert not any("ffn_norm" in name for name, _ in model.named_parameters())
 
@@ -345,7 +342,7 @@ def test_norms_of_parts_and_of_queries_by_hand() -> None:
 
     mid = x + rms(attention(rms(x, block.attn_norm)), block.attn_out_norm)
     expected = mid + rms(block.ffn(rms(mid, block.ffn_norm)), block.ffn_out_norm)
-    torch.testing.assert_close(block(x, mask, turn, None, None, None), expected, rtol=0, atol=1e-5)  # float32 angles
+    torch.testing.assert_close(block(x, mask, turn, None, None, None, None), expected, rtol=0, atol=1e-5)  # float32 angles
 
 
 def test_only_the_layers_that_are_named_see_a_window() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from modelwright.data.examples import Example, read_examples
-from modelwright.data.kind import LISTS, PARTS, SPLIT, Part, Task, fill, templates
+from modelwright.data.kind import ASIDE, LISTS, PARTS, SPLIT, Part, Task, asked, fill, templates
 
 
 def parts(task: Task) -> dict[str, list[Example]]:
@@ -63,7 +63,7 @@ def _own(task: Task) -> dict[str, list[Example]]:
 
 def canonical(task: Task, example: Example, source: str) -> Example:
     """The example with its columns under their canonical names too. Raises ValueError naming row and column."""
-    made = dict(example.fields)
+    made = {name: value for name, value in example.fields.items() if name not in _unmeant(task, example)}
     for name, column in task.columns.items():
         if column not in example.fields:
             there = ", ".join(map(repr, example.fields))
@@ -78,6 +78,14 @@ def canonical(task: Task, example: Example, source: str) -> Example:
     if task.kind == "tag" and len(made["tokens"]) != len(made["tags"]):
         raise ValueError(f"{example.id} in {source} has {len(made['tokens'])} tokens and {len(made['tags'])} tags")
     return replace(example, fields=made)
+
+
+def _unmeant(task: Task, example: Example) -> tuple[str, ...]:
+    """Columns that are called as what may be told of an answer, and that neither the task names nor its several right
+    answers bring with them."""
+    answer = example.fields.get(task.columns.get("answer", ""))
+    told = () if isinstance(answer, list | tuple) else ASIDE.get(task.kind, ())
+    return tuple(name for name in told if name not in task.columns and name not in asked(task))
 
 
 def _several(value: Sequence[Any], what: str) -> list[str]:

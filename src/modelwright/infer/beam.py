@@ -153,11 +153,17 @@ def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, near.gather(1, at)
 
 
-def candidates(logits: Tensor, totals: Tensor, k: int) -> list[list[Candidate]]:
-    """The k likeliest texts with one more token, of each of R: logits (R * W, V), log p of the beams totals (R, W)."""
+def candidates(logits: Tensor, totals: Tensor, k: int, never: Collection[int] = ()) -> list[list[Candidate]]:
+    """The k likeliest texts with one more token, of each of R: logits (R * W, V), log p of the beams totals (R, W).
+
+    What may never be written keeps its share of the probability, as in transformers.
+    """
     logits = logits.float()
+    whole = logits.logsumexp(-1, keepdim=True)  # (R * W, 1)
+    if never:
+        logits = logits.index_fill(1, torch.tensor(sorted(never), device=logits.device), NEVER)
     values, tokens = likeliest(logits, k)
-    logps = values - logits.logsumexp(-1, keepdim=True)  # (R * W, k)
+    logps = values - whole  # (R * W, k)
     R, each = len(totals), logps.size(-1)
     sums = (totals[..., None] + logps.view(R, -1, each)).flatten(1)  # (R, W * k)
     best, at = sums.topk(min(k, sums.size(1)))
@@ -208,7 +214,12 @@ class Texts:
 
 
 def together(
-    model: Transformer, prompts: Encoded, sampling: Sampling, ends: Collection[int], writers: Sequence[Writer] | None
+    model: Transformer,
+    prompts: Encoded,
+    sampling: Sampling,
+    ends: Collection[int],
+    writers: Sequence[Writer] | None,
+    never: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
     """The hypotheses of texts that share every forward; one that is done leaves it."""
     beams, penalty, wanted = sampling.beams, sampling.length_penalty, max(2, 1 + len(ends)) * sampling.beams
@@ -222,7 +233,7 @@ def together(
     while True:
         totals = torch.tensor([[beam.total for beam in one.live] for one in under_way], device=logits.device)
         rows, alike, going = list[int](), list[int](), list[Search]()
-        for at, (one, best) in enumerate(zip(under_way, candidates(logits, totals, wanted), strict=True)):
+        for at, (one, best) in enumerate(zip(under_way, candidates(logits, totals, wanted, never), strict=True)):
             before = one.live
             parents = one.step(best, beams, penalty, ends)
             if not one.done(beams, penalty):
@@ -246,17 +257,20 @@ def beam_search(
     sampling: Sampling,
     ends: Collection[int],
     writers: Sequence[Writer] | None = None,
+    never: Collection[int] = (),
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
     """The `sampling.n` best texts of each prompt with which of the prompts it is, some prompts at a time, short first.
 
     A text ends at one of `ends`, at a stop string (`writers`, one a prompt, each with the prompt's end written), after
-    `sampling.max_new` tokens or where the context is full. What is found equals transformers' beam search with
-    `num_beams`, `length_penalty` and `early_stopping=False`; a vocabulary too small for n texts gives fewer.
+    `sampling.max_new` tokens or where the context is full, and holds none of `never`. What is found equals
+    transformers' beam search with `num_beams`, `length_penalty` and `early_stopping=False`, but that a BART's forced
+    first token, which is given here and written there, makes its texts longer by one; a vocabulary too small for n
+    texts gives fewer.
     Raises ValueError where a prompt leaves no room in the context.
     """
     for some in parts(model, prompts, sampling):
         with evaluating(model), torch.inference_mode():
-            found = together(model, prompts.part(some), sampling, ends, writers and [writers[at] for at in some])
+            found = together(model, prompts.part(some), sampling, ends, writers and [writers[at] for at in some], never)
         for at, best in zip(some, found, strict=True):
             yield at, best[: sampling.n]
 

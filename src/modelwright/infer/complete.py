@@ -12,8 +12,8 @@ from torch import Generator
 from modelwright.infer.beam import beam_search
 from modelwright.infer.engine import TEXTS, Engine, Finish, Grammar, New, Request, Stream, room
 from modelwright.infer.packed import prepare
-from modelwright.infer.sample import Sampling, generators, settings
-from modelwright.infer.text import Encoded, LanguageModel, Writer, encode_prompts, eos_ids, writer
+from modelwright.infer.sample import NEVER, Sampling, generators, settings
+from modelwright.infer.text import Encoded, LanguageModel, Writer, banned, encode_prompts, eos_ids, writer
 from modelwright.model.transformer import Transformer
 
 PACKING_PAYS = 32  # steps after which packed weights have saved more time than packing them took, measured
@@ -103,7 +103,7 @@ def written(
     """
     if not encoded.prompts:
         return
-    eos = eos_ids(lm) | set(ends)
+    eos, never = eos_ids(lm) | set(ends), banned(lm)
     if sampling.beams > 1:
         if grammar is not None or bias:
             raise ValueError("beams are held to no JSON schema and no bias: leave out either beams or these")
@@ -118,7 +118,13 @@ def written(
         at = row // sampling.n
         prompt, source = encoded.prompts[at], encoded.sources[at] if encoded.sources else None
         request = Request(
-            prompt, alone, source, eos, generator=random[row], grammar=grammar and grammar(), bias=bias or {}
+            prompt,
+            alone,
+            source,
+            eos,
+            generator=random[row],
+            grammar=grammar and grammar(),
+            bias=dict.fromkeys(never, NEVER) | dict(bias or {}),
         )
         stream = engine.submit(request)
         drafts[stream] = Draft(row, writer(lm.tokenizer, [] if source else prompt, sampling.stop))
@@ -137,7 +143,7 @@ def searched(
     """The best texts that beams find, each prompt's best first; rows as in `pieces`."""
     prompts = [[] for _ in encoded.sources] if encoded.sources else encoded.prompts
     begun = [writer(lm.tokenizer, prompt, sampling.stop) for prompt in prompts]
-    for at, best in beam_search(model, encoded, sampling, eos, begun if sampling.stop else None):
+    for at, best in beam_search(model, encoded, sampling, eos, begun if sampling.stop else None, banned(lm)):
         for rank, one in enumerate(best):
             draft, last = Draft(at * sampling.n + rank, begun[at].fork()), len(one.tokens) - 1
             for i, (token, logp) in enumerate(zip(one.tokens, one.logps, strict=True)):

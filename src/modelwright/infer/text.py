@@ -123,6 +123,17 @@ def eos_ids(lm: LanguageModel) -> frozenset[int]:
     return frozenset(said if isinstance(said, list) else () if said is None else (said,))
 
 
+def banned(lm: LanguageModel) -> frozenset[int]:
+    """Tokens that the generation settings forbid: `bad_words_ids` of one token, as Marian's padding, whose logit is 0.
+
+    Raises ValueError for words of several tokens, which are not kept track of.
+    """
+    said = lm.generation.get("bad_words_ids") or []
+    if not isinstance(said, list) or not all(isinstance(word, list) and len(word) == 1 for word in said):
+        raise ValueError(f"generation_config.json: bad_words_ids = {said!r}; supported: lists of one token each")
+    return frozenset(word[0] for word in said)
+
+
 def shown(tokenizer: Tokenizer, token: int) -> str:
     """A token by itself, to be looked at: a space before it as ▁, line breaks and half characters spelled out."""
     piece = tokenizer.inner.id_to_token(token)

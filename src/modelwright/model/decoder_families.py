@@ -433,7 +433,7 @@ GEMMA3_MODELS = ("Gemma3ForCausalLM", "Gemma3TextModel")
 
 def _read_gemma3(config: Json) -> Config:
     only(config, attn_logit_softcapping=(None,), final_logit_softcapping=(None,), use_bidirectional_attention=(False,))
-    said = {"tie_word_embeddings": True} | dict(config)
+    said = {"tie_word_embeddings": True} | {key: value for key, value in config.items() if value is not None}
     cfg = _read_sizes(said | {"hidden_act": config.get("hidden_activation") or "gelu_pytorch_tanh"}, GEMMA3_MODELS, 256)
     scalar = positive(config, "query_pre_attn_scalar", 256)
     rope, near = _read_ropes(config, cfg.context)

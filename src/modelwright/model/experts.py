@@ -101,9 +101,8 @@ class Experts(nn.Module):
             return F.linear(x, self.router.weight.float()).softmax(-1)
 
     def kept(self, chosen: Tensor, rows: Rows) -> Tensor | None:
-        """Which choices (B, T, k) find a place: none of padding, and of each row the first that an expert has room for.
-
-        None: all do.
+        """Which choices (B, T, k) find a place: none of padding, and of each row the first that an expert has room for;
+        of each text of it, where the capacity holds in use too. None: all do.
         """
         real = None if rows.segment is None else (rows.segment > 0)[..., None].expand_as(chosen)
         room = None if rows.apart else self.room(chosen, real)
@@ -112,7 +111,10 @@ class Experts(nn.Module):
         choice = F.one_hot(chosen.flatten(1), self.cfg.count)  # (B, T k, E)
         if real is not None:
             choice = choice * real.flatten(1)[..., None]
-        place = (choice.cumsum(1) * choice).sum(-1)  # (B, T k), from 1 on; 0 for padding
+        counted = choice.cumsum(1)  # (B, T k, E)
+        if rows.segment is not None and self.cfg.capacity is not None:
+            counted = counted - before_text(counted - choice, rows.segment)
+        place = (counted * choice).sum(-1)  # (B, T k), from 1 on; 0 for padding
         return ((place > 0) & (place <= room)).view(chosen.shape)
 
     def room(self, chosen: Tensor, real: Tensor | None) -> Tensor | int | None:
@@ -168,3 +170,11 @@ class Experts(nn.Module):
                 if e < self.cfg.count:
                     out[n] = out[n] + w * expert(e, tokens[n])
         return torch.stack(out).view(x.shape)
+
+
+def before_text(counted: Tensor, segment: Tensor) -> Tensor:
+    """Of what was counted before each choice, (B, T k, E), that which was before its text; segment (B, T)."""
+    text = segment.repeat_interleave(counted.size(1) // segment.size(1), 1)  # (B, T k)
+    begins = F.pad(text[:, 1:] != text[:, :-1], (1, 0), value=True)
+    first = torch.where(begins, torch.arange(text.size(1), device=text.device), 0).cummax(1).values
+    return counted.gather(1, first[..., None].expand_as(counted))

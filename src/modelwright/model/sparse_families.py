@@ -37,7 +37,7 @@ def _read_mixtral(config: Json) -> Config:
     known(config, MIXTRAL_MODELS)
     only(config, sliding_window=(None,), attention_bias=(False,), mlp_bias=(False,))
     settled = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5}  # where a Llama has another default
-    rope = {} if config.get("rope_parameters") else {"rope_theta": config.get("rope_theta") or 1e6}
+    rope = {} if config.get("rope_parameters") else {"rope_theta": positive(config, "rope_theta", 1e6)}
     routing = Routing(
         size(config, "num_local_experts", default=8),
         top=size(config, "num_experts_per_tok", default=2),

@@ -133,11 +133,14 @@ def shape_of(name: str) -> Shape:
 
 
 def opened(name: str) -> LanguageModel:
-    if name in PRESETS:
+    try:
+        return open_model(name)
+    except FileNotFoundError:
+        if name not in PRESETS:
+            raise
         raise ValueError(
-            f"{name} is a preset, a shape without weights or words: name a directory or a model on the hub"
-        )
-    return open_model(name)
+            f"{name} is a preset, a shape without weights or words, and no model on the hub is called so: name one"
+        ) from None
 
 
 def explain(lm: LanguageModel, o: Inspect, prompt: str) -> dict[str, Any]:

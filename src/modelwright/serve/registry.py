@@ -34,8 +34,8 @@ from modelwright.hub.open import LanguageModel
 from modelwright.infer.constrain import Constraint, json_grammar, tool_grammar
 from modelwright.infer.engine import LONG, SIZE, Engine, Request, room
 from modelwright.infer.packed import prepare
-from modelwright.infer.sample import Sampling, generators, settings
-from modelwright.infer.text import encode_prompts, eos_ids
+from modelwright.infer.sample import NEVER, Sampling, generators, settings
+from modelwright.infer.text import banned, encode_prompts, eos_ids
 from modelwright.model.transformer import Transformer
 from modelwright.serve.protocol import Body, ChatBody, CompletionBody, EmbeddingBody, Refusal
 
@@ -405,13 +405,14 @@ class Registry:
         random = generators([reading.read for reading in readings], n, seed)
         alike = replace(sampling, stop=(), seed=None)  # what is drawn together has the same settings
         grammars = served.grammars(body, readings[0].ends, len(random))  # a conversation is one reading
+        bias = dict.fromkeys(banned(served.lm), NEVER) | (body.logit_bias or {})
         orders = []
         for row, generator in enumerate(random):
             reading = readings[row // n]
             ends = () if body.ignore_eos and not reading.labels else reading.ends
             request = Request(
                 reading.tokens, alike, reading.source, ends, generator=generator, likely=body.candidates,
-                bias=body.logit_bias or {}, grammar=grammars[row], adapter=served.adapter, owner=owner,
+                bias=bias, grammar=grammars[row], adapter=served.adapter, owner=owner,
             )  # fmt: skip
             told = None if sampling.greedy else seed
             orders.append(Order(served.engine, request, sampling.stop, reading.labels, told))
