@@ -342,7 +342,7 @@ def test_norms_of_parts_and_of_queries_by_hand() -> None:
 
     mid = x + rms(attention(rms(x, block.attn_norm)), block.attn_out_norm)
     expected = mid + rms(block.ffn(rms(mid, block.ffn_norm)), block.ffn_out_norm)
-    torch.testing.assert_close(block(x, mask, turn, None, None, None, None), expected, rtol=0, atol=1e-5)  # float32 angles
+    torch.testing.assert_close(block(x, mask, turn, None, None, None, None), expected, rtol=0, atol=1e-5)
 
 
 def test_only_the_layers_that_are_named_see_a_window() -> None:

@@ -112,8 +112,9 @@ def _qwen3(c: Config) -> Config:
 
 
 def _gemma3(c: Config) -> Config:
-    """Five layers of a window to one that sees everything."""
-    near = Local(max(1, c.context // 4), tuple(i for i in range(c.layers) if i % 6 != 5), Rope(10_000.0))
+    """Five layers of a window to one that sees everything, as the last one does however few there are."""
+    some = tuple(i for i in range(c.layers - 1) if i % 6 != 5)
+    near = Local(max(1, c.context // 4), some, Rope(10_000.0)) if some else None
     return replace(c, rope=Rope(1_000_000.0), local=near, norm="rms_from_one", part_norm=True, qk_norm=True,
                    act="gelu_tanh", embed_scale=math.sqrt(c.width), eps=1e-6)  # fmt: skip
 
