@@ -358,8 +358,8 @@ def test_faults_are_one_sentence(speaker):
         generate(speaker, ["the", "the cat sat " * 40], max_new=2)
     with pytest.raises(ValueError, match="n is 2: use generate"):
         stream(speaker, "the", n=2)
-    with pytest.raises(ValueError, match="no sampling setting 'beams'"):
-        generate(speaker, "the", beams=3)
+    with pytest.raises(ValueError, match="no sampling setting 'heat'"):
+        generate(speaker, "the", heat=3)
     with pytest.raises(ValueError, match="a decoder has no mask"):
         fill_mask(speaker, "the [MASK]")
     with pytest.raises(ValueError, match="is an encoder"):
