@@ -286,3 +286,15 @@ def test_what_the_settings_forbid_is_never_written(lm: LanguageModel) -> None:
         assert never not in held.tokens
     with pytest.raises(ValueError, match=r"bad_words_ids = \[\[1, 2\]\]; supported: lists of one token each"):
         complete(replace(lm, generation={"bad_words_ids": [[1, 2]]}), ["the"])
+
+
+def test_what_is_forbidden_keeps_its_probability(lm: LanguageModel) -> None:
+    """As in transformers: what is written instead is no likelier for it."""
+    (free,) = found(lm.model, [[5, 6, 7]], [9], max_new=6, beams=3)
+    never = {free[0].tokens[0]}
+    asked = encoded(lm.model, [[5, 6, 7]]), Sampling(6, 0.0, beams=3), [9], None, never
+    ((_, (best, *_)),) = beam_search(lm.model, *asked)
+    assert not never & set(best.tokens)
+    whole = torch.tensor([[5, 6, 7, *best.tokens]])
+    logps = lm.model(whole).log_softmax(-1)[0, 2:-1].gather(1, whole[0, 3:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(best.logps), logps, atol=1e-4, rtol=1e-4)
