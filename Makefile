@@ -12,6 +12,9 @@ PROJECT ?= examples/desk-note/project.yaml
 TIME ?= 270s
 ARGS ?=
 
+# The tests run on all cores, four at most, each file's on one: what a file makes for its tests is made once.
+SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 # What is climbed: the project file where it lies, since its paths are relative to it; a copy where another time is said.
 CLIMBED := $(PROJECT)
 ALIGNED := examples/desk-reply/project.yaml
@@ -88,10 +91,10 @@ desk-gaps: $(VENV)/.installed
 	$(BIN)/modelwright pretrain desk+gaps:40000 --init runs/desk-base/model --whole --steps 2500 --context 512 --batch 3072 --rate 0.003 --matrix-rate 0.015 --seed 7 --output runs/desk-gaps
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 smoke: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' $(SPREAD) $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

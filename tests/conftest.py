@@ -1,5 +1,10 @@
-"""One thread for each product: tiny models gain nothing from two, and suites run side by side lose much."""
+"""One thread for each product, here and in the processes that tests start: tiny models gain nothing from two, and tests
+that run side by side lose much."""
 
-import torch
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
