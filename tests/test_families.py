@@ -493,6 +493,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (tiny.SWITCH_TRANSFORMERS, {"router_bias": True}, "router_bias = True; supported: False"),
     (tiny.SWITCH_TRANSFORMERS, {"router_dtype": "bfloat16"}, "router_dtype = 'bfloat16'; supported: 'float32'"),
     (tiny.SWITCH_TRANSFORMERS, {"num_sparse_encoder_layers": 3}, "_layers = 3; supported: at most 2, the layers"),
+    (tiny.SWITCH_TRANSFORMERS, {"encoder_sparse_step": 3}, "encoder_sparse_step = 3; supported: 2"),
     (tiny.SWITCH_TRANSFORMERS, {"dense_act_fn": "gated-gelu"}, "dense_act_fn = 'gated-gelu'; supported: 'silu' or"),
     (tiny.SWITCH_TRANSFORMERS, {"architectures": ["SwitchTransformersEncoderModel"]}, "EncoderModel'; supported"),
 ]  # fmt: skip
@@ -506,6 +507,29 @@ def test_what_is_not_supported_is_refused_by_name(base: dict[str, Any], change: 
         FAMILIES[kind].read({"model_type": kind} | base | change)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"count": "8"}, "count = '8'; supported: a whole number above 0"),
+        ({"top": 1.5}, "top = 1.5; supported: a whole number above 0"),
+        ({"layers": 1}, "layers = 1; supported: a list of layers, from 0"),
+        ({"layers": [True]}, "layers = [True]; supported: a list of layers, from 0"),
+        ({"normalised": "no"}, "normalised = 'no'; supported: False or True"),
+        ({"capacity": 0}, "capacity = 0; supported: a whole number above 0"),
+        ({"jitter": "much"}, "jitter = 'much'; supported: a number of at least 0"),
+        ({"rooms": 2}, "supported: an object of count, top"),
+    ],
+)
+def test_what_our_own_words_for_experts_hold_is_checked(change: dict[str, Any], sentence: str) -> None:
+    own = FAMILIES["modelwright-experts"]
+    routing = Routing(4, 2, layers=(1,), capacity_factor=1.5, jitter=0.1)
+    said = json.loads(json.dumps(own.write(replace(FAMILIES["llama"].read(tiny.LLAMA), experts=routing))))
+    assert own.read(said).experts == routing
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, the sentence is compared below
+        own.read({**said, "experts": said["experts"] | change})
+    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["mamba", None, ["gpt2"]])

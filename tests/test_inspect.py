@@ -358,6 +358,8 @@ def test_a_mask_is_explained(models: dict[str, str], capsys: pytest.CaptureFixtu
         ("decoder", ["--attention", "the", "--json", "--layers", "0,2"], "no layer 2: this model's are 0 to 1"),
         ("decoder", ["--attention", "the", "--json", "--layers", "-1"], "takes numbers from 0"),
         ("decoder", ["--attention", "the", "--json", "--target", "a"], "what an encoder-decoder answers"),
+        ("decoder", ["--attention", " ", "--json"], "the text is empty"),
+        ("encoder", ["--attention", "", "--json"], "the text is empty"),
         ("decoder", ["--attention", "the cat " * 40, "--json"], "the model's context"),
         ("seq2seq", ["--attention", "the cat " * 200, "--json"], "a picture's most"),
         ("decoder", ["-o", "{}/a.png"], "say --attention TEXT too"),

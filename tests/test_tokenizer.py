@@ -257,6 +257,27 @@ def test_a_merge_may_hold_what_unicode_breaks_lines_at(tmp_path):
     assert json.loads(Tokenizer.load(tmp_path).inner.to_str())["model"]["merges"] == [["a", "\u2028"]]
 
 
+def test_robertas_vocabulary_frames_a_text_as_transformers_does(tmp_path):
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    inner = train(TEXTS, "bpe", 300).inner
+    pieces = [piece for piece, _ in sorted(inner.get_vocab().items(), key=lambda item: item[1])]
+    plain = [piece for piece in pieces if not piece.startswith("<|")]
+    ids = {piece: i for i, piece in enumerate([*special, *plain, "<mask>"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    merges = [" ".join(pair) for pair in json.loads(inner.to_str())["model"]["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    ours = Tokenizer.load(tmp_path)
+    theirs = transformers.RobertaTokenizer(vocab=ids, merges=[tuple(merge.split(" ")) for merge in merges])
+    for text in (*TEXTS[:5], "", " A lamp,  and\n<s> more."):
+        assert ours.encode(text, special=True)[1:-1] == ours.encode(text)
+        if "<s>" not in text:
+            assert ours.encode(text, special=True) == theirs.encode(text)
+    assert ours.encode("", special=True) == [0, 2]
+    assert (ours.bos, ours.pad, ours.eos, ours.unk, ours.mask) == (0, 1, 2, 3, ids["<mask>"])
+    assert (ours.cls, ours.sep) == (0, 2)
+    assert 0 not in ours.encode("a <s> is text")
+
+
 def test_a_chat_template_in_a_file_of_its_own_is_kept(tmp_path):
     train(TEXTS, "bpe", 300).save(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}, né?")

@@ -21,10 +21,11 @@ SPACE = "\u2581"  # SentencePiece writes a space so
 NORMAL, UNKNOWN, CONTROL, WRITTEN = 1, 2, 3, 4  # SentencePiece's kinds of piece; WRITTEN matches as it stands
 UNIGRAM, BPE = 1, 2  # and its kinds of model
 SENTINELS = 100  # T5 added so many to its vocabulary
+ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # all of them beside GPT-2's pieces: RoBERTa's, and BART's
 
 
 def byte_pairs(vocabulary: Path, merges: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """GPT-2's: `vocab.json` and `merges.txt`, or `encoder.json` and `vocab.bpe`."""
+    """GPT-2's: `vocab.json` and `merges.txt`, or `encoder.json` and `vocab.bpe`; RoBERTa's too, which frames a text."""
     ids = _json(vocabulary)
     try:
         lines = _lines(merges)
@@ -36,7 +37,12 @@ def byte_pairs(vocabulary: Path, merges: Path, config: Mapping[str, Any]) -> Tok
     spaced = bool(config.get("add_prefix_space", False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     tokenizer.decoder = decoders.ByteLevel()
-    _add_special(tokenizer, [token for token in ids if token.startswith("<|") and token.endswith("|>")])
+    framed = ids.keys() >= set(ROBERTA)
+    named = [token for token in ids if token.startswith("<|") and token.endswith("|>")]
+    _add_special(tokenizer, [*named, *(ROBERTA if framed else ())])
+    if framed:
+        cls, sep = (("<s>", ids["<s>"]), ("</s>", ids["</s>"]))
+        tokenizer.post_processor = processors.RobertaProcessing(sep, cls, add_prefix_space=spaced)
     return tokenizer
 
 

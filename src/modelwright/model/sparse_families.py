@@ -24,6 +24,7 @@ from modelwright.model.family import (
     rate,
     size,
     unsupported,
+    yes,
 )
 from modelwright.model.seq2seq_families import T5
 
@@ -116,15 +117,18 @@ def _read_switch(config: Json) -> Config:
     bend = {"feed_forward_proj": None, "is_gated_act": None, "dense_act_fn": None, "scale_decoder_outputs": True}
     dense = T5.read({**config, **bend, "architectures": []})
     assert dense.encoder is not None
-    encoder = _sparse(dense.encoder, config, "num_sparse_encoder_layers")
-    return replace(_sparse(dense, config, "num_sparse_decoder_layers"), encoder=encoder)
+    encoder = _sparse(dense.encoder, config, "encoder")
+    return replace(_sparse(dense, config, "decoder"), encoder=encoder)
 
 
-def _sparse(tower: Config, config: Json, key: str) -> Config:
-    """A tower with the experts that a config.json tells of, of which the number of layers stands under `key`."""
+def _sparse(tower: Config, config: Json, name: str) -> Config:
+    """A tower with the experts that a config.json tells of it."""
+    key = f"num_sparse_{name}_layers"
     sparse = 0 if config.get(key) == 0 else size(config, key, default=3)
     if sparse > tower.layers:
         raise unsupported(config, key, f"at most {tower.layers}, the layers that there are")
+    step = tower.layers // sparse if sparse else tower.layers  # said too, and by transformers taken for what counts
+    only(config, **{f"{name}_sparse_step": (step,)})
     capacity = size(config, "expert_capacity", default=64)
     factor = None if config.get("capacity_factor") is None else positive(config, "capacity_factor", 1.0)  # our word
     routing = Routing(
@@ -192,11 +196,20 @@ def _read_own(config: Json) -> Config:
     said, names = config.get("experts"), [field.name for field in fields(Routing)]
     if not isinstance(said, dict) or not set(said) <= set(names):
         raise unsupported(config, "experts", f"an object of {', '.join(names)}")
+    said = {"model_type": f"{config['model_type']}, experts", **said}
     layers = said.get("layers")
-    try:
-        routing = Routing(**{**said, "layers": None if layers is None else tuple(layers)})
-    except TypeError:
-        raise unsupported(config, "experts", "numbers, and a list of layers") from None
+    if layers is not None and (not isinstance(layers, list) or not all(type(layer) is int for layer in layers)):
+        raise unsupported(said, "layers", "a list of layers, from 0; or null, for all")
+    routing = Routing(
+        size(said, "count"),
+        top=size(said, "top", default=1),
+        layers=None if layers is None else tuple(layers),
+        normalised=yes(said, "normalised", False),
+        capacity_factor=None if said.get("capacity_factor") is None else positive(said, "capacity_factor", 1.0),
+        capacity=None if said.get("capacity") is None else size(said, "capacity"),
+        balance=number(said, "balance", 0.01),
+        jitter=rate(said, "jitter", 0.0),
+    )
     return replace(LLAMA.read({**config, "architectures": []}), experts=routing)
 
 

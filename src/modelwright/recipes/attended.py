@@ -84,6 +84,8 @@ def grids(lm: LanguageModel, text: str, target: str | None, layers: Sequence[int
     target: an encoder-decoder's answer; without one the greedy answer. layers: those to show, of each tower; without
     them all, or `LAYERS` that are spread evenly. Raises ValueError for a text that is empty or too long.
     """
+    if not text.strip():
+        raise ValueError("the text is empty: say something to look at")
     ids, source = tokens(lm, text, target)
     for row in (ids, source or ids):
         checked(lm, row)
@@ -133,8 +135,6 @@ def tokens(lm: LanguageModel, text: str, target: str | None) -> tuple[list[int],
 def checked(lm: LanguageModel, ids: Sequence[int]) -> None:
     cfg = lm.model.cfg
     most = TOKENS if cfg.unbounded else min(TOKENS, cfg.context)
-    if not ids:
-        raise ValueError("the text is empty: say something to look at")
     if len(ids) > most:
         why = "a picture's most" if most == TOKENS else "the model's context"
         raise ValueError(f"the text has {len(ids)} tokens, and {most} are {why}: shorten it")
