@@ -133,6 +133,7 @@ def test_a_folder_a_list_and_a_url(tmp_path):
         ("a.txt", "no table", "{} is no table of examples: it may be .jsonl, .json, .csv, .tsv, .parquet or .conll"),
         ("a.json", '{"data": [{"paragraphs": [{"context": "a", "qas": [{"question": "b"}]}]}]}', "{} is JSON, not JSON "
          "Lines, and no set of questions as SQuAD has them (KeyError: 'answers', behind question 1)"),
+        ("a.json", '{"data":\n [3\n}', "line 3 of {} is not valid JSON: expecting ',' delimiter at column 1"),
         ("a.json", '{"data": [3]}', "{} is JSON, not JSON Lines, and no set of questions as SQuAD has them (TypeErr"),
         ("a.json", "[]", "line 1 of {} holds a JSON list, not an object"),
         ("a.json", "{}", "{} is JSON, not JSON Lines, and no set of questions as SQuAD has them (KeyError: 'data', "),

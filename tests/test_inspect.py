@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from modelwright.adapt.lora import LoRA, add_lora
-from modelwright.adapt.open import digest, save_adapter, shape
+from modelwright.adapt.open import digest, open_model, save_adapter, shape
 from modelwright.data import tokenizer as tokenizers
 from modelwright.hub.open import LanguageModel, load, save
 from modelwright.infer.complete import complete
@@ -339,6 +340,38 @@ def test_explained_in_words(models: dict[str, str], capsys: pytest.CaptureFixtur
     assert out.count("<-") == 2
 
 
+def test_what_the_model_forbids_is_not_drawn(
+    models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `generate` has it: the candidate keeps its own probability, and nothing is drawn of it."""
+    free = told(capsys, models["decoder"], "--explain", "the cat")["explain"]["steps"][0]
+    shutil.copytree(models["decoder"], tmp_path / "strict")
+    (tmp_path / "strict/generation_config.json").write_text(json.dumps({"bad_words_ids": [[free["drawn"]["token"]]]}))
+    strict = told(capsys, str(tmp_path / "strict"), "--explain", "the cat")["explain"]["steps"][0]
+    best, second = strict["candidates"][:2]
+    assert (best["token"], best["final"], best["after"]) == (free["drawn"]["token"], 0.0, {"bias": 0.0})
+    assert best["probability"] == pytest.approx(free["drawn"]["probability"])
+    assert second["drawn"]
+    (written,) = complete(open_model(str(tmp_path / "strict")), ["the cat"], max_new=1, temperature=0.0)
+    assert written.tokens == [second["token"]]
+
+
+def test_a_directory_comes_before_a_preset_of_its_name(
+    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told(capsys, "gpt2")["anatomy"]["shape"]["width"] == 768
+    shutil.copytree(models["decoder"], tmp_path / "gpt2")
+    assert told(capsys, "gpt2")["anatomy"]["shape"]["width"] == 32
+
+
+def test_a_tower_without_the_layer_that_is_named_is_left_out(
+    models: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(capsys, models["seq2seq"], "--attention", "the cat", "--target", "sat", "--layers", "2")["attention"]
+    assert [grid["name"].split(":")[0] for grid in said["grids"]] == ["decoder", "decoder"]
+
+
 def test_a_mask_is_explained(models: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     said = told(capsys, models["encoder"], "--explain", "the [MASK] sat", "--top", "3")["explain"]
     assert [len(mask) for mask in said["masks"]] == [3]
@@ -357,6 +390,7 @@ def test_a_mask_is_explained(models: dict[str, str], capsys: pytest.CaptureFixtu
         ("decoder", ["--attention", "the", "-o", "{}/no/a.png"], "there is no directory"),
         ("decoder", ["--attention", "the", "--json", "--layers", "0,2"], "no layer 2: this model's are 0 to 1"),
         ("decoder", ["--attention", "the", "--json", "--layers", "-1"], "takes numbers from 0"),
+        ("decoder", ["--attention", "the", "--json", "--layers", "1 2"], "takes numbers from 0"),
         ("decoder", ["--attention", "the", "--json", "--target", "a"], "what an encoder-decoder answers"),
         ("decoder", ["--attention", " ", "--json"], "the text is empty"),
         ("encoder", ["--attention", "", "--json"], "the text is empty"),

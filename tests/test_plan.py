@@ -21,7 +21,7 @@ from modelwright.model.checkpoint import blank
 from modelwright.model.families import family_of_model
 from modelwright.model.transformer import Config, Local, Relative, Rope, Transformer
 from modelwright.plan import cost, memory, size
-from modelwright.plan.arch import STYLES
+from modelwright.plan.arch import STYLES, build
 from modelwright.plan.size import ByHand, Plan, decide, parse_count, parse_time, row_lengths, shape
 
 OBJECTIVES: list[size.Objective] = ["causal", "masked", "span", "denoise"]
@@ -514,6 +514,15 @@ def test_each_architecture_is_made_to_size_and_kept_as_the_family_it_is_named_af
     counted = cost.parameters(cfg)
     assert counted == sum(p.numel() for p in blank(cfg).parameters())
     assert abs(counted / 2_000_000 - 1) < 0.05
+
+
+def test_a_width_by_hand_is_held_by_the_family_it_is_named_after() -> None:
+    bloom = build("causal", 1000, 36, 2, ByHand(arch="bloom"), 64)
+    assert (bloom.ffn, family_of_model(bloom).model_type) == (4 * 36, "bloom")
+    odd = build("masked", 1000, 33, 2, ByHand(arch="bert", heads=3), 64)  # a head of 11: no pairs are turned here
+    assert family_of_model(odd).model_type == "bert"
+    with pytest.raises(ValueError, match="a head width of 11 is odd"):
+        build("causal", 1000, 33, 2, ByHand(arch="qwen3", heads=3), 64)
 
 
 def test_a_window_is_shorter_than_the_context_it_is_made_for() -> None:

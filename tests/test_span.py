@@ -157,3 +157,5 @@ def test_where_an_answer_stands() -> None:
     assert place_of(asked("be", answer_start=-2)) is None
     with pytest.raises(ValueError, match="t:1 has the answer_start 'x', and it is to be a whole number"):
         place_of(asked("be", answer_start="x"))
+    with pytest.raises(ValueError, match=r"t:1 has the answer_start 16\.5, and it is to be a whole number"):
+        place_of(asked("be", answer_start=16.5))

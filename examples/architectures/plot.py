@@ -48,25 +48,30 @@ def before(runs: Path, docs: Path) -> None:
         low, high = ([bucket[end] for bucket in said] for end in ("low", "high"))
         at.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
     at.set_xscale("log", base=2)
-    at.set(xlabel="tokens of the text that were read before, at least", ylabel="nats a token")
+    at.set(xlabel="tokens that were read before, at least; the first begins every text", ylabel="nats a token")
     at.legend(frameon=False)
     found.savefig(docs / "positions.svg")
 
 
 def objectives(runs: Path, docs: Path) -> None:
-    """Each task's own measure, for the three."""
+    """Each task's own measure, for the three; a broken line is the best that takes no model."""
     found, axes = figure(len(TASKS), 8.5)
+    order = ("masked", "causal", "span")
     for at, (task, title) in zip(axes, TASKS.items(), strict=True):
-        for x, name in enumerate(("causal", "masked", "span")):
-            path = runs / f"objectives/{name}-{task}/decide/result.json"
+        for x, name in enumerate(order):
+            path = runs / f"objectives/{name}-{task}/test/result.json"
             if not path.exists():
                 at.text(x, 0.02, "none", ha="center", color="0.5")
                 continue
             said = json.loads(path.read_text())
             score = said["scores"][said["metric"]]
             at.bar(x, score["value"], color=COLOURS[name], yerr=whiskers(score), ecolor="0.3")
-        at.set(title=title, xticks=range(3), ylim=(0, 1))
-        at.set_xticklabels([NAMES[name] for name in ("causal", "masked", "span")], rotation=35, ha="right")
+        trivial = {name: scores[said["metric"]]["value"] for name, scores in said["baselines"].items()}
+        best = max(trivial, key=lambda name: trivial[name])
+        at.axhline(trivial[best], color="0.4", linestyle="--", linewidth=1)
+        at.text(2.5, trivial[best] + 0.015, best, ha="right", color="0.4", fontsize=8)
+        at.set(title=title, xticks=range(3), xlim=(-0.6, 2.6), ylim=(0, 1))
+        at.set_xticklabels([NAMES[name] for name in order], rotation=35, ha="right")
     found.savefig(docs / "objectives.svg")
 
 
@@ -100,7 +105,7 @@ def experts(runs: Path, docs: Path) -> None:
     busy.plot(x, [10 * one["dropped"] for one in said], color="0.5", label="dropped, tenths")
     for layer, row in enumerate(loads(runs / "experts/switch/model", runs / "text/test.jsonl")):
         x = [e + 0.4 * layer for e in range(len(row))]
-        share.bar(x, row, width=0.4, label=f"layer {2 * layer + 2}")
+        share.bar(x, row, width=0.4, label=f"layer {2 * layer + 1}, from 0")
     loss.set(xlabel="step", ylabel="nats a token, held out")
     busy.set(xlabel="step", ylim=(0, None))
     share.set(xlabel="expert", ylabel="share of the tokens")

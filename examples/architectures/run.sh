@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Architectures compared at equal text and minutes. Usage: run.sh before|objectives|experts|plots [MINUTES]
-#   before      an LSTM against a Transformer of its size: the loss by how much of a text was read
-#   objectives  a decoder, an encoder and an encoder-decoder of one size, each tuned on four tasks for half the minutes
+# Architectures compared on the same texts. Usage: run.sh before|objectives|experts|plots [MINUTES]
+#   before      an LSTM against a Transformer of its size, for the same minutes: the loss by how much of a text was read
+#   objectives  an encoder, a decoder and an encoder-decoder of one size, pretrained for the same minutes, each with the
+#               tokenizer of its kind, and tuned for half of them on those of four tasks that it can do
 #   experts     a mixture of experts against the dense model of its FLOPs, for the same steps
 # MODELWRIGHT_DATA names the folder of the data. What is written stands in runs/architectures.
 set -euo pipefail
@@ -12,10 +13,11 @@ export MODELWRIGHT_DATA
 common=($out/text/train.jsonl --time "${minutes}min" --context 512)
 
 if [ "$part" = before ]; then
-  [ -e $out/bpe ] || modelwright tokenizer $out/text/train.jsonl --vocab 4096 --output $out/bpe
+  [ -e $out/long/train.jsonl ] || python "$here/text.py" $out/long long
+  [ -e $out/long/bpe ] || modelwright tokenizer $out/long/train.jsonl --vocab 4096 --output $out/long/bpe
   for arch in llama lstm; do
-    modelwright pretrain "${common[@]}" --arch $arch --tokenizer $out/bpe --size 2M --output $out/before/$arch
-    modelwright evaluate $out/before/$arch/model --text $out/text/test.jsonl --by-position --output $out/before/$arch/positions
+    modelwright pretrain $out/long/train.jsonl --time "${minutes}min" --context 512 --arch $arch --tokenizer $out/long/bpe --size 2M --output $out/before/$arch
+    modelwright evaluate $out/before/$arch/model --text $out/long/test.jsonl --by-position --output $out/before/$arch/positions
   done
 fi
 
@@ -28,12 +30,12 @@ if [ "$part" = objectives ]; then
     for objective in masked causal span; do
       case "$task $objective" in
         "dialogsum masked") continue ;;           # an encoder writes nothing
-        "wnut17 causal" | "wnut17 span") continue ;;  # only an encoder has a state for each word that has read both sides
+        "wnut17 causal" | "wnut17 span") continue ;;  # a head over a word's labels stands on an encoder alone
       esac
       made=$out/objectives/$objective-$task
       modelwright tune $out/objectives/$objective/model --task "$here/tasks/$task.yaml" --method full --optimizer muon --rate 0.001 --matrix-rate 0.007 --epochs 30 --time "$((minutes * 30))s" --truncated 1 --overlap 0.2 --output "$made"
-      modelwright evaluate "$made/model" --task "$here/tasks/$task.yaml" --part decide --output "$made/decide" "${against[@]}"
-      against=(--against "$made/decide")          # the next of this task is compared with it, example by example
+      modelwright evaluate "$made/model" --task "$here/tasks/$task.yaml" --part test --output "$made/test" "${against[@]}"
+      against=(--against "$made/test")            # the next of this task is compared with it, example by example
     done
   done
 fi

@@ -1,18 +1,22 @@
-"""The text that every model here reads: public, of several kinds, without a task's label, summary or answer.
+"""The text that models here read: public, of several kinds, without a task's label, summary or answer.
 
-python text.py OUT      reads $MODELWRIGHT_DATA; writes OUT/train.jsonl, and OUT/test.jsonl of long documents kept apart
+python text.py OUT        reads $MODELWRIGHT_DATA; writes OUT/train.jsonl, and OUT/test.jsonl, parts of articles
+python text.py OUT long   keeps whole articles apart, and cuts them into pieces of one length, so that the same texts
+                          stand behind each place of a context
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-APART = 12  # of articles and pages, each so-and-so-many-th is tested on
+APART = 12  # of parts of articles and pages, each so-and-so-many-th is tested on; of whole ones twice as many
 LINES = 40  # of an article that are read as one document
+PIECE = 1600  # characters of a test document that is as long as any other: just under 512 tokens
 
 
 def dialogues(data: Path) -> Iterator[str]:
@@ -45,13 +49,29 @@ def long_ones(data: Path) -> Iterator[str]:
         yield json.loads(line)["text"]
 
 
+def whole_articles(data: Path) -> Iterator[str]:
+    """Articles and pages as they are; of the plays as much as an article."""
+    text = (data / "wikitext-2/valid.txt").read_text("utf-8")
+    yield from re.split(r"\n(?= = [^=\n]+ = \n)", text)
+    text = (data / "tinyshakespeare/train.txt").read_text("utf-8")
+    yield from (text[i : i + 10 * PIECE] for i in range(0, len(text), 10 * PIECE))
+    for line in (data / "web-c4-demo/c4.jsonl").read_text("utf-8").splitlines():
+        yield json.loads(line)["text"]
+
+
+def pieces(texts: list[str]) -> list[str]:
+    """All of one length; what is left over is dropped."""
+    return [text[i : i + PIECE] for text in texts for i in range(0, len(text) - PIECE + 1, PIECE)]
+
+
 def main() -> None:
-    data, out = Path(os.environ["MODELWRIGHT_DATA"]), Path(sys.argv[1])
+    data, out, whole = Path(os.environ["MODELWRIGHT_DATA"]), Path(sys.argv[1]), "long" in sys.argv[2:]
     out.mkdir(parents=True, exist_ok=True)
-    articles = [text for text in long_ones(data) if text.strip()]
-    kept = articles[::APART]
+    articles = [text for text in (whole_articles if whole else long_ones)(data) if text.strip()]
+    apart = APART // 2 if whole else APART
+    kept = pieces(articles[::apart]) if whole else articles[::apart]
     read = [text for text in [*dialogues(data), *sentences(data), *stories(data)] if text.strip()]
-    read += [text for i, text in enumerate(articles) if i % APART]
+    read += [text for i, text in enumerate(articles) if i % apart]
     for name, texts in (("train", read), ("test", kept)):
         (out / f"{name}.jsonl").write_text(
             "".join(json.dumps({"text": text.strip()}) + "\n" for text in texts), "utf-8"

@@ -12,4 +12,8 @@ modelwright tokenizer "$data/train.en" "$data/train.de" --kind unigram --objecti
 modelwright pretrain "$data/train.en" "$data/train.de" --objective span --arch transformer --tokenizer runs/multi30k/tokenizer --width 256 --layers 3 --heads 4 --ffn 1024 --context 128 --dropout 0.1 --steps 0 --output runs/multi30k/fresh
 modelwright tune runs/multi30k/fresh/model --task examples/multi30k/task.yaml --method full --optimizer muon --rate 0.002 --matrix-rate 0.01 --epochs 20 --time "$time" --batch 128 --overlap 0.01 --output runs/multi30k/tuned
 modelwright evaluate runs/multi30k/tuned/model --task examples/multi30k/task.yaml --part test --output runs/multi30k/greedy
-modelwright evaluate runs/multi30k/tuned/model --task examples/multi30k/task.yaml --part test --beams 4 --length-penalty 0.6 --output runs/multi30k/beams --against runs/multi30k/greedy
+for beams in "4 0.6" "2 0.6" "8 0.6" "4 0" "4 1" "4 2"; do  # the first as in the paper; the others to see what they change
+  read -r width penalty <<< "$beams"
+  modelwright evaluate runs/multi30k/tuned/model --task examples/multi30k/task.yaml --part test --beams "$width" --length-penalty "$penalty" --output "runs/multi30k/beams-$width-$penalty" --against runs/multi30k/greedy
+done
+python examples/multi30k/plot.py runs/multi30k docs/multi30k.svg

@@ -326,7 +326,8 @@ def record(line: bytes, file: File, row: int, offset: int) -> dict[str, Any] | N
     except UnicodeDecodeError as error:
         raise not_utf8(file, offset + error.start, f", on line {row + 1}") from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON: {_why(error)}") from error
+        row += getattr(error, "lineno", 1) - 1  # of a file that is one object on many lines
+        raise ValueError(f"line {row + 1} of {file.name} is not valid JSON: {_why(error)}") from error
     if not isinstance(found, dict) and content.strip():
         raise ValueError(f"{where} holds a JSON {json_type(found)}, not an object")
     return found

@@ -128,6 +128,8 @@ def place_of(example: Example) -> tuple[int, int] | None:
     said = said[0] if isinstance(said, list) and said else said
     try:
         start = text.find(answer) if said is None else int(said)
+        if said is not None and start != float(said):
+            raise ValueError
     except (TypeError, ValueError):
         raise ValueError(f"{example.id} has the answer_start {said!r}, and it is to be a whole number") from None
     stands = bool(answer.strip()) and start >= 0 and text.startswith(answer, start)

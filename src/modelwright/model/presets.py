@@ -159,6 +159,7 @@ SCAO, TOUVRON, GRATTAFIORI = (
     "Touvron et al. 2023, table 2",
     "Dubey et al. 2024, table 3",
 )
+TOUVRON2, TEAM = (f"its config.json; {paper}" for paper in ("Touvron et al. 2023b", "Gemma Team 2025"))
 YANG2, YANG3 = "Yang et al. 2024, table 1", "Yang et al. 2025, table 1"
 
 PRESETS: dict[str, Preset] = {
@@ -199,7 +200,7 @@ PRESETS: dict[str, Preset] = {
     "llama-13b": Preset(_llama("llama", 40, 5120, 40, 40, 13_824), TOUVRON, 13_015_864_320, exact=True),
     "llama-65b": Preset(_llama("llama", 80, 8192, 64, 64, 22_016), TOUVRON, 65_285_660_672, exact=True),
     "llama2-70b": Preset(
-        _llama("llama", 80, 8192, 64, 8, 28_672, **LLAMA2), "Touvron et al. 2023b, table 1", 68_976_648_192, exact=True
+        _llama("llama", 80, 8192, 64, 8, 28_672, **LLAMA2), TOUVRON2, 68_976_648_192, exact=True
     ),
     "llama3-8b": Preset(_llama("llama", 32, 4096, 32, 8, 14_336, **LLAMA3), GRATTAFIORI, 8_030_261_248, exact=True),
     "llama3-70b": Preset(_llama("llama", 80, 8192, 64, 8, 28_672, **LLAMA3), GRATTAFIORI, 70_553_706_496, exact=True),
@@ -223,6 +224,6 @@ PRESETS: dict[str, Preset] = {
         YANG3, 8_190_735_360, exact=True,
     ),
     "gemma3-1b": Preset(
-        _llama("gemma3_text", 26, 1152, 4, 1, 6912, **GEMMA), "Gemma Team 2025, table 1", 999_885_952, exact=True
+        _llama("gemma3_text", 26, 1152, 4, 1, 6912, **GEMMA), TEAM, 999_885_952, exact=True
     ),
 }  # fmt: skip

@@ -215,7 +215,9 @@ def _read_own(config: Json) -> Config:
 
 def _write_own(cfg: Config) -> dict[str, Any]:
     named = {"model_type": "modelwright-experts", "architectures": list(OWN_MODELS)}
-    return {**LLAMA.write(cfg), **named, "experts": asdict(cfg.experts or Routing(1))}
+    routing = asdict(cfg.experts or Routing(1))
+    layers = None if routing["layers"] is None else list(routing["layers"])
+    return {**LLAMA.write(cfg), **named, "experts": routing | {"layers": layers}}
 
 
 OWN = replace(MIXTRAL, model_type="modelwright-experts", architectures=OWN_MODELS, read=_read_own, write=_write_own)

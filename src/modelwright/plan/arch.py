@@ -80,17 +80,15 @@ def round_to(number: float, step: int) -> int:
     return max(step, step * round(number / step))
 
 
-# -- what each makes of the plain decoder, which is Llama's ------------------------------------------------
+# -- what each makes of the plain decoder, which is Llama's but for its positions ---------------------------
 
 
 def _llama(c: Config) -> Config:
-    return c
+    return replace(c, rope=Rope())
 
 
 def _gpt2(c: Config) -> Config:
-    return replace(
-        c, rope=None, learned=True, norm="layer", act="gelu_tanh", gated=False, attn_bias=True, ffn_bias=True
-    )
+    return replace(c, learned=True, norm="layer", act="gelu_tanh", gated=False, attn_bias=True, ffn_bias=True)
 
 
 def _bloom(c: Config) -> Config:
@@ -100,15 +98,15 @@ def _bloom(c: Config) -> Config:
 
 def _mistral(c: Config) -> Config:
     """Its window is an eighth of what it reads; here a half, since rows are short."""
-    return replace(c, local=Local(max(1, c.context // 2)))
+    return replace(_llama(c), local=Local(max(1, c.context // 2)))
 
 
 def _qwen2(c: Config) -> Config:
-    return replace(c, qkv_bias=True)
+    return replace(_llama(c), qkv_bias=True)
 
 
 def _qwen3(c: Config) -> Config:
-    return replace(c, qk_norm=True)
+    return replace(_llama(c), qk_norm=True)
 
 
 def _gemma3(c: Config) -> Config:
@@ -121,7 +119,7 @@ def _gemma3(c: Config) -> Config:
 
 def _bert(c: Config) -> Config:
     return replace(c, causal=False, pre_norm=False, norm="layer", eps=1e-12, final_norm=False, act="gelu", gated=False,
-                   attn_bias=True, ffn_bias=True, rope=None, learned=True, types=2, embed_norm=True,
+                   attn_bias=True, ffn_bias=True, learned=True, types=2, embed_norm=True,
                    head_transform=True, head_bias=True)  # fmt: skip
 
 
@@ -130,7 +128,7 @@ def _distilbert(c: Config) -> Config:
 
 
 def _t5(c: Config) -> Config:
-    tower = replace(c, eps=1e-6, act="gelu_tanh", rope=None, relative=Relative(), attn_scale=1.0, tied=False)
+    tower = replace(c, eps=1e-6, act="gelu_tanh", relative=Relative(), attn_scale=1.0, tied=False)
     return replace(tower, encoder=replace(tower, causal=False))
 
 
@@ -142,7 +140,7 @@ def _switch(c: Config) -> Config:
 
 def _bart(c: Config) -> Config:
     tower = replace(c, pre_norm=False, norm="layer", eps=1e-5, final_norm=False, act="gelu", gated=False,
-                    attn_bias=True, ffn_bias=True, rope=None, learned=True, offset=2, embed_norm=True)  # fmt: skip
+                    attn_bias=True, ffn_bias=True, learned=True, offset=2, embed_norm=True)  # fmt: skip
     return replace(tower, encoder=replace(tower, causal=False))
 
 
@@ -197,11 +195,11 @@ def build(objective: Objective, vocab: int, width: int, layers: int, hand: ByHan
         head=width // heads,
         ffn=width,
         context=context,
-        rope=Rope(),
         experts=routing(arch, layers, hand.experts or EXPERTS),
     )
     made = STYLES[objective][arch](plain)
-    ffn = hand.ffn or round_to(best_ffn(width, made.gated), ffn_step(width))
+    best = best_ffn(width, made.gated)
+    ffn = hand.ffn or (4 * width if arch == "bloom" else round_to(best, ffn_step(width)))
     return replace(made, ffn=ffn, encoder=made.encoder and replace(made.encoder, ffn=ffn))
 
 

@@ -193,14 +193,18 @@ def sizes(told: dict[str, Any]) -> Table:
     found.add_column("\nmemory of the weights")
     found.add_column("", justify="right")
     found.add_column("")
+    encoder = told["shape"].get("encoder")
     for name, size in told["bytes"].items():
-        found.add_row(name, human(size), FORMATS[name])
+        apart = encoder and name == "int8"
+        found.add_row(name, human(size), "arithmetic: the command rounds the decoder alone" if apart else FORMATS[name])
     if told["cache"] is None:
         found.add_row("cache", "none", "an encoder keeps no keys and values")
     else:
-        kept, encoder = told["cache"], told["shape"].get("encoder")
+        kept, said = told["cache"], told["shape"]
+        shared = said["kind"] != "LSTM" and said["kv_heads"] < said["heads"]
+        number = "float32; half of it in bfloat16" if shared else "float32, with --precision bf16 too"  # cache_dtype
         source = f" and {encoder['context']:,} of a source" if encoder else ""
-        found.add_row("cache of a token", human(kept["per_token"]), "float32; half of it in bfloat16")
+        found.add_row("cache of a token", human(kept["per_token"]), number)
         found.add_row("cache of a context", human(kept["full_context"]), f"{told['shape']['context']:,} tokens{source}")
     found.add_row("FLOPs of a token", f"{told['flops']['alone']:.3g}", "with nothing before it")
     found.add_row("", f"{told['flops']['full_context']:.3g}", "with a full context")

@@ -47,7 +47,7 @@ def tell(
     if cfg.recurrent:
         raise ValueError("an LSTM has no attention to look at: ask --nearest or --explain of it")
     if target is not None and cfg.encoder is None:
-        raise ValueError(f"--target is what an encoder-decoder answers, and this is a {cfg.shape}: leave it out")
+        raise ValueError("--target is what an encoder-decoder answers, and this model has but one tower: leave it out")
     towers = [cfg, cfg.encoder] if cfg.encoder else [cfg]
     of = {"layers": max(tower.layers for tower in towers), "heads": max(tower.heads for tower in towers)}
     found = grids(lm, text, target, None if layers is None else numbers(layers, of["layers"]))
@@ -70,7 +70,7 @@ def show(screen: Console, told: dict[str, Any]) -> None:
 
 def numbers(layers: str, there: int) -> list[int]:
     """Raises ValueError for what is no list of whole numbers, and for a layer that is not there."""
-    if not re.fullmatch(r"\d+(,\d+)*", layers.replace(" ", "")):
+    if not re.fullmatch(r" *\d+ *(, *\d+ *)*", layers):
         raise ValueError(f"--layers takes numbers from 0 with commas between them, as in 0,3; not {layers!r}")
     found = list(dict.fromkeys(map(int, layers.split(","))))
     if max(found) >= there:
@@ -93,11 +93,12 @@ def grids(lm: LanguageModel, text: str, target: str | None, layers: Sequence[int
     own, read = ([shown(lm.tokenizer, token) for token in row] for row in (ids, source or []))
     if source is None:
         return [grid("self-attention", own, own, found.own, layers)]
-    return [
-        grid("encoder: self-attention over the source", read, read, found.encoder, layers),
-        grid("decoder: self-attention over the answer", own, own, found.own, layers),
-        grid("decoder: cross-attention, the answer at the source", own, read, found.cross, layers),
-    ]
+    asked = [
+        ("encoder: self-attention over the source", read, read, found.encoder),
+        ("decoder: self-attention over the answer", own, own, found.own),
+        ("decoder: cross-attention, the answer at the source", own, read, found.cross),
+    ]  # of two towers one may have none of the layers that were named
+    return [grid(*one, layers) for one in asked if chosen(len(one[-1]), layers)]
 
 
 def grid(

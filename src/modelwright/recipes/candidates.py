@@ -15,8 +15,8 @@ from rich.text import Text
 
 from modelwright.infer.engine import Engine, New, Request, room
 from modelwright.infer.fill import fill_mask
-from modelwright.infer.sample import Likely, Sampling
-from modelwright.infer.text import LanguageModel, encode_prompts, eos_ids, shown
+from modelwright.infer.sample import NEVER, Likely, Sampling
+from modelwright.infer.text import LanguageModel, banned, encode_prompts, eos_ids, shown
 
 CUTS = ("top_k", "top_p", "min_p")  # rules that only leave candidates out; the others move probability
 
@@ -50,7 +50,8 @@ def steps(lm: LanguageModel, prompt: str, asked: Sampling) -> Iterator[Step]:
     encoded = encode_prompts(lm, [prompt])
     ids, source = encoded.prompts[0], encoded.sources[0] if encoded.sources else None
     engine = Engine(lm.model, longest=len(ids) + room(lm.model.cfg, len(ids), asked.max_new), texts=1)
-    request = Request(ids, asked, source, eos_ids(lm), likely=lm.model.cfg.vocab)
+    never = dict.fromkeys(banned(lm), NEVER)
+    request = Request(ids, asked, source, eos_ids(lm), bias=never, likely=lm.model.cfg.vocab)
     for new in engine.submit(request):
         choices = [choice(lm, one, new, asked) for one in new.likely]
         yield Step(next(one for one in choices if one.drawn), choices)

@@ -93,7 +93,7 @@ def panels(figure: Figure, grid: Grid, top: float, colours: ScalarMappable) -> N
 
 
 def panel(axes: Axes, weights: Tensor, colours: ScalarMappable) -> None:
-    """White is what a query may not look at: there the weight is nothing at all, not nearly nothing."""
+    """White is a weight of nothing at all: what a query may not look at, or what float32 cannot tell from nothing."""
     seen = weights.float().masked_fill(weights == 0, float("nan")).numpy()
     axes.imshow(seen, cmap=colours.get_cmap(), norm=SCALE, aspect="auto", interpolation="nearest")
     axes.tick_params(length=0, pad=1.5)

@@ -121,8 +121,8 @@ def refuse(o: Inspect) -> None:
 
 
 def shape_of(name: str) -> Shape:
-    """The shape of a preset, or of what lies in a directory or on the hub. No weights are read."""
-    if name not in PRESETS:
+    """The shape of what lies in a directory, of a preset, or of a model on the hub. No weights are read."""
+    if name not in PRESETS or Path(name).is_dir():
         return shape(name)
     preset = PRESETS[name]
     try:
