@@ -99,18 +99,19 @@ def experts(runs: Path, docs: Path) -> None:
         x = [one["step"] for one in tested]
         loss.plot(x, [one["held_out_loss"] for one in tested], "o-", color=COLOURS[name], label=NAMES[name])
     x = [one["step"] for one in said]
-    busy.plot(
-        x, [one["load"] for one in said], color="#c8553d", label="the busiest expert's share, as a multiple of even"
-    )
-    busy.plot(x, [10 * one["dropped"] for one in said], color="0.5", label="dropped, tenths")
+    busy.plot(x, [one["load"] for one in said], color="#c8553d", label="busiest expert, in even shares")
+    busy.plot(x, [10 * one["dropped"] for one in said], color="0.5", label="dropped tokens, in tenths")
     for layer, row in enumerate(loads(runs / "experts/switch/model", runs / "text/test.jsonl")):
         x = [e + 0.4 * layer for e in range(len(row))]
-        share.bar(x, row, width=0.4, label=f"layer {2 * layer + 1}, from 0")
+        share.bar(x, row, width=0.4, label=f"layer {2 * layer + 1}")
     loss.set(xlabel="step", ylabel="nats a token, held out")
     busy.set(xlabel="step", ylim=(0, None))
-    share.set(xlabel="expert", ylabel="share of the tokens")
+    share.axhline(1 / len(row), color="0.4", linestyle="--", linewidth=1)
+    share.set(xlabel="expert", ylabel="share of the test tokens", xticks=[e + 0.2 for e in range(len(row))])
+    share.set_xticklabels([str(e) for e in range(len(row))])
     for at in (loss, busy, share):
         at.legend(frameon=False, fontsize=8)
+    share.set_ylim(0, 1.25 * max(patch.get_height() for patch in share.patches))
     found.savefig(docs / "experts.svg")
 
 

@@ -19,6 +19,7 @@ if [ "$part" = before ]; then
     modelwright pretrain $out/long/train.jsonl --time "${minutes}min" --context 512 --arch $arch --tokenizer $out/long/bpe --size 2M --output $out/before/$arch
     modelwright evaluate $out/before/$arch/model --text $out/long/test.jsonl --by-position --output $out/before/$arch/positions
   done
+  python "$here/paired.py" $out/before/llama/model $out/before/lstm/model $out/long/test.jsonl
 fi
 
 if [ "$part" = objectives ]; then
@@ -49,6 +50,7 @@ if [ "$part" = experts ]; then
   for name in dense switch; do
     modelwright evaluate $out/experts/$name/model --text $out/text/test.jsonl --output $out/experts/$name/test
   done
+  python "$here/paired.py" $out/experts/dense/model $out/experts/switch/model $out/text/test.jsonl
 fi
 
 if [ "$part" = plots ]; then python "$here/plot.py" $out docs; fi
