@@ -40,16 +40,18 @@ def whiskers(score: dict[str, Any]) -> list[list[float]]:
 
 def before(runs: Path, docs: Path) -> None:
     """Nats a token by how many tokens stood before."""
-    found, (at,) = figure(1)
-    for name in ("llama", "lstm"):
-        said = json.loads((runs / f"before/{name}/positions/result.json").read_text())["by_position"]
-        x = [max(1, bucket["first"]) for bucket in said]
-        at.plot(x, [bucket["value"] for bucket in said], "o-", color=COLOURS[name], label=NAMES[name])
-        low, high = ([bucket[end] for bucket in said] for end in ("low", "high"))
-        at.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-    at.set_xscale("log", base=2)
-    at.set(xlabel="tokens that were read before, at least; the first begins every text", ylabel="nats a token")
-    at.legend(frameon=False)
+    found, axes = figure(2, 8.5)
+    for at, (text, title) in zip(axes, {"long": "articles", "desk": "the support desk"}.items(), strict=True):
+        for name in ("llama", "lstm"):
+            said = json.loads((runs / f"before/{text}/{name}/positions/result.json").read_text())["by_position"]
+            x = [max(1, bucket["first"]) for bucket in said]
+            at.plot(x, [bucket["value"] for bucket in said], "o-", color=COLOURS[name], label=NAMES[name])
+            low, high = ([bucket[end] for bucket in said] for end in ("low", "high"))
+            at.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+        at.set_xscale("log", base=2)
+        at.set(title=title, xlabel="tokens read before, at least")
+    axes[0].set_ylabel("nats a token")
+    axes[0].legend(frameon=False)
     found.savefig(docs / "positions.svg")
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Architectures compared on the same texts. Usage: run.sh before|objectives|experts|plots [MINUTES]
-#   before      an LSTM against a Transformer of its size, for the same minutes: the loss by how much of a text was read
+#   before      an LSTM against a Transformer of its size, for the same minutes: the loss by how much of a text was read,
+#               of public articles and of the embedded support desk
 #   objectives  an encoder, a decoder and an encoder-decoder of one size, pretrained for the same minutes, each with the
 #               tokenizer of its kind, and tuned for half of them on those of four tasks that it can do
 #   experts     a mixture of experts against the dense model of its FLOPs, for the same steps
@@ -13,13 +14,16 @@ export MODELWRIGHT_DATA
 common=($out/text/train.jsonl --time "${minutes}min" --context 512)
 
 if [ "$part" = before ]; then
-  [ -e $out/long/train.jsonl ] || python "$here/text.py" $out/long long
-  [ -e $out/long/bpe ] || modelwright tokenizer $out/long/train.jsonl --vocab 4096 --output $out/long/bpe
-  for arch in llama lstm; do
-    modelwright pretrain $out/long/train.jsonl --time "${minutes}min" --context 512 --arch $arch --tokenizer $out/long/bpe --size 2M --output $out/before/$arch
-    modelwright evaluate $out/before/$arch/model --text $out/long/test.jsonl --by-position --output $out/before/$arch/positions
+  for text in long desk; do
+    [ -e $out/$text/train.jsonl ] || python "$here/text.py" $out/$text $text
+    [ -e $out/$text/bpe ] || modelwright tokenizer $out/$text/train.jsonl --vocab 4096 --output $out/$text/bpe
+    for arch in llama lstm; do
+      made=$out/before/$text/$arch
+      modelwright pretrain $out/$text/train.jsonl --time "${minutes}min" --context 512 --arch $arch --tokenizer $out/$text/bpe --size 2M --output $made
+      modelwright evaluate $made/model --text $out/$text/test.jsonl --by-position --output $made/positions
+    done
+    python "$here/paired.py" $out/before/$text/llama/model $out/before/$text/lstm/model $out/$text/test.jsonl
   done
-  python "$here/paired.py" $out/before/llama/model $out/before/lstm/model $out/long/test.jsonl
 fi
 
 if [ "$part" = objectives ]; then

@@ -3,6 +3,8 @@
 python text.py OUT        reads $MODELWRIGHT_DATA; writes OUT/train.jsonl, and OUT/test.jsonl, parts of articles
 python text.py OUT long   keeps whole articles apart, and cuts them into pieces of one length, so that the same texts
                           stand behind each place of a context
+python text.py OUT desk   of the embedded support desk: dialogues, and what is asked of each; the test part's are of
+                          products, problems and resolutions that never come together in the other
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelwright.data.desk import Part, documents
+
+DESK: dict[Part, int] = {"train": 40_000, "test": 500}
 APART = 12  # of parts of articles and pages, each so-and-so-many-th is tested on; of whole ones twice as many
 LINES = 40  # of an article that are read as one document
-PIECE = 1600  # characters of a test document that is as long as any other: just under 512 tokens
+SCENES = 16_000  # characters of the plays that are as good as an article
+PIECE = 1300  # characters of a test document that is as long as any other: 400 to 500 tokens
 
 
 def dialogues(data: Path) -> Iterator[str]:
@@ -54,7 +60,7 @@ def whole_articles(data: Path) -> Iterator[str]:
     text = (data / "wikitext-2/valid.txt").read_text("utf-8")
     yield from re.split(r"\n(?= = [^=\n]+ = \n)", text)
     text = (data / "tinyshakespeare/train.txt").read_text("utf-8")
-    yield from (text[i : i + 10 * PIECE] for i in range(0, len(text), 10 * PIECE))
+    yield from (text[i : i + SCENES] for i in range(0, len(text), SCENES))
     for line in (data / "web-c4-demo/c4.jsonl").read_text("utf-8").splitlines():
         yield json.loads(line)["text"]
 
@@ -64,14 +70,24 @@ def pieces(texts: list[str]) -> list[str]:
     return [text[i : i + PIECE] for text in texts for i in range(0, len(text) - PIECE + 1, PIECE)]
 
 
-def main() -> None:
-    data, out, whole = Path(os.environ["MODELWRIGHT_DATA"]), Path(sys.argv[1]), "long" in sys.argv[2:]
-    out.mkdir(parents=True, exist_ok=True)
+def public(whole: bool) -> tuple[list[str], list[str]]:
+    """What is learned from, and what is tested on."""
+    data = Path(os.environ["MODELWRIGHT_DATA"])
     articles = [text for text in (whole_articles if whole else long_ones)(data) if text.strip()]
     apart = APART // 2 if whole else APART
     kept = pieces(articles[::apart]) if whole else articles[::apart]
     read = [text for text in [*dialogues(data), *sentences(data), *stories(data)] if text.strip()]
     read += [text for i, text in enumerate(articles) if i % apart]
+    return read, kept
+
+
+def main() -> None:
+    out, kind = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
+    out.mkdir(parents=True, exist_ok=True)
+    if kind == "desk":
+        read, kept = ([one.text for one in documents(0, part, count=n)] for part, n in DESK.items())
+    else:
+        read, kept = public(whole=kind == "long")
     for name, texts in (("train", read), ("test", kept)):
         (out / f"{name}.jsonl").write_text(
             "".join(json.dumps({"text": text.strip()}) + "\n" for text in texts), "utf-8"
