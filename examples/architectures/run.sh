@@ -3,7 +3,7 @@
 #   before      an LSTM against a Transformer of its size, for the same minutes: the loss by how much of a text was read,
 #               of public articles and of the embedded support desk
 #   objectives  an encoder, a decoder and an encoder-decoder of one size, pretrained for the same minutes, each with the
-#               tokenizer of its kind, and tuned for half of them on those of four tasks that it can do
+#               tokenizer of its kind, and tuned for half of them on those of five tasks that it can do
 #   experts     a mixture of experts against the dense model of its FLOPs, for the same steps
 # MODELWRIGHT_DATA names the folder of the data. What is written stands in runs/architectures.
 set -euo pipefail
@@ -30,7 +30,8 @@ if [ "$part" = objectives ]; then
   for objective in masked causal span; do
     modelwright pretrain "${common[@]}" --objective $objective --vocab 4096 --size 2M --output $out/objectives/$objective
   done
-  for task in sst2 wnut17 dialogsum xquad; do
+  [ -e $out/questions/train.jsonl ] || python "$here/text.py" $out/questions questions
+  for task in sst2 wnut17 dialogsum xquad desk; do
     against=()
     for objective in masked causal span; do
       case "$task $objective" in

@@ -5,6 +5,7 @@ python text.py OUT long   keeps whole articles apart, and cuts them into pieces 
                           stand behind each place of a context
 python text.py OUT desk   of the embedded support desk: dialogues, and what is asked of each; the test part's are of
                           products, problems and resolutions that never come together in the other
+python text.py OUT questions    no text to learn from but a task's: questions on the desk's dialogues
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from modelwright.data.desk import Part, documents
+from modelwright.data.desk import Part, cases, documents
 
 DESK: dict[Part, int] = {"train": 40_000, "test": 500}
+QUESTIONS: dict[Part, int] = {"train": 2_000, "test": 150}  # dialogues with some four each
 APART = 12  # of parts of articles and pages, each so-and-so-many-th is tested on; of whole ones twice as many
 LINES = 40  # of an article that are read as one document
 SCENES = 16_000  # characters of the plays that are as good as an article
@@ -81,9 +83,22 @@ def public(whole: bool) -> tuple[list[str], list[str]]:
     return read, kept
 
 
+def questions(part: Part, count: int) -> Iterator[dict[str, str]]:
+    """Those that the dialogue answers, as rows of a task."""
+    for case in cases(0, part, count=count):
+        for asked, answer in case.questions:
+            if answer is not None:
+                yield {"context": case.text, "question": asked, "answer": answer}
+
+
 def main() -> None:
     out, kind = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
     out.mkdir(parents=True, exist_ok=True)
+    if kind == "questions":
+        for part, count in QUESTIONS.items():
+            rows = "".join(json.dumps(row) + "\n" for row in questions(part, count))
+            (out / f"{part}.jsonl").write_text(rows, "utf-8")
+        return
     if kind == "desk":
         read, kept = ([one.text for one in documents(0, part, count=n)] for part, n in DESK.items())
     else:
