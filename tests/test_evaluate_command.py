@@ -430,6 +430,9 @@ def test_a_task_or_a_text(here: Path, tmp_path: Path) -> None:
     for more in ([], ["--task", str(here / "short.yaml"), "--text", "desk"]):
         with pytest.raises(ValueError, match="either --task task"):
             main([str(here / "one"), *more])
+    for flags in (["--beams", "4"], ["--length-penalty", "0.6"], ["--shots", "2"]):
+        with pytest.raises(ValueError, match=f"{flags[0]} is of a task's answers"):
+            main([str(here / "one"), "--text", "desk:4", *flags])
     with pytest.raises(ValueError, match="say --text in the place of --task"):
         main([str(here / "one"), "--task", str(here / "short.yaml"), "--by-position"])
     encoder = saved(tmp_path / "encoder", BERT)

@@ -29,7 +29,7 @@ from modelwright.infer.packed import PackedExperts, can_int8, can_pack, prepare
 from modelwright.infer.sample import Sampling
 from modelwright.losses.language import language_model, weigh
 from modelwright.model import checkpoint
-from modelwright.model.experts import Experts, Rows, Traffic
+from modelwright.model.experts import Experts, Rows, Traffic, evened
 from modelwright.model.transformer import Config, FeedForward, Rope, Routing, Transformer, initialise
 from modelwright.plan import cost, memory
 from modelwright.plan.size import ByHand, build, decide, shape
@@ -89,6 +89,24 @@ def test_by_groups_is_token_by_token(cfg: Routing, gated: bool, padded: bool) ->
     assert not padded or not got[:, 7:].any()
     with torch.no_grad():  # another path to the weights
         torch.testing.assert_close(experts(x, rows), want, atol=1e-6, rtol=0)
+
+
+def test_in_bfloat16_an_expert_is_asked_for_few_sizes_and_answers_the_same() -> None:
+    """oneDNN keeps what it prepared for every size that it meets: a training grew by hundreds of MiB."""
+    asked = set()
+
+    def expert(e: int, x: torch.Tensor) -> torch.Tensor:
+        asked.add(len(x))
+        return 2 * x
+
+    for n in range(1, 1000):
+        x = torch.randn(n, 4).bfloat16()
+        assert torch.equal(evened(expert, 0, x), 2 * x)
+    assert len(asked) == 16 + 8 * 6
+    assert all(n <= min(size for size in asked if size >= n) <= 1.125 * n for n in range(1, 1000))
+    asked.clear()
+    evened(expert, 0, torch.randn(99, 4))
+    assert asked == {99}
 
 
 def test_one_expert_is_the_dense_layer() -> None:

@@ -28,8 +28,9 @@ from modelwright.model.experts import Routing
 from modelwright.model.families import FAMILIES, family_of_config, family_of_model
 from modelwright.model.recurrent_families import lstm
 from modelwright.model.sparse_families import sparse_layers
-from modelwright.model.transformer import Config, Local, Memory, Relative, Rope, RopeScaling, Transformer
+from modelwright.model.transformer import Config, Local, Memory, Relative, Rope, RopeScaling, Transformer, initialise
 from modelwright.plan.cost import parameters
+from modelwright.plan.size import ByHand, shape
 from oracles import greedy, greedy_cached
 
 BARE = ("bert-model", "roberta-model", "distilbert-model")  # encoders that end with their hidden states
@@ -537,6 +538,18 @@ def test_an_unknown_family_names_those_known(kind: Any) -> None:
     known = r"model_type .* is of no known family; known: gpt2, bloom, llama, mistral, .*, t5, bart"
     with pytest.raises(ValueError, match=known):
         family_of_config({"model_type": kind})
+
+
+def test_a_gemma_without_a_window_runs_in_transformers(tmp_path: Path) -> None:
+    """Which asks for a window's width though no layer has one."""
+    model = initialise(
+        Transformer(shape("causal", 97, 20_000, ByHand(arch="gemma3", layers=1))), torch.Generator()
+    ).eval()
+    checkpoint.save(model, tmp_path)
+    theirs, x = transformers.AutoModelForCausalLM.from_pretrained(tmp_path), torch.arange(1, 40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), theirs(x).logits, atol=1e-4, rtol=1e-4)
+    assert checkpoint.load(tmp_path).cfg == model.cfg
 
 
 def test_gemma_with_images_names_the_one_without() -> None:

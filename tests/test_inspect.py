@@ -21,9 +21,10 @@ from modelwright.infer.nearest import nearest, spelled, terms
 from modelwright.infer.sample import Sampling, apply_rules, history, pick
 from modelwright.infer.text import shown
 from modelwright.model import checkpoint
+from modelwright.model.families import family_of_model
 from modelwright.model.look import look
 from modelwright.model.recurrent_families import lstm
-from modelwright.model.transformer import Config, Relative, Rope, Transformer, initialise
+from modelwright.model.transformer import Config, Relative, Rope, Routing, Transformer, initialise
 from modelwright.plan.cost import parameters, parameters_by_layer, parameters_by_part
 from modelwright.plan.memory import rounded
 from modelwright.recipes import anatomy, attended
@@ -354,6 +355,15 @@ def test_what_the_model_forbids_is_not_drawn(
     assert second["drawn"]
     (written,) = complete(open_model(str(tmp_path / "strict")), ["the cat"], max_new=1, temperature=0.0)
     assert written.tokens == [second["token"]]
+
+
+def test_experts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = Config(vocab=300, **SHAPE, rope=Rope(), experts=Routing(8, top=2, normalised=True))
+    (tmp_path / "config.json").write_text(json.dumps(family_of_model(cfg).write(cfg)))
+    said = "8, of which a token passes 2, in 2 of 2 layers"
+    assert told(capsys, str(tmp_path))["anatomy"]["shape"]["experts"] == said
+    assert main([str(tmp_path)]) == 0
+    assert f"experts       {said}" in capsys.readouterr().out
 
 
 def test_a_directory_comes_before_a_preset_of_its_name(

@@ -531,6 +531,14 @@ def test_a_window_is_shorter_than_the_context_it_is_made_for() -> None:
     assert gemma.local == Local(16, (0, 1, 2, 3, 4, *range(6, gemma.layers - 1)), Rope(10_000.0))
 
 
+def test_a_layer_with_a_window_looks_no_further_and_is_counted_so() -> None:
+    far = shape("causal", 1000, 2_000_000, ByHand(layers=6, context=512))
+    near = replace(far, local=Local(128, (0, 1, 2, 3, 4)))
+    spared = 4 * 512 * (512 - 128) * 5 * far.heads * far.head
+    assert cost.forward_flops(far, 512) - cost.forward_flops(near, 512) == spared
+    assert cost.forward_flops(far, 100) == cost.forward_flops(near, 100)
+
+
 def test_no_steps_are_a_plan_too() -> None:
     found = decide("span", 1000, 1e11, parameters=500_000, hand=ByHand(steps=0, arch="transformer"))
     assert (found.steps, found.tokens, found.seconds) == (0, 0, 0.0)

@@ -133,6 +133,9 @@ def test_a_dry_run_tells_and_writes_nothing(decoder, encoder, capsys, monkeypatc
         main([decoder, "the " * 60, "--dry-run"])
     with pytest.raises(ValueError, match="an encoder only fills"):
         main([encoder, "the [MASK]", "--dry-run"])
+    for flags in (["--beams", "4"], ["--seed", "1"], ["--stop", "x"], ["--max-new", "5"], ["--greedy"], ["--n", "2"]):
+        with pytest.raises(ValueError, match=f"{flags[0]} is for models that write on"):
+            main([encoder, "the [MASK]", *flags])
 
 
 def test_a_stop_string_and_a_full_context(decoder, capsys):

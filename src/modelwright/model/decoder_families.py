@@ -475,7 +475,7 @@ def _write_gemma3(cfg: Config) -> dict[str, Any]:
         **sizes,
         "attention_bias": cfg.attn_bias,
         "query_pre_attn_scalar": cfg.head if cfg.attn_scale is None else round(cfg.attn_scale**-2),
-        "sliding_window": cfg.local.window if cfg.local else None,
+        "sliding_window": cfg.local.window if cfg.local else cfg.context,  # which transformers wants though none has it
         "layer_types": _write_layer_types(cfg),
         "rope_theta": rope.base,
         "rope_scaling": _said_of_rope(rope),

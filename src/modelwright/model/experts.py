@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelwright.model.config import Routing
+from modelwright.model.kernels import compute_dtype
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Experts(nn.Module):
         order = order[: sum(counts)]  # (M)
         token, expert = order // self.cfg.top, self.experts()
         slices = torch.split(x.index_select(0, token), counts)
-        y = torch.cat([x[:0], *(expert(e, part) for e, part in enumerate(slices) if len(part))])  # (M, C)
+        y = torch.cat([x[:0], *(evened(expert, e, part) for e, part in enumerate(slices) if len(part))])  # (M, C)
         y = y * weight.flatten().index_select(0, order).to(y.dtype)[:, None]
         return torch.zeros_like(x, dtype=y.dtype).index_add(0, token, y)
 
@@ -170,6 +171,18 @@ class Experts(nn.Module):
                 if e < self.cfg.count:
                     out[n] = out[n] + w * expert(e, tokens[n])
         return torch.stack(out).view(x.shape)
+
+
+def evened(expert: Callable[[int, Tensor], Tensor], e: int, x: Tensor) -> Tensor:
+    """expert(e, x), x (n, C); in 16 bits with rows of zeros behind, so that one of few sizes is multiplied.
+
+    A product in bfloat16 keeps what it prepared for its size (oneDNN's primitive cache), and each step brings each
+    expert another n. There are eight sizes to each doubling.
+    """
+    if compute_dtype(x) == torch.float32:
+        return expert(e, x)
+    grain = 1 << max(0, (len(x) - 1).bit_length() - 4)
+    return expert(e, F.pad(x, (0, 0, 0, -len(x) % grain)))[: len(x)]
 
 
 def before_text(counted: Tensor, segment: Tensor) -> Tensor:

@@ -179,10 +179,12 @@ def stack_flops(cfg: Config, length: int, source: int = 0) -> float:
     """FLOPs of one tower over `length` tokens; its cross-attention's keys and values are made of `source` tokens."""
     keys_values = 2 * cfg.width * cfg.kv_heads * cfg.head if cfg.encoder else 0
     products = 2 * length * (block_matrices(cfg) - keys_values) + 2 * source * keys_values
-    looks = 0 if cfg.recurrent else length + (source if cfg.encoder else 0)
+    near = sum(map(cfg.is_local, range(cfg.layers))) if cfg.local else 0  # layers that look no further than a window
+    own = (cfg.layers - near) * length + near * min(length, cfg.local.window if cfg.local else length)
+    looks = 0 if cfg.recurrent else own + cfg.layers * (source if cfg.encoder else 0)  # in all layers
     routed = (cfg.experts.top - 1) * feed_forward_matrices(cfg) + router_matrices(cfg) if cfg.experts else 0
     experts = 2 * length * expert_layers(cfg) * routed  # a token passes k of them; capacity is not taken off
-    return cfg.layers * (products + 4.0 * length * looks * cfg.heads * cfg.head) + experts
+    return cfg.layers * products + 4.0 * length * looks * cfg.heads * cfg.head + experts
 
 
 def training_flops(cfg: Config, length: int, source: int = 0, predicted: float = 1.0) -> float:

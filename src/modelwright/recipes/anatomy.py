@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelwright.adapt.open import Shape
-from modelwright.model.config import Config
+from modelwright.model.config import Config, Routing
 from modelwright.plan.cost import active_parameters, forward_flops, parameters, parameters_by_layer, parameters_by_part
 from modelwright.plan.memory import inference, rounded
 
@@ -65,7 +65,15 @@ def described(cfg: Config) -> dict[str, Any]:
         "tied": cfg.tied,
         "labels": list(cfg.labels.names) if cfg.labels else None,
     }
+    if cfg.experts:
+        said["experts"] = experts(cfg, cfg.experts)
     return said | ({"encoder": described(cfg.encoder)} if cfg.encoder else {})
+
+
+def experts(cfg: Config, routing: Routing) -> str:
+    some = sum(map(routing.at, range(cfg.layers)))
+    room = "" if routing.capacity is None else f"; at most {routing.capacity:,} tokens of a row to each"
+    return f"{routing.count}, of which a token passes {routing.top}, in {some} of {cfg.layers} layers{room}"
 
 
 def norms(cfg: Config) -> str:
@@ -158,12 +166,12 @@ def shape_rows(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "source", said["source"]
     encoder = said.get("encoder")
     lacking = LACKING if said["kind"] == "LSTM" else ()
-    for name in ("layers", "width", "heads", "kv_heads", "head_width", "feed_forward", "activation", "norm",
-                 "positions", "context", "vocabulary"):  # fmt: skip
-        if name in lacking:
+    for name in ("layers", "width", "heads", "kv_heads", "head_width", "feed_forward", "experts", "activation",
+                 "norm", "positions", "context", "vocabulary"):  # fmt: skip
+        if name in lacking or name not in said:
             continue
         value = f"{said[name]:,}" if isinstance(said[name], int) else said[name]
-        other = "" if not encoder or encoder[name] == said[name] else f" (encoder: {encoder[name]})"
+        other = "" if not encoder or encoder.get(name) == said[name] else f" (encoder: {encoder.get(name, 'none')})"
         yield name.replace("_", " "), value + other
     own = f"over {len(said['labels'])} labels" if said["labels"] else "its own weights"
     yield "head", "tied to the embedding" if said["tied"] else own

@@ -402,6 +402,8 @@ def evaluate_text(args: Evaluate, screen: Screen) -> dict[str, Any]:
         raise ValueError(
             "--by, --labels and --toxicity are of a task's examples: a text has no columns, no labels and no answers"
         )
+    if lone := [name for name in ("beams", "length_penalty", "shots") if getattr(args, name)]:
+        raise ValueError(f"--{lone[0].replace('_', '-')} is of a task's answers: say --task in the place of --text")
     texts = some(texts_of(args.text, seed=args.seed, separator=args.separator), args.limit, args.seed)
     lm = open_model(args.model)
     if args.by_position:

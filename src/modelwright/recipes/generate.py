@@ -10,7 +10,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +32,7 @@ from modelwright.plan.memory import inference
 from modelwright.recipes.flags import parse
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
+FILLS = ("model", "prompt", "prompts", "top", "precision", "json", "stream")  # flags that an encoder has a use for
 SHOWN = 60  # characters of a prompt in a heading
 
 
@@ -95,8 +96,9 @@ def main(args: list[str]) -> int:
     if method(lm) == "lora":
         lm = replace(lm, model=merged_copy(lm.model))  # plain layers can be packed, and write faster
     if lm.model.cfg.shape == "encoder":
-        if o.dry_run or o.schema:
-            flag = "--dry-run" if o.dry_run else "--schema"
+        said = [field.name for field in fields(o) if vars(o)[field.name] != field.default]
+        if lone := [name for name in said if name not in FILLS]:
+            flag = "--" + lone[0].replace("_", "-")
             raise ValueError(f"{flag} is for models that write on: an encoder only fills the masks of a text")
         for prompt in prompts:
             show_masks(lm, prompt, o)
