@@ -364,6 +364,8 @@ def test_the_shapes_of_the_papers() -> None:
             build(objective, 600, 64, 4, ByHand(arch=arch), 64)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="say --arch switch or --arch mixtral beside it"):
         ByHand(experts=4)
+    with pytest.raises(ValueError, match="--experts must be 2 or more with --arch mixtral"):
+        ByHand(arch="mixtral", experts=1)
     plan = decide("causal", 600, 1e12, parameters=3_000_000, hand=ByHand(arch="mixtral"))
     assert plan.tokens == pytest.approx(20 * plan.active, rel=0.05)
     assert plan.active < plan.parameters / 2

@@ -56,6 +56,8 @@ class ByHand:
                 raise ValueError(f"{flag} must be at least {least}, not {said}")
         if self.experts is not None and self.arch not in ("switch", "mixtral"):
             raise ValueError("--experts is of a mixture: say --arch switch or --arch mixtral beside it")
+        if self.experts == 1 and self.arch == "mixtral":
+            raise ValueError("--experts must be 2 or more with --arch mixtral, of which a token passes two")
 
 
 # -- proportions ---------------------------------------------------------------------------------------------

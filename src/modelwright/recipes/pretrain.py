@@ -7,9 +7,10 @@
     5. training           one loop; every so often it is tested on what was held out, and saved
     6. a model directory  that transformers opens
 
-The objectives are next token (Radford et al. 2018), masked token (Devlin et al. 2019) and corrupted span (Raffel et
-al. 2020), for a decoder, an encoder and an encoder-decoder. Left out: several machines (the loop is ready for them,
-this command is not), mixtures of sources, curation, and `torch.compile`, whose half minute few short runs earn back.
+The objectives are next token (Radford et al. 2018) for a decoder, masked token (Devlin et al. 2019) for an encoder, and
+corrupted span (Raffel et al. 2020) or denoising (Lewis et al. 2020) for an encoder-decoder. Left out: several machines
+(the loop is ready for them, this command is not), mixtures of sources, curation, and `torch.compile`, whose half minute
+few short runs earn back.
 """
 
 from __future__ import annotations

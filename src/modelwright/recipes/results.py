@@ -164,7 +164,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         return
     yield heading(found)
     metric = found["metric"]
-    table = [(found["model"], told(found["scores"][metric]))]
+    beams = (
+        f", {found['beams']} beams" if found.get("beams", 1) > 1 else ""
+    )  # as told apart from the same model without
+    table = [(found["model"] + beams, told(found["scores"][metric]))]
     other = found.get("against")
     if other:
         table.append((other["model"], told(other["scores"][metric])))
