@@ -164,9 +164,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         return
     yield heading(found)
     metric = found["metric"]
-    beams = (
-        f", {found['beams']} beams" if found.get("beams", 1) > 1 else ""
-    )  # as told apart from the same model without
+    beams = f", {found['beams']} beams" if found.get("beams", 1) > 1 else ""  # and not the same model without
     table = [(found["model"] + beams, told(found["scores"][metric]))]
     other = found.get("against")
     if other:
