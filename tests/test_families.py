@@ -542,14 +542,13 @@ def test_an_unknown_family_names_those_known(kind: Any) -> None:
 
 def test_a_gemma_without_a_window_runs_in_transformers(tmp_path: Path) -> None:
     """Which asks for a window's width though no layer has one."""
-    model = initialise(
-        Transformer(shape("causal", 97, 20_000, ByHand(arch="gemma3", layers=1))), torch.Generator()
-    ).eval()
+    cfg = shape("causal", 97, 20_000, ByHand(arch="gemma3", layers=1))
+    model = initialise(Transformer(cfg), torch.Generator()).eval()
     checkpoint.save(model, tmp_path)
     theirs, x = transformers.AutoModelForCausalLM.from_pretrained(tmp_path), torch.arange(1, 40)[None]
     with torch.no_grad():
         torch.testing.assert_close(model(x), theirs(x).logits, atol=1e-4, rtol=1e-4)
-    assert checkpoint.load(tmp_path).cfg == model.cfg
+    assert checkpoint.load(tmp_path).cfg == cfg
 
 
 def test_gemma_with_images_names_the_one_without() -> None:

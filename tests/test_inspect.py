@@ -366,6 +366,23 @@ def test_experts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert f"experts       {said}" in capsys.readouterr().out
 
 
+def test_what_a_number_format_is_of_is_told(
+    models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By what `prepare` rounds, and what the engine's cache is kept in."""
+    own = Config(vocab=300, **SHAPE, rope=Rope())
+    (tmp_path / "config.json").write_text(json.dumps(family_of_model(own).write(own)))
+    for model, int8, kept in (
+        (models["decoder"], "runs: --precision int8", "half of it in bfloat16"),
+        (models["seq2seq"], "arithmetic: the command rounds", "with --precision bf16 too"),
+        (str(tmp_path), "runs: --precision int8", "with --precision bf16 too"),  # no heads share keys
+    ):
+        assert main([model]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert int8 in next(line for line in lines if line.startswith("int8"))
+        assert kept in next(line for line in lines if line.startswith("cache of a token"))
+
+
 def test_a_directory_comes_before_a_preset_of_its_name(
     models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

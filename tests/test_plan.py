@@ -521,6 +521,9 @@ def test_a_width_by_hand_is_held_by_the_family_it_is_named_after() -> None:
     assert (bloom.ffn, family_of_model(bloom).model_type) == (4 * 36, "bloom")
     odd = build("masked", 1000, 33, 2, ByHand(arch="bert", heads=3), 64)  # a head of 11: no pairs are turned here
     assert family_of_model(odd).model_type == "bert"
+    shared = build("denoise", 1000, 64, 2, ByHand(arch="bart", heads=4, kv_heads=1), 64)
+    with pytest.raises(ValueError, match=r"has no words for its kv_heads = 1$"):  # and not the whole encoder beside it
+        family_of_model(shared)
     with pytest.raises(ValueError, match="a head width of 11 is odd"):
         build("causal", 1000, 33, 2, ByHand(arch="qwen3", heads=3), 64)
 

@@ -130,7 +130,7 @@ def place_of(example: Example) -> tuple[int, int] | None:
         start = text.find(answer) if said is None else int(said)
         if said is not None and start != float(said):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{example.id} has the answer_start {said!r}, and it is to be a whole number") from None
     stands = bool(answer.strip()) and start >= 0 and text.startswith(answer, start)
     return (start, start + len(answer)) if stands else None

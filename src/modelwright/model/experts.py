@@ -179,7 +179,7 @@ def evened(expert: Callable[[int, Tensor], Tensor], e: int, x: Tensor) -> Tensor
     A product in bfloat16 keeps what it prepared for its size (oneDNN's primitive cache), and each step brings each
     expert another n. There are eight sizes to each doubling.
     """
-    if compute_dtype(x) == torch.float32:
+    if compute_dtype(x).itemsize > 2:
         return expert(e, x)
     grain = 1 << max(0, (len(x) - 1).bit_length() - 4)
     return expert(e, F.pad(x, (0, 0, 0, -len(x) % grain)))[: len(x)]

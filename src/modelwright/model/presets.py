@@ -159,7 +159,7 @@ SCAO, TOUVRON, GRATTAFIORI = (
     "Touvron et al. 2023, table 2",
     "Dubey et al. 2024, table 3",
 )
-TOUVRON2, TEAM = (f"its config.json; {paper}" for paper in ("Touvron et al. 2023b", "Gemma Team 2025"))
+TOUVRON2, TEAM = "its config.json; Touvron et al. 2023b", "its config.json; Gemma Team 2025"
 YANG2, YANG3 = "Yang et al. 2024, table 1", "Yang et al. 2025, table 1"
 
 PRESETS: dict[str, Preset] = {
