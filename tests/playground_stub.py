@@ -180,7 +180,9 @@ def app(stub: Stub) -> Starlette:
 @contextmanager
 def serving(stub: Stub, port: int = 0) -> Iterator[Stub]:
     """The stub at a port of its own, `stub.url`, in a thread of its own."""
-    server = uvicorn.Server(uvicorn.Config(app(stub), port=port, log_level="warning", ws="none", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(app(stub), port=port, log_level="warning", ws="none", lifespan="off", log_config=None)
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -66,6 +66,7 @@ def serving(served: Sequence[Served], **limits: Any) -> Iterator[Running]:
     config = uvicorn.Config(
         service.app, http="h11", lifespan="on", log_level="warning", h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=1,
+        log_config=None,  # its own closes all handlers, and absl's, which TensorBoard brings, close pytest's stderr
     )  # fmt: skip
     server = Server(config, service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -91,7 +91,9 @@ def stub() -> Iterator[Stub]:
     made = Stub()
     routes = [Route("/v1/models", made.models)]
     routes += [Route(path, made.complete, methods=["POST"]) for path in ("/v1/completions", "/v1/chat/completions")]
-    config = uvicorn.Config(Starlette(routes=routes), port=0, log_level="error", ws="none", lifespan="off")
+    config = uvicorn.Config(
+        Starlette(routes=routes), port=0, log_level="error", ws="none", lifespan="off", log_config=None
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -69,7 +69,7 @@ def serving(journal: Journal, limits: Limits) -> Iterator[Running]:
         nonlocal port
         listener = listening("127.0.0.1", port)
         port = listener.getsockname()[1]
-        config = uvicorn.Config(Service(labelling, limits).app, log_level="warning", lifespan="off")
+        config = uvicorn.Config(Service(labelling, limits).app, log_level="warning", lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
